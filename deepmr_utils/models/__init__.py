@@ -1,0 +1,1 @@
+"""Networks: our own definitions, and readers of published weights."""
