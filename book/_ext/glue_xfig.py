@@ -1,0 +1,92 @@
+"""Glue across pages, made safe (myst-nb 1.4).
+
+1. ``{glue-xfig} key`` with ``:doc:``: a numbered, captioned figure glued from another
+   page (myst-nb's ``{glue:figure}`` takes no ``:doc:``).
+2. A page that glues from a notebook is rebuilt when that notebook changes
+   (without this an incremental build keeps the old numbers).
+3. ``:alt:`` gives the picture its text for readers who do not see it.
+4. The picture of a ``glue(..., display=False)`` figure is written to ``_images``
+   (without this the cross-page ``<img>`` is broken, with no warning).
+"""
+
+import hashlib
+import json
+from binascii import a2b_base64
+from pathlib import Path
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives as spec
+from myst_nb.ext.glue.utils import (
+    PendingGlueReference,
+    PendingGlueReferenceError,
+    create_pending_glue_ref,
+)
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+
+class GlueXFig(SphinxDirective):
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {
+        "doc": spec.unchanged_required,
+        "name": spec.unchanged,
+        "alt": spec.unchanged_required,
+    }
+
+    def run(self):
+        try:
+            ref = create_pending_glue_ref(
+                self.state.document, *self.get_source_info(), self.options["doc"], self.arguments[0]
+            )
+        except PendingGlueReferenceError as exc:
+            raise self.error(str(exc)) from exc
+        fig = nodes.figure("", ref, align="center", glue_alt=self.options.get("alt", ""))
+        self.set_source_info(fig)
+        self.add_name(fig)
+        holder = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, holder)
+        first = holder[0]
+        caption = nodes.caption(first.rawsource, "", *first.children)
+        caption.source, caption.line = first.source, first.line
+        fig += caption
+        return [fig]
+
+
+class GlueAlt(SphinxPostTransform):
+    """Put ``:alt:`` on the picture, after myst-nb (priority 5) has put it in place."""
+
+    default_priority = 6
+
+    def run(self):
+        for fig in self.document.findall(nodes.figure):
+            if fig.get("glue_alt"):
+                for image in fig.findall(nodes.image):
+                    image["alt"] = fig["glue_alt"]
+
+
+def note_dependencies(app, doctree):
+    for ref in doctree.findall(PendingGlueReference):
+        app.env.note_dependency(str(app.env.doc2path(ref.refdoc)))
+
+
+def write_images(app, env):
+    if app.builder.format != "html":
+        return
+    out = Path(app.outdir) / "_images"
+    for cache in Path(env.mystnb_config.output_folder).rglob("*.glue.json"):
+        for item in json.loads(cache.read_text()).values():
+            png = item["data"].get("image/png")
+            if png:
+                raw = a2b_base64(png)
+                out.mkdir(parents=True, exist_ok=True)
+                (out / f"{hashlib.sha256(raw).hexdigest()}.png").write_bytes(raw)
+
+
+def setup(app):
+    app.add_directive("glue-xfig", GlueXFig)
+    app.add_post_transform(GlueAlt)
+    app.connect("doctree-read", note_dependencies)
+    app.connect("env-check-consistency", write_images)
+    return {"version": "0.3", "parallel_read_safe": True, "parallel_write_safe": True}
