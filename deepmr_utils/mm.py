@@ -1,0 +1,429 @@
+"""MM-regression of a line, deterministic and for many data sets at once.
+
+The model is that of `robustbase::lmrob` (Yohai 1987, Ann Stat 15:642; Koller and Stahel 2011):
+an S-estimate of 50 % breakdown gives the scale, an M-estimate at that scale gives the line. What
+differs is the search: here the candidates are fixed by the number of points, not drawn at random.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+# Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
+# M-estimate 95 % efficiency at normal errors; both as in lmrob.
+TUNING_S = 1.54764
+TUNING_M = 4.685061
+BREAKDOWN = 0.5
+
+# Lines through two points that are screened, and how many are refined. All pairs up to 25 points;
+# beyond, see `tests/test_mr_mm.py` for how often this finds the minimum of the exhaustive search.
+CANDIDATES = 300
+REFINED = 16
+FINALISTS = 3
+STEPS = (3, 20)
+ITERATIONS = 2000
+TOLERANCE = 1e-13
+BLOCK = 2**17  # elements of a work array: 1 MB, which a core's cache holds
+
+
+class MMLine(NamedTuple):
+    """Robust lines: the fields of a weighted line, with standard errors of the robust fit.
+
+    Attributes
+    ----------
+    slope, intercept : np.ndarray, float64 (S,)
+        The M-estimate.
+    slope_se, intercept_se : np.ndarray, float64 (S,)
+        From the asymptotic covariance, not divided by the scale.
+    scale : np.ndarray, float64 (S,)
+        The S-scale.
+    converged : np.ndarray, bool (S,)
+        False where a step did not converge, or more than half of the points lie on one line
+        exactly, so that there is no scale.
+    s_slope, s_intercept : np.ndarray, float64 (S,)
+        The S-estimate.
+    """
+
+    slope: np.ndarray
+    intercept: np.ndarray
+    slope_se: np.ndarray
+    intercept_se: np.ndarray
+    scale: np.ndarray
+    converged: np.ndarray
+    s_slope: np.ndarray
+    s_intercept: np.ndarray
+
+
+def mm_line(
+    x: np.ndarray,
+    y: np.ndarray,
+    root_weight: np.ndarray,
+    n: np.ndarray,
+    *,
+    intercept: bool,
+    exhaustive: bool = False,
+) -> MMLine:
+    """Fit y = intercept + slope x by MM-regression in every row.
+
+    Parameters
+    ----------
+    x, y, root_weight : np.ndarray, float64 (S, V)
+        Points and the square roots of their weights; padding, at the end, has weight 0.
+    n : np.ndarray, int (S,)
+        Number of points of a row.
+    intercept : bool
+        Whether the line has an intercept.
+    exhaustive : bool
+        Screen every pair of points and refine 8 times as many, whatever the number of points.
+
+    Returns
+    -------
+    MMLine
+
+    Notes
+    -----
+    As in weighted `lmrob`, the rows (1, x, y) are multiplied by `root_weight` and then treated
+    alike. Columns are centred, scaled and freed of the least-squares fit first; the estimate is
+    equivariant, so this changes nothing but rounding.
+    """
+    # Rows without information divide by zero; they come out as not converged.
+    with np.errstate(all="ignore"):
+        return _mm_line(x, y, root_weight, n, intercept, exhaustive)
+
+
+def _mm_line(
+    x: np.ndarray,
+    y: np.ndarray,
+    u: np.ndarray,
+    n: np.ndarray,
+    intercept: bool,
+    exhaustive: bool,
+) -> MMLine:
+    x, y, u = (np.asarray(a, float) for a in (x, y, u))
+    if not len(x):
+        return MMLine(*np.empty((5, 0)), np.empty(0, bool), *np.empty((2, 0)))
+    design, response, to_line, offset = _standardise(x, y, u, n, intercept)
+    target = BREAKDOWN * (n - design.shape[1])
+    start = _candidates(design, response, n, target, exhaustive)
+    s_fit, scale, s_converged = _s_step(design, response, start, target)
+    fit, converged = _m_step(design, response, s_fit, scale)
+    covariance = _covariance(design, response, fit, s_fit, scale, n)
+    # A scale this far below the least-squares one is rounding noise of an exact fit.
+    good = s_converged & converged & (scale > 1e-10)
+    unit = offset[2]
+    line = _to_line(fit, to_line, offset, intercept)
+    s_line = _to_line(s_fit, to_line, offset, intercept)
+    variance = np.einsum("sij,sjk,sik->si", to_line, covariance, to_line)
+    se = np.sqrt(np.fmax(variance, 0))
+    return MMLine(
+        *line,
+        se[:, -1],
+        se[:, 0] if intercept else np.full(len(x), np.nan),
+        scale * unit,
+        good,
+        *s_line,
+    )
+
+
+def _standardise(
+    x: np.ndarray, y: np.ndarray, u: np.ndarray, n: np.ndarray, intercept: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Orthonormal-scaled design (S, p, V), residual response (S, V), and the way back."""
+    weight = u**2
+    total = weight.sum(axis=1)
+    zero = np.zeros(len(x))
+    mean_x = (weight * x).sum(axis=1) / total if intercept else zero
+    mean_y = (weight * y).sum(axis=1) / total if intercept else zero
+    dx = u * (x - mean_x[:, None])
+    slope = (dx * u * (y - mean_y[:, None])).sum(axis=1) / (dx**2).sum(axis=1)
+    residual = u * (y - mean_y[:, None]) - slope[:, None] * dx
+    unit = np.sqrt((residual**2).sum(axis=1) / n)
+    norm_x = np.sqrt((dx**2).sum(axis=1) / n)
+    columns = [dx / norm_x[:, None]]
+    # Line = offset + to_line @ standardised coefficients; rows (intercept, slope).
+    to_line = (unit / norm_x)[:, None, None]
+    if intercept:
+        norm_1 = np.sqrt(total / n)
+        columns.insert(0, u / norm_1[:, None])
+        rows = [unit / norm_1, -unit * mean_x / norm_x, zero, unit / norm_x]
+        to_line = np.stack(rows, axis=1).reshape(-1, 2, 2)
+    offset = (mean_y - slope * mean_x, slope, unit)
+    return np.stack(columns, axis=1), residual / unit[:, None], to_line, offset
+
+
+def _to_line(
+    fit: np.ndarray, to_line: np.ndarray, offset: tuple[np.ndarray, ...], intercept: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    coefficients = np.einsum("sij,sj->si", to_line, fit)
+    slope = offset[1] + coefficients[:, -1]
+    return slope, offset[0] + coefficients[:, 0] if intercept else np.zeros(len(fit))
+
+
+@lru_cache(maxsize=4096)
+def _pairs(n: int, count: int) -> np.ndarray:
+    """Return pairs of n points, int (count, 2): all of them, or a seeded sample; padded by 0, 0."""
+    i, j = np.triu_indices(n, 1)
+    rng = np.random.default_rng(n)  # depends on n alone, so a row's fit is the same in any batch
+    order = rng.permutation(len(i))[:count]
+    pairs = np.zeros((count, 2), np.intp)
+    pairs[: len(order)] = np.column_stack([i[order], j[order]])
+    return pairs
+
+
+def _candidates(
+    design: np.ndarray, response: np.ndarray, n: np.ndarray, target: np.ndarray, exhaustive: bool
+) -> np.ndarray:
+    """Best lines (S, C, p) among those through p points, by their rho at a common scale."""
+    rows, p, width = design.shape
+    # From the width, not the largest n: which rows share a block must not change a result.
+    available = width if p == 1 else width * (width - 1) // 2
+    count = available if exhaustive or p == 1 else min(available, CANDIDATES)
+    keep = min(count, _kept(REFINED, width) * (8 if exhaustive else 1))
+    best = np.empty((rows, keep, p))
+    for part in _blocks(rows, count * width):
+        lines = _elemental(design[part], response[part], n[part], count)
+        residual2 = lines @ design[part]
+        np.subtract(response[part, None], residual2, out=residual2)
+        np.square(residual2, out=residual2)
+        # The smallest scale of a few candidates; a better candidate has a smaller rho at it.
+        few = residual2[:, :: -(-count // 12)]
+        scale2 = _m_scale2(few, target[part, None], np.ones(few.shape[:2]), 5).min(axis=1)
+        residual2 *= (1 / (TUNING_S**2 * scale2))[:, None, None]
+        loss = np.where(lines.any(axis=2), _rho_sum(residual2), np.inf)
+        chosen = np.argsort(loss, axis=1, kind="stable")[:, :keep]
+        best[part] = np.take_along_axis(lines, chosen[:, :, None], axis=1)
+    return best
+
+
+def _kept(least: int, width: int) -> int:
+    """More candidates where points are few: they cost the same, and small minima are narrow."""
+    return max(least, least * 48 // width)
+
+
+def _blocks(rows: int, row_size: int) -> Iterator[slice]:
+    """Slices of rows whose work arrays fit in a core's cache."""
+    step = max(1, BLOCK // row_size)
+    return (slice(first, first + step) for first in range(0, rows, step))
+
+
+def _elemental(design: np.ndarray, response: np.ndarray, n: np.ndarray, count: int) -> np.ndarray:
+    """Lines (S, count, p) through p points; 0, the least-squares line, where there is none."""
+    row = np.arange(len(design))[:, None]
+    if design.shape[1] == 1:
+        lines = (response / design[:, 0])[:, :count, None]
+    else:
+        sizes, inverse = np.unique(n, return_inverse=True)
+        pairs = np.stack([_pairs(int(size), count) for size in sizes])[inverse]
+        i, j = pairs[:, :, 0], pairs[:, :, 1]
+        a, b = design[:, 0], design[:, 1]
+        ai, aj, bi, bj = a[row, i], a[row, j], b[row, i], b[row, j]
+        yi, yj = response[row, i], response[row, j]
+        determinant = ai * bj - aj * bi
+        # Two points of the same x have no line; rounding leaves a determinant of about 1e-16.
+        determinant[np.abs(determinant) <= 1e-10 * (np.abs(ai * bj) + np.abs(aj * bi))] = np.nan
+        lines = np.stack([yi * bj - yj * bi, ai * yj - aj * yi], axis=2) / determinant[..., None]
+    lines[~np.isfinite(lines).all(axis=2)] = 0
+    return lines
+
+
+def _rho_sum(v: np.ndarray) -> np.ndarray:
+    """Sum of Tukey's rho (maximum 1) over the last axis; v = (r / (c s))^2 is overwritten."""
+    np.minimum(v, 1, out=v)
+    np.subtract(1, v, out=v)
+    return v.shape[-1] - np.vecdot(v * v, v)
+
+
+def _m_scale2(
+    residual2: np.ndarray, target: np.ndarray, scale2: np.ndarray, iterations: int
+) -> np.ndarray:
+    """Squared M-scale: sum rho(r / s) = target, by Newton steps in log s^2."""
+    scale2 = np.array(np.broadcast_to(scale2, residual2.shape[:-1]))
+    for _ in range(iterations):
+        q = residual2 * (1 / (TUNING_S**2 * scale2))[..., None]
+        np.minimum(q, 1, out=q)
+        np.subtract(1, q, out=q)
+        square, cube = np.vecdot(q, q), np.vecdot(q * q, q)
+        # With v = (r / (c s))^2 and q = 1 - v: rho = 1 - q^3, d rho / d log s^2 = -3 v q^2.
+        step = np.clip((q.shape[-1] - cube - target) / (3 * (square - cube)), -2, 2)
+        scale2 *= np.exp(np.where(np.isnan(step), 0, step))
+    return scale2
+
+
+def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """Solve symmetric p x p systems, p = 1 or 2, given as (.., 1) or (.., 3) and (.., p)."""
+    if moment.shape[-1] == 1:
+        return moment / gram
+    g11, g12, g22 = gram[..., 0], gram[..., 1], gram[..., 2]
+    m1, m2 = moment[..., 0], moment[..., 1]
+    determinant = g11 * g22 - g12**2
+    solution = np.stack([g22 * m1 - g12 * m2, g11 * m2 - g12 * m1], axis=-1)
+    return solution / determinant[..., None]
+
+
+def _products(design: np.ndarray) -> np.ndarray:
+    """Columns of the normal equations, (S, V, 1) or (S, V, 3)."""
+    a = design[:, 0]
+    if design.shape[1] == 1:
+        return (a * a)[..., None]
+    b = design[:, 1]
+    return np.stack([a * a, a * b, b * b], axis=2)
+
+
+def _reweight(
+    design: np.ndarray,
+    products: np.ndarray,
+    response: np.ndarray,
+    fit: np.ndarray,
+    scale2: np.ndarray,
+    tuning: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One reweighted least-squares step (S, C, p), and the sum of rho (S, C) before it."""
+    residual = response[:, None] - fit @ design
+    v = residual * residual
+    v *= (1 / (tuning**2 * scale2))[..., None]
+    np.minimum(v, 1, out=v)
+    q = np.subtract(1, v, out=v)
+    weight = q * q
+    rho = q.shape[-1] - np.vecdot(q, weight)
+    # Solving for the change, from residuals, keeps the fixed point exact however ill the Gram.
+    change = _solve(
+        weight @ products, np.multiply(weight, residual, out=residual) @ design.transpose(0, 2, 1)
+    )
+    return np.where(np.isfinite(change), change, 0), rho
+
+
+def _s_step(
+    design: np.ndarray, response: np.ndarray, start: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
+    rows, count, p = start.shape
+    fit, scale2 = np.empty((rows, p)), np.empty(rows)
+    for part in _blocks(rows, count * design.shape[2]):
+        problem = design[part], _products(design[part]), response[part]
+        lines, keep = start[part], _kept(FINALISTS, design.shape[2])
+        scales2 = np.ones(lines.shape[:2])
+        # Refine all a little, then a few a lot, then leave the best one to converge.
+        for steps in STEPS:
+            scales2 = _m_scale2(_residual2(*problem[::2], lines), target[part, None], scales2, 4)
+            for _ in range(steps):
+                change, rho = _reweight(*problem, lines, scales2, TUNING_S)
+                lines = lines + change
+                scales2 = scales2 * rho / target[part, None]
+            scales2 = _m_scale2(_residual2(*problem[::2], lines), target[part, None], scales2, 4)
+            top = _smallest_distinct(lines, scales2)[:, :keep]
+            lines = np.take_along_axis(lines, top[:, :, None], axis=1)
+            scales2 = np.take_along_axis(scales2, top, axis=1)
+            keep = 1
+        fit[part], scale2[part] = lines[:, 0], scales2[:, 0]
+    fit, scale2, converged = _iterate(design, response, fit, scale2, target)
+    return fit, np.sqrt(scale2), converged
+
+
+def _smallest_distinct(lines: np.ndarray, scales2: np.ndarray) -> np.ndarray:
+    """Order (S, C) of lines by their scale, with repetitions of the line before put last."""
+    order = np.argsort(scales2, axis=1, kind="stable")
+    lines = np.take_along_axis(lines, order[:, :, None], axis=1)
+    scales2 = np.take_along_axis(scales2, order, axis=1)
+    near = np.abs(np.diff(lines, axis=1)).max(axis=2) < 0.03 * np.sqrt(scales2[:, 1:])
+    repeated = np.pad(near, ((0, 0), (1, 0)))
+    return np.take_along_axis(order, np.argsort(repeated, axis=1, kind="stable"), axis=1)
+
+
+def _residual2(design: np.ndarray, response: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    return (response[:, None] - fit @ design) ** 2
+
+
+def _iterate(
+    design: np.ndarray,
+    response: np.ndarray,
+    fit: np.ndarray,
+    scale2: np.ndarray,
+    target: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reweight lines (S, p) until they stand still; with a `target` the scale moves too."""
+    products = _products(design)
+    fit, scale2 = fit.copy(), scale2.copy()
+    last = np.zeros_like(fit)
+    tuning = TUNING_M if target is None else TUNING_S
+    active = np.arange(len(fit))
+    for iteration in range(ITERATIONS):
+        f, s2 = fit[active], scale2[active]
+        change, rho = _reweight(
+            design[active], products[active], response[active], f[:, None], s2[:, None], tuning
+        )
+        change, rho = change[:, 0], rho[:, 0]
+        still = np.abs(change).max(axis=1) <= TOLERANCE * (np.sqrt(s2) + np.abs(f).max(axis=1))
+        if target is not None:
+            factor = rho / target[active]
+            scale2[active] = s2 * factor
+            still &= np.abs(factor - 1) <= 1e-12
+        previous, last[active] = last[active], change
+        if iteration % 5 == 4:
+            # Reweighting converges linearly: near the end, jump to where its steps add up to.
+            rate = (change * previous).sum(axis=1) / (previous**2).sum(axis=1)
+            near = (np.abs(change).max(axis=1) < 1e-3 * np.sqrt(s2)) & (rate > 0) & (rate < 0.99)
+            change = change * np.where(near, 1 / (1 - rate), 1)[:, None]
+        fit[active] = f + change
+        active = active[~still]
+        if not len(active):
+            break
+    converged = np.ones(len(fit), bool)
+    converged[active] = False
+    return fit, scale2, converged
+
+
+def _m_step(
+    design: np.ndarray, response: np.ndarray, s_fit: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """M-estimate (S, p) at fixed scale, from the S-estimate, and whether it converged."""
+    fit, _, converged = _iterate(design, response, s_fit, scale**2, None)
+    return fit, converged
+
+
+def _covariance(
+    design: np.ndarray,
+    response: np.ndarray,
+    fit: np.ndarray,
+    s_fit: np.ndarray,
+    scale: np.ndarray,
+    n: np.ndarray,
+) -> np.ndarray:
+    """Covariance (S, p, p) of the M-estimate, scale estimated too (`.vcov.avar1` of lmrob).
+
+    Croux, Dhaene and Hoorelbeke (2003), "Robust standard errors for robust estimators".
+    """
+    u = (response - np.einsum("sp,spv->sv", fit, design)) / scale[:, None]
+    u0 = (response - np.einsum("sp,spv->sv", s_fit, design)) / scale[:, None]
+    v = np.minimum((u / TUNING_M) ** 2, 1)
+    v0 = np.minimum((u0 / TUNING_S) ** 2, 1)
+    psi = u * (1 - v) ** 2
+    psi_slope = (1 - v) * (1 - 5 * v)
+    chi = 1 - (1 - v0) ** 3
+    chi_slope_u0 = 6 * v0 * (1 - v0) ** 2
+    transposed = design.transpose(0, 2, 1)
+    gram = np.einsum("spv,sv,sqv->spq", design, psi_slope, design)
+    bread = scale[:, None, None] * _inverse(gram)
+    influence = (
+        np.einsum("spv,sv->sp", design, psi_slope * u) / (chi_slope_u0.sum(axis=1) / n)[:, None]
+    )
+    a = np.einsum("spq,sq->sp", bread, influence)
+    b = np.einsum("spq,sqv,sv->sp", bread, design, psi * chi)
+    meat = (design * (psi**2)[:, None]) @ transposed
+    cross = a[:, :, None] * b[:, None, :]
+    chi2 = (chi**2).sum(axis=1) / n - BREAKDOWN**2
+    return (
+        bread @ meat @ bread
+        - (cross + cross.transpose(0, 2, 1)) / n[:, None, None]
+        + (chi2 / n)[:, None, None] * a[:, :, None] * a[:, None, :]
+    )
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of symmetric (S, p, p), p = 1 or 2; infinite, not an error, where singular."""
+    if matrix.shape[-1] == 1:
+        return 1 / matrix
+    a, b, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 1]
+    adjugate = np.stack([d, -b, -b, a], axis=1).reshape(-1, 2, 2)
+    return adjugate / (a * d - b**2)[:, None, None]
