@@ -1,0 +1,225 @@
+"""Calibration of predictive uncertainty: recalibration maps and metrics.
+
+Proportions count truths below predicted quantiles, ``F(y) <= p`` (Kuleshov et al., 2018). Libraries
+that count (prediction - truth) mirror them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy.special import expit, logit, ndtr, ndtri
+from sklearn.isotonic import IsotonicRegression
+
+N_LEVELS = 100
+KINDS = ("quantile", "interval")
+
+
+@dataclass(frozen=True)
+class IsotonicRecalibrator:
+    """Isotonic maps from observed proportion to predicted quantile, one a feature.
+
+    Fitted by `fit_isotonic`; call it on predictions (M, n, K) of all members to recalibrate them.
+    A member at predicted quantile ``u = F(member)`` moves to ``F^-1(R^-1(u))``, with F the normal
+    distribution of the members' mean and sd (ddof 0), so an overconfident ensemble is widened and an
+    underconfident one narrowed. ``R^-1(u)`` is clipped to [1 / (2 n), 1 - 1 / (2 n)], n the number
+    of sequences fitted to, so that no member becomes infinite.
+    """
+
+    maps: tuple[IsotonicRegression, ...]
+    n: int
+
+    def __call__(self, predictions: np.ndarray) -> np.ndarray:
+        """Recalibrated predictions (M, n, K); where all members agree they are unchanged."""
+        if predictions.ndim != 3 or predictions.shape[2] != len(self.maps):
+            raise ValueError(
+                f"the recalibrator was fitted to {len(self.maps)} features and takes predictions "
+                f"(members, sequences, {len(self.maps)}); got shape {predictions.shape}"
+            )
+        mean, sd = _moments(predictions)
+        z = (predictions - mean) / np.where(sd > 0, sd, 1)
+        moved = np.empty(z.shape)
+        for k, isotonic in enumerate(self.maps):
+            u = isotonic.predict(ndtr(z[..., k], dtype=np.float64).ravel()).reshape(z.shape[:2])
+            moved[..., k] = ndtri(np.clip(u, 0.5 / self.n, 1 - 0.5 / self.n))
+        return np.where(sd > 0, mean + sd * moved, predictions).astype(predictions.dtype)
+
+
+def _moments(predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return predictions.mean(0), predictions.std(0)
+
+
+def fit_isotonic(predictions: np.ndarray, labels: np.ndarray) -> IsotonicRecalibrator:
+    """Fit isotonic quantile recalibration on a split of its own.
+
+    Parameters
+    ----------
+    predictions : np.ndarray (M, N, K)
+        Members' predictions for sequences on which nothing else is fitted or reported.
+    labels : np.ndarray (N, K)
+
+    Notes
+    -----
+    Isotonic regression of p on R(p), the observed share of labels with F(y) <= p: R^-1 of Kuleshov
+    et al. (2018). Levels where R is 0 or 1 throughout carry no information; the innermost is kept.
+    """
+    mean, sd, labels = _check(predictions, labels)
+    levels = np.linspace(0, 1, N_LEVELS)
+    maps = []
+    for k in range(labels.shape[1]):
+        observed = observed_proportions(mean[:, k], sd[:, k], labels[:, k], levels)
+        first = np.flatnonzero(observed == 0).max(initial=0)
+        last = np.flatnonzero(observed == 1).min(initial=len(levels) - 1)
+        isotonic = IsotonicRegression(out_of_bounds="clip")
+        maps.append(isotonic.fit(observed[first : last + 1], levels[first : last + 1]))
+    return IsotonicRecalibrator(tuple(maps), len(labels))
+
+
+def observed_proportions(
+    mean: np.ndarray,
+    sd: np.ndarray,
+    labels: np.ndarray,
+    levels: np.ndarray,
+    kind: str = "quantile",
+) -> np.ndarray:
+    """Share of labels (N,) inside the predicted normal distributions' regions of each level.
+
+    For ``"quantile"`` the region of level p is everything below the p-quantile, for ``"interval"``
+    the central interval of probability p.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+    u = ndtr((labels - mean) / sd)
+    reached = u if kind == "quantile" else np.abs(2 * u - 1)
+    return (np.sort(reached).searchsorted(levels, side="right")) / len(labels)
+
+
+def reliability_curve(
+    predictions: np.ndarray, labels: np.ndarray, features: list[str], kind: str = "quantile"
+) -> pd.DataFrame:
+    """Observed against expected proportions: ``feature, expected, observed`` in long form.
+
+    Parameters
+    ----------
+    predictions : np.ndarray (M, N, K)
+    labels : np.ndarray (N, K)
+    features : list of str (K,)
+    kind : {"quantile", "interval"}
+        See `observed_proportions`.
+    """
+    mean, sd, labels = _check(predictions, labels)
+    levels = np.linspace(0, 1, N_LEVELS)
+    return pd.concat(
+        [
+            pd.DataFrame({
+                "feature": name,
+                "expected": levels,
+                "observed": observed_proportions(
+                    mean[:, k], sd[:, k], labels[:, k], levels, kind
+                ),
+            })
+            for k, name in enumerate(features)
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def calibration_metrics(
+    predictions: np.ndarray, labels: np.ndarray, features: list[str], kind: str = "interval"
+) -> pd.DataFrame:
+    """Calibration of each feature, one row each.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``feature``; ``mace`` and ``rmsce``, mean absolute and root-mean-square difference of
+        observed and expected proportion; ``miscalibration_area`` between the reliability curve and
+        the diagonal; ``sharpness``, root mean predicted variance in label units.
+    """
+    _, sd, _ = _check(predictions, labels)
+    curves = reliability_curve(predictions, labels, features, kind)
+    rows = []
+    for k, (name, curve) in enumerate(curves.groupby("feature", sort=False)):
+        error = (curve["observed"] - curve["expected"]).to_numpy()
+        rows.append({
+            "feature": name,
+            "mace": np.abs(error).mean(),
+            "rmsce": np.sqrt((error**2).mean()),
+            "miscalibration_area": _area(error),
+            "sharpness": np.sqrt((sd[:, k] ** 2).mean()),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _area(error: np.ndarray) -> float:
+    """Integral over [0, 1] of the absolute value of a piecewise linear function."""
+    left, right = error[:-1], error[1:]
+    total = np.abs(left) + np.abs(right)
+    crossing = (left**2 + right**2) / np.where(total > 0, total, 1)
+    area = np.where(left * right < 0, crossing, total) / 2
+    return float(area.sum() / (len(error) - 1))
+
+
+def _check(
+    predictions: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, sd (N, K) over members and labels (N, K), in float64, or a clear error."""
+    predictions, labels = np.asarray(predictions, float), np.asarray(labels, float)
+    if predictions.ndim != 3 or labels.shape != predictions.shape[1:]:
+        raise ValueError(
+            "predictions must be (members, sequences, features) and labels (sequences, features); "
+            f"got {predictions.shape} and {labels.shape}"
+        )
+    mean, sd = _moments(predictions)
+    if not (sd > 0).all():
+        raise ValueError(
+            f"calibration needs members that differ; {int((sd == 0).sum())} of {sd.size} "
+            "predictions have a standard deviation of 0 (a single member?)"
+        )
+    return mean, sd, labels
+
+
+@dataclass(frozen=True)
+class PlattRecalibrator:
+    """Platt scaling, one slope and intercept a feature: ``logit(p) -> slope logit(p) + intercept``.
+
+    Call it on probabilities (M, n, K); ``slope`` and ``intercept`` are (K,).
+    """
+
+    slope: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Recalibrated probabilities (M, n, K)."""
+        recalibrated = expit(self.slope * logit(probabilities) + self.intercept)
+        return recalibrated.astype(probabilities.dtype)
+
+
+def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of Platt scaling of one classifier.
+
+    Parameters
+    ----------
+    logits : np.ndarray (N,)
+    labels : np.ndarray (N,)
+        0 or 1, both present.
+
+    Notes
+    -----
+    Logistic regression on the logit with Platt's smoothed targets (n1 + 1) / (n1 + 2) and
+    1 / (n0 + 2), which keep the slope finite where the classes separate (Platt, 1999).
+    """
+    labels = np.asarray(labels, float)
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not np.isin(labels, (0, 1)).all() or not positives or not negatives:
+        raise ValueError(
+            f"Platt scaling needs labels 0 and 1, both present; got {positives} positives of "
+            f"{len(labels)}"
+        )
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    design = sm.add_constant(np.asarray(logits, float))
+    fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit(tol=1e-12)
+    intercept, slope = fit.params
+    return float(slope), float(intercept)

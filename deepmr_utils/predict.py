@@ -1,0 +1,261 @@
+"""Predictions with members: an ensemble, or MC-dropout masks of one network."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from .sequences import check_one_hot
+
+Features = Sequence[str] | Sequence[int] | Mapping[str, int] | None
+
+
+class MCDropout:
+    """MC-dropout members of one network: draws of its dropout masks (Gal and Ghahramani, 2016).
+
+    A draw is one fixed mask for every dropout layer, shared by all sequences, so that a reference
+    and its mutants see the same sub-network. Everything else is in evaluation mode. The same seed
+    gives the same masks on every device.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A network with at least one dropout layer of positive probability.
+    n_draws : int
+        Number of members.
+    seed : int
+    """
+
+    def __init__(self, module: nn.Module, n_draws: int = 50, seed: int = 0) -> None:
+        if n_draws < 1:
+            raise ValueError(f"n_draws must be at least 1; got {n_draws}")
+        self.module, self.n_draws, self.seed = module, n_draws, seed
+        if not _dropout_layers(module):
+            raise ValueError(
+                "MC-dropout needs a module with dropout layers of positive probability; "
+                f"{type(module).__name__} has none: use an ensemble instead"
+            )
+
+    def members(self) -> list[nn.Module]:
+        """The draws, each a module in its own right."""
+        return [_Draw(self.module, self.seed, draw) for draw in range(self.n_draws)]
+
+
+def _dropout_layers(module: nn.Module) -> list[_DropoutNd]:
+    return [m for m in module.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+
+
+class _Draw(nn.Module):
+    """One draw of dropout masks: `module` with the masks applied by forward hooks."""
+
+    def __init__(self, module: nn.Module, seed: int, draw: int) -> None:
+        super().__init__()
+        self.module, self.seed, self.draw = module, seed, draw
+        self.feature_names = getattr(module, "feature_names", None)
+        self._masks: dict[int, torch.Tensor] = {}
+
+    def _mask(self, layer: int, dropout: _DropoutNd, x: torch.Tensor) -> torch.Tensor:
+        # Dropout1d, 2d and 3d drop whole channels; plain dropout single units
+        plain = isinstance(dropout, nn.Dropout | nn.AlphaDropout)
+        shape = (1, *x.shape[1:]) if plain else (1, x.shape[1], *(1,) * (x.ndim - 2))
+        mask = self._masks.get(layer)
+        if mask is None or mask.shape != shape or mask.device != x.device or mask.dtype != x.dtype:
+            entropy = np.random.SeedSequence([self.seed, self.draw, layer]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(entropy[0]))
+            keep = torch.rand(shape, generator=generator, dtype=torch.float64) >= dropout.p
+            mask = (keep / (1 - dropout.p)).to(x)
+            self._masks[layer] = mask
+        return mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        handles = [
+            layer.register_forward_hook(
+                lambda module, inputs, output, i=i: inputs[0] * self._mask(i, module, inputs[0])
+            )
+            for i, layer in enumerate(_dropout_layers(self.module))
+        ]
+        try:
+            return self.module(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+Members = nn.Module | Sequence[nn.Module] | MCDropout
+
+
+def as_members(members: Members) -> list[nn.Module]:
+    """The members of a module, a list of modules or an MC-dropout wrapper, as a list."""
+    if isinstance(members, MCDropout):
+        return members.members()
+    members = [members] if isinstance(members, nn.Module) else list(members)
+    wrong = [type(m).__name__ for m in members if not isinstance(m, nn.Module)]
+    if wrong or not members:
+        raise TypeError(
+            "members must be an nn.Module, a list of nn.Modules or MCDropout; got "
+            + (f"a list with {wrong[0]}" if wrong else "an empty list")
+        )
+    return members
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn a device name into a device; ``"auto"`` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if resolved.type == "cuda" and (resolved.index or 0) >= count:
+        raise ValueError(f"device {device!r} is not there ({count} CUDA devices): use auto or cpu")
+    return resolved
+
+
+@contextmanager
+def evaluating(members: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Hold members in evaluation mode on a device, without gradients; then put them back."""
+    modules = [module for member in members for module in member.modules()]
+    modes = [module.training for module in modules]
+    homes = [next(member.parameters(), torch.empty(0)).device for member in members]
+    try:
+        for member in members:
+            member.eval().to(device)
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for member, home in zip(members, homes, strict=True):
+            member.to(home)
+
+
+def member_dtype(members: Sequence[nn.Module]) -> torch.dtype:
+    """The floating-point type of the members' weights (float32 where they have none)."""
+    dtypes = {p.dtype for m in members for p in m.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        raise ValueError(f"all members must have one dtype; got {sorted(map(str, dtypes))}")
+    return dtypes.pop() if dtypes else torch.float32
+
+
+def resolve_features(
+    members: Sequence[nn.Module], features: Features, n_outputs: int
+) -> tuple[list[str], list[int]]:
+    """Names and output columns of the requested features.
+
+    ``features`` is None (all outputs), a mapping of name to column, a list of columns, or a list of
+    names. Names are looked up in the members' ``feature_names``; where a model declares none, a
+    list of names must name all outputs in order.
+    """
+    declared = getattr(members[0], "feature_names", None)
+    names = [str(n) for n in declared] if declared is not None else None
+    if names is not None and len(names) != n_outputs:
+        raise ValueError(f"the model names {len(names)} features but gives {n_outputs} outputs")
+    if isinstance(features, Mapping):
+        chosen, columns = [str(n) for n in features], list(features.values())
+    elif features is None:
+        columns = list(range(n_outputs))
+        chosen = names or [str(c) for c in columns]
+    elif isinstance(features, str):
+        raise TypeError(f"features must be a list of names; got the single string {features!r}")
+    elif all(isinstance(f, int | np.integer) for f in features):
+        columns = [int(f) for f in features]
+        chosen = [names[c] if names and 0 <= c < n_outputs else str(c) for c in columns]
+    elif names is not None:
+        unknown = [f for f in features if f not in names]
+        if unknown:
+            raise ValueError(f"unknown feature {unknown[0]!r}: the model has {', '.join(names)}")
+        chosen = list(features)
+        columns = [names.index(f) for f in features]
+    else:
+        chosen, columns = list(features), list(range(n_outputs))
+        if len(chosen) != n_outputs:
+            raise ValueError(
+                f"unknown features {chosen}: the model has {n_outputs} unnamed outputs; name all "
+                "of them, or give a mapping of name to output column"
+            )
+    beyond = [c for c in columns if not 0 <= c < n_outputs]
+    if beyond:
+        raise ValueError(f"unknown feature column {beyond[0]}: the model has {n_outputs} outputs")
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise ValueError(f"features must be distinct and at least one; got {chosen}")
+    return chosen, columns
+
+
+def forward(member: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Outputs (N, K) of a member, or a clear error where the input or output does not fit."""
+    try:
+        output = member(x)
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"the model refused sequences of shape {tuple(x.shape)} (N, 4, L): {error}. Sequences "
+            "shorter than its receptive field, or of a length its dense layers do not expect, are "
+            "the usual reason"
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(x):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"a model must map ({len(x)}, 4, L) to ({len(x)}, K); got {got}")
+    return output
+
+
+def predict(
+    members: Members,
+    one_hot: np.ndarray | torch.Tensor,
+    *,
+    features: Features = None,
+    batch_size: int = 2048,
+    device: str | torch.device = "auto",
+) -> np.ndarray:
+    """Predict with every member, in evaluation mode.
+
+    Parameters
+    ----------
+    members : nn.Module, list of nn.Module or MCDropout
+        Each maps (N, 4, L) to (N, K).
+    one_hot : array or tensor (N, 4, L)
+    features : optional
+        Names or columns of the outputs to keep, see `resolve_features`.
+    batch_size : int
+        Sequences at a time; bounds the memory and does not change the result.
+    device : str
+
+    Returns
+    -------
+    np.ndarray (M, N, K)
+        In the floating-point type of the members.
+    """
+    one_hot = check_one_hot(one_hot)
+    members = as_members(members)
+    device = resolve_device(device)
+    dtype = member_dtype(members)
+    parts: list[list[torch.Tensor]] = [[] for _ in members]
+    columns = None
+    with evaluating(members, device):
+        for batch in one_hot.split(batch_size):
+            batch = batch.to(device, dtype)
+            for part, member in zip(parts, members, strict=True):
+                output = forward(member, batch)
+                if columns is None:
+                    _, columns = resolve_features(members, features, output.shape[1])
+                part.append(output[:, columns].cpu())
+    return torch.stack([torch.cat(part) for part in parts]).numpy()
+
+
+def model_hash(members: Sequence[nn.Module]) -> str:
+    """SHA-256 of the members' weights and buffers, in order: names, shapes and values."""
+    digest = hashlib.sha256()
+    for member in members:
+        state: dict[str, Any] = member.state_dict()
+        for name, value in state.items():
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if isinstance(member, _Draw):
+            digest.update(f"dropout {member.seed} {member.draw}".encode())
+    return digest.hexdigest()
