@@ -20,19 +20,6 @@ FIELDS = {
     "pi_upper": "pi_high",
 }
 CONTRACT = {"effect", "se", "ci_low", "ci_high", "p", "tau2", "tau", "i2", "q", "pi_low", "pi_high"}
-    "effect",
-    "se",
-    "ci_low",
-    "ci_high",
-    "p",
-    "tau2",
-    "tau",
-    "i2",
-    "q",
-    "pi_low",
-    "pi_high",
-    "k",
-]
 
 
 def close(actual, expected, rtol, atol=0.0):
