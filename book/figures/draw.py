@@ -638,7 +638,7 @@ def calibration():
     ax.text(
         2.32,
         0.12,
-        "open circles: 95 % intervals that miss the truth (green)",
+        "open circles: 95% intervals that miss the truth (green)",
         fontsize=9.3,
         ha="center",
     )
