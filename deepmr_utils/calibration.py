@@ -22,9 +22,9 @@ class IsotonicRecalibrator:
 
     Fitted by `fit_isotonic`; call it on predictions (M, n, K) of all members to recalibrate them.
     A member at predicted quantile ``u = F(member)`` moves to ``F^-1(R^-1(u))``, with F the normal
-    distribution of the members' mean and sd (ddof 0), so an overconfident ensemble is widened and an
-    underconfident one narrowed. ``R^-1(u)`` is clipped to [1 / (2 n), 1 - 1 / (2 n)], n the number
-    of sequences fitted to, so that no member becomes infinite.
+    distribution of the members' mean and sd (ddof 0), so an overconfident ensemble is widened and
+    an underconfident one narrowed. ``R^-1(u)`` is clipped to [1 / (2 n), 1 - 1 / (2 n)], n the
+    number of sequences fitted to, so that no member becomes infinite.
     """
 
     maps: tuple[IsotonicRegression, ...]

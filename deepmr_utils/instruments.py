@@ -75,7 +75,9 @@ def select_instruments(
     beta = effect[..., x].astype(np.float64)
     if rule == "pooled":
         spread = beta[valid].std() if valid.any() else np.nan
-        strength = np.abs(beta - beta[valid].mean()) / spread if spread > 0 else np.zeros(beta.shape)
+        strength = (
+            np.abs(beta - beta[valid].mean()) / spread if spread > 0 else np.zeros(beta.shape)
+        )
     else:
         strength = np.abs(beta) / np.where(usable, se[..., x], np.nan)
     kept = usable & (np.nan_to_num(strength) >= threshold)

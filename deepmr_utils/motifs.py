@@ -39,7 +39,9 @@ def check_probabilities(values: Sequence, what: str) -> np.ndarray:
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim == 0 or values.shape[-1] != len(ALPHABET):
-        raise ValueError(f"{what} must hold 4 probabilities, for A, C, G, T; got shape {values.shape}")
+        raise ValueError(
+            f"{what} must hold 4 probabilities, for A, C, G, T; got shape {values.shape}"
+        )
     if not (values >= 0).all():
         raise ValueError(f"{what} must be 0 or more; the smallest is {values.min():g}")
     sums = values.sum(-1)

@@ -39,6 +39,7 @@ class Settings:
     parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
     n_members: int = 5
     epochs: int = 12
+    max_excess: float = 0.1
     calibration: str = "none"
     rule: str = "pooled"
     threshold: float = 1.0
@@ -109,6 +110,7 @@ def fit_round(
         device=device,
         progress=progress,
         epochs=settings.epochs,
+        max_excess=settings.max_excess,
     )
 
 

@@ -67,7 +67,9 @@ def decode(codes: np.ndarray) -> list[str]:
     return letters.astype(str).tolist()
 
 
-def one_hot(sequences: Sequence[str] | np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def one_hot(
+    sequences: Sequence[str] | np.ndarray, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """One-hot encode sequences.
 
     Parameters
@@ -100,20 +102,27 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """
     if isinstance(array, np.ndarray):
         if array.dtype.kind != "f":
-            raise TypeError(f"one_hot must be floating point; got dtype {array.dtype}: "
-                            "convert with .astype('float32')")
+            raise TypeError(
+                f"one_hot must be floating point; got dtype {array.dtype}: "
+                "convert with .astype('float32')"
+            )
         array = torch.from_numpy(array)
     if not isinstance(array, torch.Tensor):
-        raise TypeError(f"one_hot must be a NumPy array or a torch tensor; got {type(array).__name__}: "
-                        "encode strings with deepmr_utils.sequences.one_hot")
+        raise TypeError(
+            f"one_hot must be a NumPy array or a torch tensor; got {type(array).__name__}: "
+            "encode strings with deepmr_utils.sequences.one_hot"
+        )
     if not array.is_floating_point():
-        raise TypeError(f"one_hot must be floating point; got dtype {array.dtype}: "
-                        "convert with .float()")
+        raise TypeError(
+            f"one_hot must be floating point; got dtype {array.dtype}: convert with .float()"
+        )
     if array.ndim != 3 or array.shape[1] != len(ALPHABET):
         hint = ": transpose it" if array.ndim == 3 and array.shape[2] == len(ALPHABET) else ""
         raise ValueError(f"one_hot must have shape (N, 4, L); got {tuple(array.shape)}{hint}")
     if array.shape[0] == 0 or array.shape[2] == 0:
-        raise ValueError(f"one_hot holds no sequence or no position; got shape {tuple(array.shape)}")
+        raise ValueError(
+            f"one_hot holds no sequence or no position; got shape {tuple(array.shape)}"
+        )
     binary = ((array == 0) | (array == 1)).all(1)
     bad = ~(binary & (array.sum(1) <= 1))
     if bad.any():

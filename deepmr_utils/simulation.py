@@ -299,7 +299,9 @@ def augment(
     ``<sequence_id>-mutant``; motif starts are kept. The result is unlabelled.
     """
     if n > len(sequences):
-        raise ValueError(f"cannot augment {n} of {len(sequences)} sequences: n_augmented is too large")
+        raise ValueError(
+            f"cannot augment {n} of {len(sequences)} sequences: n_augmented is too large"
+        )
     rows = sequences.iloc[rng.choice(len(sequences), n, replace=False)]
     table = rows[["sequence_id", "sequence", *_starts()]].reset_index(drop=True)
     table["sequence_id"] += "-mutant"
@@ -381,9 +383,7 @@ def _mean_anscombe(q: dict[str, torch.Tensor], rates: Rates, p_batch: float) -> 
     )
 
 
-def local_truth(
-    sequences: pd.DataFrame, parameters: Parameters, rates: Rates
-) -> pd.DataFrame:
+def local_truth(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -> pd.DataFrame:
     """True local causal effect of each sequence.
 
     Parameters
@@ -455,16 +455,22 @@ def stratum(sequences: pd.DataFrame) -> pd.Categorical:
     return pd.Categorical.from_codes((exposure + 2 * outcome).to_numpy(np.int8), categories=names)
 
 
+def motif_spans(sequence: pd.Series, parameters: Parameters) -> list[tuple[str, int, int]]:
+    """Embedded motifs of a row of a sequence table, as (name, start, end), end exclusive."""
+    return [
+        (name, int(sequence[f"{name}_start"]), int(sequence[f"{name}_start"]) + motif.width)
+        for name, motif in parameters.motifs.items()
+        if pd.notna(sequence[f"{name}_start"])
+    ]
+
+
 def noise_floor(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -> pd.Series:
     """Smallest mean squared error that any model of the sequence can reach, by feature.
 
     The variance of the label given the sequence, over Poisson noise and the unseen batch, averaged
     over the sequences.
     """
-    q = {
-        name: torch.tensor(sequences[f"q_{name}"].to_numpy())
-        for name in parameters.motifs
-    }
+    q = {name: torch.tensor(sequences[f"q_{name}"].to_numpy()) for name in parameters.motifs}
     means, variances = zip(
         *(anscombe_moments(expected_counts(q, rates, batch).numpy()) for batch in (0.0, 1.0)),
         strict=True,

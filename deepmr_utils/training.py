@@ -74,9 +74,7 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_lr, weight_decay=weight_decay, betas=(0.9, 0.99)
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peak_lr, total_steps=epochs * batches
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=epochs * batches)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         order = torch.randperm(len(one_hot), generator=generator).to(device)
@@ -200,15 +198,14 @@ def unconverged(
     spread : np.ndarray (K,)
         Variance of the validation labels: the error of a constant.
     max_excess : float
-        Largest share of the explainable variance (spread - floor) that may be left over. A quarter
-        of the floor is allowed besides, for the sampling of a small validation set.
+        Largest excess over the floor, as a share of the labels' variance. A quarter of the floor is
+        allowed besides: noisy labels are overfitted a little and validation sets are small.
 
     Returns
     -------
     np.ndarray of bool (M,)
     """
-    explainable = np.maximum(spread - noise_floor, 0)
-    limit = noise_floor + max_excess * explainable + 0.25 * noise_floor
+    limit = 1.25 * noise_floor + max_excess * spread
     return ~(errors <= limit).all(1)
 
 

@@ -1,0 +1,263 @@
+"""Figures: tables in, matplotlib Axes out. Colour-blind safe, on white."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import PathPatch
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
+
+from .sequences import ALPHABET
+
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = sns.color_palette("colorblind")
+BASE_COLOURS = dict(zip(ALPHABET, (GREEN, BLUE, ORANGE, RED), strict=True))
+SPAN_COLOURS = {"exposure": BLUE, "outcome": ORANGE, "confounder": PINK}
+_LETTERS = {
+    base: TextPath((0, 0), base, size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
+    for base in ALPHABET
+}
+
+
+def use_style() -> None:
+    """Set the style that all figures of the book share."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    plt.rcParams.update({
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.dpi": 110,
+        "figure.facecolor": "white",
+        "font.size": 11,
+        "legend.frameon": False,
+        "savefig.facecolor": "white",
+    })  # fmt: skip
+
+
+def sequence_logo(
+    effects: xr.Dataset,
+    sequence_id: str,
+    feature: str,
+    spans: Sequence[tuple[str, int, int]] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a sequence with letters as tall as what the model loses when they are mutated.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+    sequence_id, feature : str
+    spans : sequence of (name, start, end)
+        Embedded motifs to shade, end exclusive.
+    ax : Axes, optional
+
+    Notes
+    -----
+    The height of a base is minus the mean effect of its three substitutions.
+    """
+    ax = ax or plt.subplots(figsize=(10, 2))[1]
+    one = effects.sel(sequence=sequence_id, feature=feature)
+    heights = -one["effect"].mean("allele").to_numpy()
+    for name, start, end in spans:
+        colour = SPAN_COLOURS.get(name, GREY)
+        ax.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.15, lw=0)
+        ax.annotate(f"{name} motif", ((start + end - 1) / 2, 1.02), ha="center", va="bottom",
+                    xycoords=("data", "axes fraction"), color=colour, fontsize=10)  # fmt: skip
+    for position, base in enumerate(one["reference"].to_numpy()):
+        if base in _LETTERS:
+            _draw_letter(ax, base, position, heights[position])
+    ax.axhline(0, color="black", lw=0.8)
+    low, high = min(np.nanmin(heights), 0), max(np.nanmax(heights), 0)
+    margin = 0.06 * (high - low)
+    ax.set(xlim=(-1, len(heights)), ylim=(low - margin, high + margin), xlabel="position (bp)",
+           ylabel=f"importance\nfor {feature}")  # fmt: skip
+    return ax
+
+
+def _draw_letter(ax: Axes, base: str, position: int, height: float) -> None:
+    path = _LETTERS[base]
+    box = path.get_extents()
+    stretch = Affine2D().translate(-box.x0, -box.y0).scale(0.95 / box.width, height / box.height)
+    placed = stretch.translate(position - 0.475, 0).transform_path(path)
+    ax.add_patch(PathPatch(placed, color=BASE_COLOURS[base], lw=0))
+
+
+def effect_heatmap(
+    effects: xr.Dataset, sequence_id: str, feature: str, ax: Axes | None = None
+) -> Axes:
+    """Draw the effect of every substitution of one sequence; reference bases are grey."""
+    ax = ax or plt.subplots(figsize=(10, 1.6))[1]
+    values = effects["effect"].sel(sequence=sequence_id, feature=feature).transpose().to_numpy()
+    limit = np.nanmax(np.abs(values))
+    ax.set_facecolor("0.8")
+    mesh = ax.pcolormesh(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    mesh.set_edgecolor("face")
+    ax.set(yticks=np.arange(4) + 0.5, xlabel="position (bp)")
+    ax.set_yticklabels(list(ALPHABET))
+    ax.invert_yaxis()
+    ax.figure.colorbar(mesh, ax=ax, label=f"effect on\n{feature}", pad=0.01)
+    return ax
+
+
+def effect_scatter(
+    instruments: pd.DataFrame,
+    local: pd.DataFrame,
+    *,
+    truth: float | None = None,
+    spans: Sequence[tuple[str, int, int]] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one sequence's instruments with the line of each method.
+
+    Parameters
+    ----------
+    instruments : pd.DataFrame
+        Instruments of one sequence, see `deepmr_utils.instruments.select_instruments`. Effects are
+        oriented as MR-Egger orients them, so that the exposure's is positive.
+    local : pd.DataFrame
+        Rows of `deepmr_utils.mr.local_mr` for this sequence, one a method.
+    truth : float, optional
+        True causal effect, drawn as a dashed line through the origin.
+    spans : sequence of (name, start, end)
+        Embedded motifs, by which points are coloured.
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(6.4, 4.6))[1]
+    sign = np.sign(instruments["beta_exposure"])
+    x, y = sign * instruments["beta_exposure"], sign * instruments["beta_outcome"]
+    where = pd.Series("elsewhere", index=instruments.index)
+    for name, start, end in spans:
+        where[instruments["position"].between(start, end - 1)] = f"{name} motif"
+    for name, rows in where.groupby(where).groups.items():
+        colour = SPAN_COLOURS.get(name.removesuffix(" motif"), GREY)
+        ax.errorbar(x[rows], y[rows], xerr=1.96 * instruments["se_exposure"][rows],
+                    yerr=1.96 * instruments["se_outcome"][rows], fmt="o", ms=5, lw=0.8,
+                    color=colour, alpha=0.8, label=f"substitution in {name}"
+                    if name != "elsewhere" else "substitution elsewhere")  # fmt: skip
+    grid = np.array([0, 1.08 * x.max()])
+    for (_, row), style, colour in zip(
+        local.iterrows(), ("-", "-.", ":", (0, (5, 1))), (RED, PURPLE, BROWN, GREEN), strict=False
+    ):
+        intercept = 0 if np.isnan(row["intercept"]) else row["intercept"]
+        ax.plot(grid, intercept + row["causal_effect"] * grid, ls=style, color=colour, lw=2,
+                label=f"{row['method']}: {row['causal_effect']:.2f} ± {row['se']:.2f}")  # fmt: skip
+    if truth is not None:
+        ax.plot(grid, truth * grid, ls="--", color="black", lw=1.5, label=f"truth: {truth:.2f}")
+    ax.axhline(0, color="0.7", lw=0.8, zorder=0)
+    ax.set(xlim=(0, grid[1]), xlabel="effect on exposure (oriented)",
+           ylabel="effect on outcome (oriented)")  # fmt: skip
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    return ax
+
+
+def forest(
+    local: pd.DataFrame,
+    pooled: pd.Series | None = None,
+    *,
+    truth: str | None = "truth",
+    limits: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw local effects with their 95 % intervals, sorted, over the global effect.
+
+    Parameters
+    ----------
+    local : pd.DataFrame
+        ``causal_effect, ci_low, ci_high`` and, if there, the column named by ``truth``. Rows
+        without an estimate are not drawn; their number stands in the axis label.
+    pooled : pd.Series, optional
+        A row of `deepmr_utils.meta.global_effects`: a diamond for the mean with its 95 % interval
+        and a bar from effect - 2 tau to effect + 2 tau.
+    truth : str, optional
+        Column with each sequence's true effect.
+    limits : (float, float), optional
+        Range of the effect axis; by default that of the central 95 % of the interval ends.
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(6.4, 5))[1]
+    shown = local[local["causal_effect"].notna()].sort_values("causal_effect")
+    rank = np.arange(1, len(shown) + 1)
+    size = np.clip(250 / max(len(shown), 1), 1, 5)
+    ax.hlines(rank, shown["ci_low"], shown["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
+    ax.plot(shown["causal_effect"], rank, "o", ms=size, color=BLUE, label="local effect, 95 % CI")
+    if truth in shown:
+        ax.plot(shown[truth], rank, "|", ms=size + 3, color="black", label="true local effect")
+    if pooled is not None:
+        y = -0.06 * len(shown) - 1
+        ax.hlines(y, pooled["heterogeneity_low"], pooled["heterogeneity_high"], color=ORANGE, lw=2,
+                  label="global effect ± 2 tau")  # fmt: skip
+        ax.errorbar(pooled["effect"], y, fmt="D", ms=8, color=RED, capsize=4,
+                    xerr=[[pooled["effect"] - pooled["ci_low"]],
+                          [pooled["ci_high"] - pooled["effect"]]],
+                    label=f"global effect {pooled['effect']:.2f}, 95 % CI")  # fmt: skip
+    if limits is None and len(shown):
+        ends = shown[["ci_low", "ci_high"]].to_numpy()
+        low, high = np.quantile(ends[:, 0], 0.025), np.quantile(ends[:, 1], 0.975)
+        margin = 0.1 * (high - low)
+        limits = (low - margin, high + margin)
+    ax.axvline(0, color="0.7", lw=0.8, zorder=0)
+    missing = len(local) - len(shown)
+    without = f" ({missing} without estimate)" if missing else ""
+    ax.set(
+        xlim=limits,
+        yticks=[],
+        xlabel="causal effect of exposure on outcome",
+        ylabel=f"{len(shown)} sequences{without}",
+    )
+    ax.legend(loc="upper left", fontsize=9)
+    return ax
+
+
+def reliability(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw reliability curves: ``feature, expected, observed`` and, if there, ``calibration``."""
+    ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
+    ax.plot([0, 1], [0, 1], ls="--", color="black", lw=1, label="calibrated")
+    style = "calibration" if "calibration" in curves else None
+    sns.lineplot(curves, x="expected", y="observed", hue="feature", style=style, ax=ax,
+                 errorbar=None, estimator=None)  # fmt: skip
+    ax.set(xlabel="predicted quantile", ylabel="share of labels below it", aspect="equal")
+    ax.legend(fontsize=9)
+    return ax
+
+
+def global_against_truth(
+    globals_: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    *,
+    truth: str = "truth",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw global effects of rounds, with 95 % intervals, against the true ones.
+
+    Parameters
+    ----------
+    globals_ : pd.DataFrame
+        Rows of `deepmr_utils.rounds.global_table` of one stratum and method.
+    published : pd.DataFrame, optional
+        Published rounds: ``ce_est`` and ``true_ce``.
+    truth : str
+        Column of ``globals_`` with the true effect.
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(4, 4))[1]
+    if published is not None:
+        ax.plot(published["true_ce"], published["ce_est"], "x", color=GREY, ms=5, alpha=0.7,
+                label="published")  # fmt: skip
+    ax.errorbar(globals_[truth], globals_["effect"], fmt="o", color=BLUE, ms=6,
+                yerr=[globals_["effect"] - globals_["ci_low"],
+                      globals_["ci_high"] - globals_["effect"]], label="this run")  # fmt: skip
+    values = [globals_[truth], globals_["effect"]]
+    if published is not None:
+        values += [published["true_ce"], published["ce_est"]]
+    top = 1.05 * max(v.max() for v in values)
+    bottom = min(0, *(v.min() for v in values))
+    ax.plot([bottom, top], [bottom, top], ls="--", color="black", lw=1, zorder=0)
+    ax.set(xlabel="true global effect", ylabel="estimated global effect", aspect="equal",
+           xlim=(bottom, top), ylim=(bottom, top))  # fmt: skip
+    return ax
