@@ -9,13 +9,15 @@ class AuthorYearLabels(BaseLabelStyle):
     """``Family``, ``Family and Family`` or ``Family et al.``, then the year."""
 
     def format_labels(self, sorted_entries):
-        seen = {}
+        seen = set()
         for entry in sorted_entries:
             names = [" ".join(p.prelast_names + p.last_names) for p in entry.persons["author"]]
             names = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
             label = f"{names}, {entry.fields['year']}"
-            seen[label] = seen.get(label, 0) + 1
-            yield label + ("" if seen[label] == 1 else chr(ord("a") + seen[label] - 1))
+            if label in seen:
+                raise ValueError(f"two references read {label!r}: add a letter to their years")
+            seen.add(label)
+            yield label
 
 
 class DeepMRStyle(PlainStyle):

@@ -503,14 +503,16 @@ def dag_inside():
     rng = np.random.default_rng(11)
     fig, _ = canvas(4.8, 4.6)
     x = np.linspace(0.5, 3.0, 16)
-    noise = rng.normal(0, 0.22, x.size)
+    basis = np.linalg.qr(np.column_stack([np.ones_like(x), x]))[0]
+    noise = rng.normal(0, 0.3, x.size)
+    noise -= basis @ (basis.T @ noise)  # scatter that tilts neither line
     cases = [
         (
             "directional, InSIDE holds",
-            1.6 + rng.normal(0, 0.25, x.size),
+            np.full(x.size, 1.6),
             "the intercept takes it up",
         ),
-        ("correlated, InSIDE fails", 0.75 * x + rng.normal(0, 0.15, x.size), "the slope is biased"),
+        ("correlated, InSIDE fails", 0.75 * x, "the slope is biased"),
     ]
     for k, (title, alpha, note) in enumerate(cases):
         ax = inset(fig, 0.62, 2.82 - 2.28 * k, 2.5, 1.5)
@@ -561,7 +563,7 @@ def local_linearity():
     near = np.array([-0.75, -0.4, 0.6])
     ax.plot(x0 + near, f(x0 + near), "o", ms=6, color=BLUE)
     ax.plot(-2.9, f(-2.9), "o", ms=6, color=ORANGE)
-    ax.text(-4.0, 0.78, "binding lost:\noff the tangent", fontsize=9.5, color=ORANGE, va="center")
+    ax.text(-4.0, 1.25, "binding lost:\noff the tangent", fontsize=9.5, color=ORANGE, va="center")
     ax.text(1.95, 0.55, "small steps:\nthe tangent serves", fontsize=9.5, color=BLUE, va="center")
     ax.set(xlim=(-4.2, 5.2), ylim=(0, 3.5))
     ax.set_xlabel("exposure", fontsize=10, color=BLUE)
