@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
+from .numerics import bisect, bisect_minimum, pad_groups
+
 __all__ = ["COLUMNS", "global_effects", "random_effects"]
 
 COLUMNS = [
@@ -170,35 +172,6 @@ def global_effects(
     return pd.concat([labels, table], axis=1)
 
 
-def pad_groups(codes: np.ndarray, groups: int, *columns: ArrayLike) -> list[np.ndarray]:
-    """Spread columns of a long table over one row a group, padded by NaN.
-
-    Parameters
-    ----------
-    codes : np.ndarray, int (N,)
-        Group of each row, 0 to groups - 1.
-    groups : int
-        Number of groups.
-    *columns : array_like, float (N,)
-        Columns to spread.
-
-    Returns
-    -------
-    list of np.ndarray, float64 (groups, largest group)
-        One array a column, values in their order in the table.
-    """
-    counts = np.bincount(codes, minlength=groups)
-    order = np.argsort(codes, kind="stable")
-    place = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    padded = []
-    for column in columns:
-        array = np.full((groups, counts.max(initial=0)), np.nan)
-        values = pd.Series(column).to_numpy(dtype=np.float64, na_value=np.nan)
-        array[codes[order], place] = values[order]
-        padded.append(array)
-    return padded
-
-
 def _choice(name: str, value: object, valid: tuple[object, ...]) -> None:
     if value not in valid:
         raise ValueError(f"unknown {name} {value!r}: choose one of {valid}")
@@ -281,19 +254,6 @@ def _weighted(
     return mean, total, (weight * (y - mean[:, None]) ** 2).sum(axis=1)
 
 
-def _bisect(
-    function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
-    """Where functions (G,) that are positive at `low` change sign; `low` where it equals `high`."""
-    for _ in range(200):  # halving a bracket this often leaves no digit undecided
-        middle = (low + high) / 2
-        positive = function(middle) > 0
-        low, high = np.where(positive, middle, low), np.where(positive, high, middle)
-        if np.all(~(high - low > 1e-15 * high)):
-            break
-    return (low + high) / 2
-
-
 def _squares(y: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Unweighted sum of squares (G,) of the effects in use."""
     used = np.isfinite(variance)
@@ -306,7 +266,7 @@ def _q_root(y: np.ndarray, variance: np.ndarray, target: np.ndarray) -> np.ndarr
     # Q(tau2) <= sum of squares / tau2, so the root is below their quotient.
     high = _squares(y, variance) / target
     high = np.where(_weighted(y, variance, 0)[2] > target, high, 0 * target)
-    return _bisect(lambda tau2: _weighted(y, variance, tau2)[2] - target, 0 * high, high)
+    return bisect(lambda tau2: _weighted(y, variance, tau2)[2] - target, 0 * high, high)
 
 
 def _tau2_dl(y: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> np.ndarray:
@@ -335,13 +295,7 @@ def _tau2_reml(y: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> np.n
     # no maximum exceeds by much, finds the highest, and bisection of the score its exact place.
     grid = _squares(y, variance)[:, None] * np.r_[0, np.logspace(-8, 1, 64)]
     values = np.stack([likelihood(tau2) for tau2 in grid.T], axis=1)
-    best = np.argmax(values, axis=1)
-    row = np.arange(len(grid))
-    top = grid[row, best]
-    rising = score(top) > 0
-    low = np.where(rising, top, grid[row, np.fmax(best - 1, 0)])
-    high = np.where(rising, grid[row, np.fmin(best + 1, grid.shape[1] - 1)], top)
-    return _bisect(score, low, high)
+    return bisect_minimum(lambda tau2: -score(tau2), grid, -values)
 
 
 _TAU2: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {

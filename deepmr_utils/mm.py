@@ -5,11 +5,12 @@ an S-estimate of 50 % breakdown gives the scale, an M-estimate at that scale giv
 differs is the search: here the candidates are fixed by the number of points, not drawn at random.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+
+from .numerics import blocks
 
 # Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
 # M-estimate 95 % efficiency at normal errors; both as in lmrob.
@@ -25,7 +26,6 @@ FINALISTS = 3
 STEPS = (3, 20)
 ITERATIONS = 2000
 TOLERANCE = 1e-13
-BLOCK = 2**17  # elements of a work array: 1 MB, which a core's cache holds
 
 
 class MMLine(NamedTuple):
@@ -182,7 +182,7 @@ def _candidates(
     count = available if exhaustive or p == 1 else min(available, CANDIDATES)
     keep = min(count, _kept(REFINED, width) * (8 if exhaustive else 1))
     best = np.empty((rows, keep, p))
-    for part in _blocks(rows, count * width):
+    for part in blocks(rows, count * width):
         lines = _elemental(design[part], response[part], n[part], count)
         residual2 = lines @ design[part]
         np.subtract(response[part, None], residual2, out=residual2)
@@ -200,12 +200,6 @@ def _candidates(
 def _kept(least: int, width: int) -> int:
     """More candidates where points are few: they cost the same, and small minima are narrow."""
     return max(least, least * 48 // width)
-
-
-def _blocks(rows: int, row_size: int) -> Iterator[slice]:
-    """Slices of rows whose work arrays fit in a core's cache."""
-    step = max(1, BLOCK // row_size)
-    return (slice(first, first + step) for first in range(0, rows, step))
 
 
 def _elemental(design: np.ndarray, response: np.ndarray, n: np.ndarray, count: int) -> np.ndarray:
@@ -300,7 +294,7 @@ def _s_step(
     """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
     rows, count, p = start.shape
     fit, scale2 = np.empty((rows, p)), np.empty(rows)
-    for part in _blocks(rows, count * design.shape[2]):
+    for part in blocks(rows, count * design.shape[2]):
         problem = design[part], _products(design[part]), response[part]
         lines, keep = start[part], _kept(FINALISTS, design.shape[2])
         scales2 = np.ones(lines.shape[:2])

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from deepmr_utils.meta import pad_groups
-from deepmr_utils.mr_linear import Distribution, Fit, Instruments, egger, ivw
+from .mr_linear import Distribution, Fit, Instruments, egger, ivw
+from .numerics import pad_groups
+from .raps import divw, raps
 
 __all__ = ["COLUMNS", "INSTRUMENT_COLUMNS", "estimate", "local_mr", "methods"]
 
@@ -53,6 +54,11 @@ _INSIDE = "pleiotropy independent of instrument strength (InSIDE), its mean esti
 _BURGESS_2013 = "Burgess, Butterworth and Thompson 2013, Genet Epidemiol 37:658"
 _BOWDEN_2015 = "Bowden, Davey Smith and Burgess 2015, Int J Epidemiol 44:512"
 _REES_2019 = "Rees, Wood, Dudbridge and Burgess 2019, PLOS ONE 14:e0222362"
+_YE_2021 = "Ye, Shao and Kang 2021, Ann Stat 49:2079"
+_ZHAO_2020 = "Zhao, Wang, Hemani, Bowden and Small 2020, Ann Stat 48:1742"
+_WEAK = "all instruments valid; weak instruments allowed"
+_BALANCED = "pleiotropy balanced, normal and independent of strength; weak instruments allowed"
+_RAPS = ("tau2", "tau2_se", "n_pruned")
 
 REGISTRY: dict[str, Method] = {
     "ivw": Method(ivw, 1, _VALID, _BURGESS_2013, ("f_stat",)),
@@ -88,6 +94,31 @@ REGISTRY: dict[str, Method] = {
         3,
         _INSIDE + "; above 10 instruments a minority of outliers",
         "Malina, Cizin and Knowles 2022, PLOS Comput Biol 18:e1009880",
+    ),
+    "divw": Method(divw, 1, _VALID + "; weak instruments allowed", _YE_2021, ("tau2",)),
+    "raps_simple": Method(raps, 2, _WEAK, _ZHAO_2020, _RAPS),
+    "raps_simple_huber": Method(
+        partial(raps, loss="huber"), 2, _WEAK + "; a minority of outliers", _ZHAO_2020, _RAPS
+    ),
+    "raps_simple_tukey": Method(
+        partial(raps, loss="tukey"), 2, _WEAK + "; a minority of outliers", _ZHAO_2020, _RAPS
+    ),
+    "raps_overdispersed": Method(
+        partial(raps, overdispersion=True), 3, _BALANCED, _ZHAO_2020, _RAPS
+    ),
+    "raps_overdispersed_huber": Method(
+        partial(raps, loss="huber", overdispersion=True),
+        3,
+        _BALANCED + "; a minority of outliers",
+        _ZHAO_2020,
+        _RAPS,
+    ),
+    "raps_overdispersed_tukey": Method(
+        partial(raps, loss="tukey", overdispersion=True),
+        3,
+        _BALANCED + "; a minority of outliers",
+        _ZHAO_2020,
+        _RAPS,
     ),
 }
 

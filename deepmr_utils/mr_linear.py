@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from deepmr_utils.mm import mm_line
+from .mm import mm_line
 
 Distribution = Literal["normal", "t"]
 Fit = dict[str, np.ndarray]
