@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 from . import __version__
 from .predict import (
@@ -18,6 +17,7 @@ from .predict import (
     forward,
     member_dtype,
     model_hash,
+    progress_bar,
     resolve_device,
     resolve_features,
 )
@@ -104,7 +104,7 @@ def saturation_mutagenesis(
         se = effect.copy()
         kept = np.full((len(members), *shape), np.nan, references.dtype) if keep_members else None
         chunks = range(0, len(mutants), batch_size)
-        for start in tqdm(chunks, desc="mutagenesis", disable=not progress):
+        for start in progress_bar(chunks, progress, desc="mutagenesis"):
             where = tuple(mutants[start : start + batch_size].T)
             difference = predict(_mutate(one_hot, *where)) - references[:, where[0]]
             effect[where] = difference.mean(0)

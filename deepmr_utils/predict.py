@@ -1,7 +1,7 @@
 """Predictions with members: an ensemble, or MC-dropout masks of one network."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+from tqdm import tqdm
 
 from .sequences import check_one_hot
 
@@ -259,3 +260,8 @@ def model_hash(members: Sequence[nn.Module]) -> str:
         if isinstance(member, _Draw):
             digest.update(f"dropout {member.seed} {member.draw}".encode())
     return digest.hexdigest()
+
+
+def progress_bar(items: Iterable, shown: bool, **options: Any) -> Iterable:
+    """Iterate with a progress bar where one is asked for and TQDM_DISABLE does not forbid it."""
+    return tqdm(items, **options) if shown else items

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,12 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from . import __version__, calibration, meta, mr, simulation
 from .instruments import select_instruments
 from .models import SimulationCNN
 from .mutagenesis import saturation_mutagenesis
-from .predict import predict
+from .predict import predict, progress_bar
 from .sequences import one_hot
 from .training import Ensemble, train_ensemble
 
@@ -121,28 +121,29 @@ def assess(
 
     The recalibrator is fitted to the calibration split, of which nothing is reported.
     """
-    recalibrate = calibration.fit_isotonic(*_predictions(ensemble, data, "calibration", device))
-    predictions, labels = _predictions(ensemble, data, "test", device)
+    recalibrate = calibration.fit_isotonic(*predict_split(ensemble, data, "calibration", device))
+    predictions, labels = predict_split(ensemble, data, "test", device)
     floor = simulation.noise_floor(data.split("test"), data.parameters, data.rates)
-    error = ((predictions.mean(0) - labels) ** 2).mean(0)
+    mean = predictions.mean(0)
+    error = ((mean - labels) ** 2).mean(0)
     quality = pd.DataFrame({
         "feature": FEATURES,
         "mse": error,
         "mse_member": ((predictions - labels) ** 2).mean((0, 1)),
         "noise_floor": floor.to_numpy(),
-        "r": [np.corrcoef(predictions.mean(0)[:, k], labels[:, k])[0, 1] for k in range(2)],
+        "r": [np.corrcoef(mean[:, k], labels[:, k])[0, 1] for k in range(len(FEATURES))],
         "r2": 1 - error / labels.var(0),
     })  # fmt: skip
     for name, values in {"before": predictions, "after": recalibrate(predictions)}.items():
-        metrics = calibration.calibration_metrics(values, labels, FEATURES)
-        quality = quality.merge(metrics.add_suffix(f"_{name}").rename(
-            columns={f"feature_{name}": "feature"}), on="feature", validate="1:1")  # fmt: skip
+        metrics = calibration.calibration_metrics(values, labels, FEATURES).set_index("feature")
+        quality = quality.join(metrics.add_suffix(f"_{name}"), on="feature")
     return quality, recalibrate
 
 
-def _predictions(
+def predict_split(
     ensemble: Ensemble, data: simulation.Round, split: str, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Members' predictions (M, N, 2) and labels (N, 2) of one split, in float64."""
     x, y = arrays(data.split(split))
     return predict(ensemble.members, x, device=device).astype(np.float64), y.double().numpy()
 
@@ -290,9 +291,8 @@ def run_rounds(
         for key in missing
     )
     done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    bar = tqdm(done, total=len(keys), initial=len(keys) - len(missing), desc="rounds",
-               disable=not progress)  # fmt: skip
-    for _ in bar:
+    found = len(keys) - len(missing)
+    for _ in progress_bar(done, progress, desc="rounds", total=len(keys), initial=found):
         pass
     return [load_round(directory, *key) for key in keys]
 
@@ -431,6 +431,14 @@ def score_table(globals_: pd.DataFrame) -> pd.DataFrame:
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def published_rounds() -> pd.DataFrame:
+    """Published rounds of Malina, Cizin and Knowles (2022); columns in ``data/README.md``."""
+    with resources.as_file(
+        resources.files(__package__) / "data" / "published_simulation_rounds.csv"
+    ) as path:
+        return pd.read_csv(path).rename(columns={"confounding": "scenario"})
 
 
 def _correlation(x: pd.Series, y: pd.Series) -> float:

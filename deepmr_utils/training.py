@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from .predict import predict, resolve_device
+from .predict import predict, progress_bar, resolve_device
 
 MAX_ATTEMPTS = 3
 
@@ -151,7 +150,7 @@ def train_ensemble(
             for member, attempt in todo
         )  # fmt: skip
         results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-        return list(tqdm(results, total=len(todo), desc="members", disable=not progress))
+        return list(progress_bar(results, progress, desc="members", total=len(todo)))
 
     fits: dict[int, tuple] = {}
     attempts = dict.fromkeys(range(n_members), 0)

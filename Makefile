@@ -1,0 +1,71 @@
+# make book    execute the notebooks, render the book, print its path
+# make test    lint, unit tests, notebooks, the strict book and its links
+# make results recompute the rounds that the book shows at the scale of the paper (resumable)
+# make outputs execute the notebooks at their defaults and store the outputs nbval compares
+.DELETE_ON_ERROR:
+.PHONY: book test results outputs lint unit notebooks clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+WORKERS ?= 2
+BIN := .venv/bin
+SCALE := book/parameters/simulation_paper_scale.yml
+CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/*)
+EXECUTED := $(addprefix executed/,quickstart.ipynb simulation.ipynb simulation_paper_scale.ipynb)
+PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
+PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
+
+book: _build/html/index.html
+	@echo "The book: $(CURDIR)/$<"
+
+# The environment. A torch that is already in .venv stays if it has the pinned version.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and "Python 3.11 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	touch $@
+
+# Notebooks, executed: written to a temporary name, so that an interrupted run leaves nothing behind.
+executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
+	mkdir -p executed
+	rm -rf executed/results
+	$(PAPERMILL) --cwd executed $< executed/.$*.ipynb
+	$(BIN)/python -m deepmr_utils.notebooks executed/.$*.ipynb
+	mv executed/.$*.ipynb $@
+
+executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | .venv/.installed
+	mkdir -p executed
+	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
+	$(BIN)/python -m deepmr_utils.notebooks executed/.paper_scale.ipynb
+	mv executed/.paper_scale.ipynb $@
+
+# Strict: an unresolved reference, a missing file or any other warning fails the build.
+_build/html/index.html: $(EXECUTED) $(PAGES)
+	$(BIN)/jupyter-book clean . > /dev/null
+	$(BIN)/jupyter-book build . -W -n --keep-going --all --quiet
+
+results: .venv/.installed
+	$(BIN)/papermill -k python3 notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
+
+test: lint unit notebooks _build/html/index.html
+	$(BIN)/python -m pytest -q tests/test_book_html.py
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: .venv/.installed
+	$(BIN)/python -m pytest -q --ignore tests/test_book_html.py
+
+notebooks: .venv/.installed
+	rm -rf notebooks/results
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -W default \
+	  --nbval notebooks --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile
+
+outputs: .venv/.installed
+	rm -rf notebooks/results
+	for name in quickstart simulation; do \
+	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
+	  $(BIN)/python -m deepmr_utils.notebooks notebooks/$$name.ipynb || exit 1; done
+
+clean:
+	rm -rf _build executed notebooks/results

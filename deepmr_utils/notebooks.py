@@ -1,0 +1,95 @@
+"""What the notebooks share: checked parameters, numbers for the book, reproducible files."""
+
+import ast
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import nbformat
+from IPython.core.formatters import format_display_data
+from IPython.display import display
+
+GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
+INJECTED = "# Parameters"  # the first line of the cell that papermill adds
+
+
+def check_parameters(cells: Sequence[str]) -> None:
+    """Stop where papermill set a parameter that the notebook does not have.
+
+    Papermill itself only warns of a misspelt ``-p``, and the run then uses the default.
+
+    Parameters
+    ----------
+    cells : sequence of str
+        The sources of the cells run so far, IPython's ``In``; the last is the caller's, which must
+        directly follow the cell tagged ``parameters``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown parameter, or a value of another type than the default's.
+    """
+    if len(cells) < 3 or not cells[-2].startswith(INJECTED):
+        return
+    defaults, injected = _assignments(cells[-3]), _assignments(cells[-2])
+    for name, value in injected.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(
+                f"unknown parameter {name!r}{hint}: the parameters are {', '.join(defaults)}"
+            )
+        default = defaults[name]
+        expected = (int, float) if isinstance(default, float) else type(default)
+        if None not in (default, value) and not isinstance(value, expected):
+            raise ValueError(
+                f"parameter {name} must be of type {type(default).__name__}, like its default "
+                f"{default!r}; got {value!r}"
+            )
+
+
+def _assignments(source: str) -> dict[str, Any]:
+    """Literal values assigned at the top level of a cell, by name."""
+    return {
+        target.id: ast.literal_eval(statement.value)
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def glue(name: str, value: Any) -> None:
+    """Record a value under a name in the cell's outputs, for the book to quote.
+
+    Nothing shows in the notebook. The book quotes it by
+    ``{glue:text}`/executed/notebook.ipynb::name:.2f` ``. Writes what myst-nb reads without
+    importing Sphinx.
+    """
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # the repr of a NumPy scalar cannot be formatted by {glue:text}
+    data, metadata = format_display_data(value)
+    metadata["scrapbook"] = {"name": name, "mime_prefix": GLUE_PREFIX}
+    display({GLUE_PREFIX + k: v for k, v in data.items()}, raw=True, metadata=metadata)
+
+
+def tidy(path: str) -> None:
+    """Make an executed notebook byte-reproducible: drop times, paths and random cell ids."""
+    notebook = nbformat.read(path, as_version=4)
+    papermill = notebook.metadata.pop("papermill", {})
+    if "parameters" in papermill:
+        notebook.metadata["papermill"] = {"parameters": papermill["parameters"]}
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for notebook_path in sys.argv[1:]:
+        tidy(notebook_path)
