@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nbformat
+from IPython import get_ipython
 from IPython.core.formatters import format_display_data
 from IPython.display import display
 
@@ -14,22 +15,24 @@ GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 
 
-def check_parameters(cells: Sequence[str]) -> None:
+def check_parameters(cells: Sequence[str] | None = None) -> None:
     """Stop where papermill set a parameter that the notebook does not have.
 
     Papermill itself only warns of a misspelt ``-p``, and the run then uses the default.
 
     Parameters
     ----------
-    cells : sequence of str
-        The sources of the cells run so far, IPython's ``In``; the last is the caller's, which must
-        directly follow the cell tagged ``parameters``.
+    cells : sequence of str, optional
+        The sources of the cells run so far, by default IPython's ``In``. The last is the caller's,
+        which must directly follow the cell tagged ``parameters``.
 
     Raises
     ------
     ValueError
         For an unknown parameter, or a value of another type than the default's.
     """
+    if cells is None:
+        cells = get_ipython().user_ns["In"]
     if len(cells) < 3 or not cells[-2].startswith(INJECTED):
         return
     defaults, injected = _assignments(cells[-3]), _assignments(cells[-2])

@@ -140,7 +140,7 @@ def effect_scatter(
                     yerr=1.96 * instruments["se_outcome"][rows], fmt="o", ms=5, lw=0.8,
                     color=colour, alpha=0.8, label=f"substitution in {name}"
                     if name != "elsewhere" else "substitution elsewhere")  # fmt: skip
-    grid = np.array([0, 1.08 * x.max()])
+    grid = np.array([0, 1.02 * (x + 1.96 * instruments["se_exposure"]).max()])
     for (_, row), style, colour in zip(
         local.iterrows(), ("-", "-.", ":", (0, (5, 1))), (RED, PURPLE, BROWN, GREEN), strict=False
     ):
@@ -150,8 +150,12 @@ def effect_scatter(
     if truth is not None:
         ax.plot(grid, truth * grid, ls="--", color="black", lw=1.5, label=f"truth: {truth:.2f}")
     ax.axhline(0, color="0.7", lw=0.8, zorder=0)
-    ax.set(xlim=(0, grid[1]), xlabel="effect on exposure (oriented)",
-           ylabel="effect on outcome (oriented)")  # fmt: skip
+    names = {role: instruments.attrs.get(role, role) for role in ("exposure", "outcome")}
+    ax.set(
+        xlim=(0, grid[1]),
+        xlabel=f"effect on {names['exposure']} (oriented)",
+        ylabel=f"effect on {names['outcome']} (oriented)",
+    )
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     return ax
 
@@ -210,7 +214,7 @@ def forest(
         xlabel="causal effect of exposure on outcome",
         ylabel=f"{len(shown)} sequences{without}",
     )
-    ax.legend(loc="upper left", fontsize=9)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
     return ax
 
 

@@ -26,6 +26,19 @@ from .training import Ensemble, train_ensemble
 
 CALIBRATIONS = ("none", "isotonic")
 FEATURES = list(simulation.FEATURES)
+LOCAL_COLUMNS = [
+    "sequence_id",
+    "method",
+    "causal_effect",
+    "se",
+    "ci_low",
+    "ci_high",
+    "intercept",
+    "intercept_p",
+    "i2_gx",
+    "n_instruments",
+    "status",
+]
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class RoundResult(NamedTuple):
     """Results of one round.
 
     ``local`` has one row a sequence and method: ``scenario, round, sequence_id, stratum, truth,
-    truth_published, truth_status, naive`` (mean ratio over instruments) and the columns of
+    truth_published, truth_status, naive`` (mean ratio over instruments) and `LOCAL_COLUMNS` of
     `deepmr_utils.mr.local_mr`. ``quality`` has one row a feature: error, noise floor, correlation,
     calibration before and after. ``record`` holds rates, seeds, seconds a stage and versions.
     """
@@ -184,7 +197,7 @@ def run_round(
         instruments = select_instruments(
             effects, "exposure", "outcome", settings.rule, settings.threshold
         )
-        local = pd.concat([mr.local_mr(instruments, m) for m in settings.methods])
+        local = pd.concat([mr.local_mr(instruments, m)[LOCAL_COLUMNS] for m in settings.methods])
     with clock("truth"):
         truth = simulation.local_truth(analysed, data.parameters, data.rates)
     truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
