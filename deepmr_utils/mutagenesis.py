@@ -86,7 +86,7 @@ def saturation_mutagenesis(
     n, _, length = one_hot.shape
     ids = _check_ids(sequence_ids, n)
     codes = base_codes(one_hot)
-    one_hot = one_hot.to(device, member_dtype(members))
+    one_hot = one_hot.to(device, member_dtype(members, one_hot.dtype))
     mutants = np.argwhere((codes[:, :, None] != np.arange(4)) & (codes[:, :, None] != UNKNOWN))
 
     with evaluating(members, device):

@@ -136,12 +136,12 @@ def evaluating(members: Sequence[nn.Module], device: torch.device) -> Iterator[N
             member.to(home)
 
 
-def member_dtype(members: Sequence[nn.Module]) -> torch.dtype:
-    """The floating-point type of the members' weights (float32 where they have none)."""
+def member_dtype(members: Sequence[nn.Module], default: torch.dtype) -> torch.dtype:
+    """The floating-point type of the members' weights, or the default where they have none."""
     dtypes = {p.dtype for m in members for p in m.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
         raise ValueError(f"all members must have one dtype; got {sorted(map(str, dtypes))}")
-    return dtypes.pop() if dtypes else torch.float32
+    return dtypes.pop() if dtypes else default
 
 
 def resolve_features(
@@ -235,7 +235,7 @@ def predict(
     one_hot = check_one_hot(one_hot)
     members = as_members(members)
     device = resolve_device(device)
-    dtype = member_dtype(members)
+    dtype = member_dtype(members, one_hot.dtype)
     parts: list[list[torch.Tensor]] = [[] for _ in members]
     columns = None
     with evaluating(members, device):

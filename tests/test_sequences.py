@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from deepmr_utils import sequences
+
+
+def test_one_hot_is_n4l_in_acgt_order_with_zeros_for_n():
+    x = sequences.one_hot(["ACGTN", "ttttt"])
+    assert x.shape == (2, 4, 5)
+    assert x.dtype == torch.float32
+    np.testing.assert_array_equal(x[0, :, :4], np.eye(4))
+    assert (x[0, :, 4] == 0).all()
+    assert (x[1, 3] == 1).all()
+    assert x[1].sum() == 5
+
+
+def test_encode_and_decode_are_inverse():
+    texts = ["ACGTN", "GATTA"]
+    assert sequences.decode(sequences.encode(texts)) == texts
+    assert sequences.decode(sequences.base_codes(sequences.one_hot(texts))) == texts
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["ACGT", "ACXT"], "unknown base 'X' in sequence 1 at position 2"),
+        (["ACGT", "ACéT"], "unknown base 'é' in sequence 1 at position 2"),
+        (["ACGT", "ACG"], "sequence 0 has 4 bases and sequence 1 has 3"),
+        ([], "at least one sequence"),
+    ],
+)
+def test_bad_sequences_raise(texts, message):
+    with pytest.raises(ValueError, match=message):
+        sequences.one_hot(texts)
+
+
+@pytest.mark.parametrize(
+    ("array", "error", "message"),
+    [
+        (np.zeros((2, 5, 4), np.float32), ValueError, r"shape \(N, 4, L\); got \(2, 5, 4\): transpose"),
+        (np.zeros((4, 5), np.float32), ValueError, r"shape \(N, 4, L\); got \(4, 5\)"),
+        (np.zeros((0, 4, 5), np.float32), ValueError, "holds no sequence"),
+        (np.zeros((2, 4, 5), np.int8), TypeError, "got dtype int8"),
+        (torch.zeros(2, 4, 5, dtype=torch.long), TypeError, "got dtype torch.int64"),
+        (["ACGT"], TypeError, "got list: encode strings"),
+        (np.full((1, 4, 2), 0.25, np.float32), ValueError, "sequence 0, position 0 holds"),
+        (np.full((1, 4, 2), np.nan, np.float32), ValueError, "sequence 0, position 0 holds"),
+        (np.ones((1, 4, 2), np.float32), ValueError, "must hold a single 1"),
+    ],
+)  # fmt: skip
+def test_bad_one_hot_raises(array, error, message):
+    with pytest.raises(error, match=message):
+        sequences.check_one_hot(array)
