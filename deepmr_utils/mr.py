@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from .mr_consensus import conmix, median, mode
 from .mr_linear import Distribution, Fit, Instruments, egger, ivw
+from .mr_selection import hetpen, presso
 from .numerics import pad_groups
 from .raps import divw, raps
 
@@ -59,6 +61,9 @@ _ZHAO_2020 = "Zhao, Wang, Hemani, Bowden and Small 2020, Ann Stat 48:1742"
 _WEAK = "all instruments valid; weak instruments allowed"
 _BALANCED = "pleiotropy balanced, normal and independent of strength; weak instruments allowed"
 _RAPS = ("tau2", "tau2_se", "n_pruned")
+_BOWDEN_2016 = "Bowden, Davey Smith, Haycock and Burgess 2016, Genet Epidemiol 40:304"
+_HARTWIG_2017 = "Hartwig, Davey Smith and Bowden 2017, Int J Epidemiol 46:1985"
+_PLURALITY = "the largest group of instruments with one ratio is the valid one"
 
 REGISTRY: dict[str, Method] = {
     "ivw": Method(ivw, 1, _VALID, _BURGESS_2013, ("f_stat",)),
@@ -94,6 +99,42 @@ REGISTRY: dict[str, Method] = {
         3,
         _INSIDE + "; above 10 instruments a minority of outliers",
         "Malina, Cizin and Knowles 2022, PLOS Comput Biol 18:e1009880",
+    ),
+    "median_simple": Method(
+        partial(median, weighting="simple"), 3, "half of the instruments valid", _BOWDEN_2016
+    ),
+    "median_weighted": Method(median, 3, "instruments with half of the weight valid", _BOWDEN_2016),
+    "median_penalized": Method(
+        partial(median, weighting="penalized"),
+        3,
+        "instruments with half of the weight valid",
+        _BOWDEN_2016,
+    ),
+    "mbe_simple": Method(
+        partial(mode, weighting="simple"), 3, _PLURALITY, _HARTWIG_2017, ("bandwidth",)
+    ),
+    "mbe_weighted": Method(mode, 3, _PLURALITY, _HARTWIG_2017, ("bandwidth",)),
+    "conmix": Method(
+        conmix,
+        3,
+        _PLURALITY,
+        "Burgess, Foley, Allara, Staley and Howson 2020, Nat Commun 11:376",
+        ("psi", "n_valid", "n_intervals"),
+    ),
+    "hetpen": Method(
+        hetpen,
+        2,
+        _PLURALITY,
+        "Burgess, Zuber, Gkatzionis and Foley 2018, Int J Epidemiol 47:1242",
+        ("n_intervals",),
+        maximum=15,
+    ),
+    "presso": Method(
+        presso,
+        4,
+        "half of the instruments valid, the others outliers independent of strength (InSIDE)",
+        "Verbanck, Chen, Neale and Do 2018, Nat Genet 50:693",
+        ("global_p", "n_outliers", "distortion", "distortion_p"),
     ),
     "divw": Method(divw, 1, _VALID + "; weak instruments allowed", _YE_2021, ("tau2",)),
     "raps_simple": Method(raps, 2, _WEAK, _ZHAO_2020, _RAPS),
@@ -205,7 +246,9 @@ def estimate(
             fit = chosen.fit(
                 Instruments(*(a[block, :width] for a in data[:4]), data.n[block]), **options
             )
-        good = np.isfinite(fit["causal_effect"]) & ~np.isnan(fit["ci_low"] + fit["ci_high"])
+        good = np.isfinite(fit["causal_effect"]) & ~(
+            np.isnan(fit["ci_low"]) | np.isnan(fit["ci_high"])
+        )
         status[block[~good]] = "no finite estimate: instruments without information, or overflow"
         if "converged" in fit:
             good &= fit["converged"]

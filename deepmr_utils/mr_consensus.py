@@ -1,0 +1,314 @@
+"""Estimators that trust the ratios most instruments agree on.
+
+Medians and modes of ratio estimates, the contamination mixture, and averaging over subsets of
+instruments: all stay consistent when a part of the instruments is invalid.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from scipy import fft, special
+
+from .mr_linear import Distribution, Fit, Instruments, inference
+from .numerics import BLOCK
+
+MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
+GRID = 512  # points of a kernel density, as in R
+CHI2_95 = special.chdtri(1, 0.05)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    center: tuple[np.ndarray, ...],
+    spread: tuple[np.ndarray, ...],
+    draws: int,
+    seed: int,
+    row_size: int,
+) -> np.ndarray:
+    """Parametric bootstrap of a statistic of ratios.
+
+    Parameters
+    ----------
+    statistic : callable
+        Maps ratios (D, S, V) to statistics (D, S).
+    center, spread : tuple of np.ndarray, float64 (S, V)
+        Means and standard deviations of normal draws: of outcome and exposure effects, whose
+        quotient is the ratio, or of the ratio alone.
+    draws : int
+        Number of draws.
+    seed : int
+        The draws' seed. All sequences share the standard normal draws, instrument by instrument,
+        so an estimate does not depend on the batch; their standard errors' Monte-Carlo errors are
+        correlated for that reason.
+    row_size : int
+        Elements that the statistic works on for one draw of one sequence.
+
+    Returns
+    -------
+    np.ndarray, float64 (draws, S)
+    """
+    rows, width = center[0].shape
+    # One stream a quantity, filled instrument by instrument: the width of a block changes nothing.
+    streams = np.random.default_rng(seed).spawn(len(center))
+    noise = [stream.standard_normal((width, draws)).T for stream in streams]
+    result = np.empty((draws, rows))
+    step = max(1, 4 * BLOCK // max(1, rows * row_size))
+    for first in range(0, draws, step):
+        part = slice(first, first + step)
+        values = [c + s * e[part, None] for c, s, e in zip(center, spread, noise, strict=True)]
+        result[part] = statistic(values[0] if len(values) == 1 else values[0] / values[1])
+    return result
+
+
+def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Median of ratios (.., S, V) by the interpolated cumulative weight (S, V).
+
+    The first n ratios count, others are infinite and of weight 0. Where one end holds more than
+    half of the weight, it is the median.
+    """
+    order = np.argsort(ratio, axis=-1)
+    sorted_weight = np.take_along_axis(np.broadcast_to(weight, ratio.shape), order, axis=-1)
+    cumulated = np.cumsum(sorted_weight, axis=-1) - sorted_weight / 2
+    cumulated /= weight.sum(axis=-1)[:, None]
+    below = (cumulated < 0.5).sum(axis=-1) - 1
+    low, high = np.fmax(below, 0), np.fmin(below + 1, n - 1)
+
+    def at(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+
+    ratio_low, ratio_high = (at(ratio, at(order, place)) for place in (low, high))
+    reach = at(cumulated, high) - at(cumulated, low)
+    share = np.where(reach > 0, (0.5 - at(cumulated, low)) / reach, 0)
+    return ratio_low + share * (ratio_high - ratio_low)
+
+
+def median(
+    data: Instruments,
+    *,
+    weighting: Literal["simple", "weighted", "penalized"] = "weighted",
+    distribution: Distribution = "normal",
+    draws: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """Median of the ratio estimates.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    weighting : {"simple", "weighted", "penalized"}
+        Equal weights; inverse variances; those times min(1, 20 p), p of the distance from the
+        weighted median.
+    distribution : {"normal", "t"}
+        Reference distribution; t has n - 1 degrees of freedom.
+    draws, seed : int
+        Of the bootstrap standard error, whose weights are kept fixed; see `bootstrap`.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`.
+
+    Notes
+    -----
+    Bowden, Davey Smith, Haycock and Burgess (2016), Genet Epidemiol 40:304.
+    """
+    ratio = np.where(data.mask, data.y / data.x, np.inf)
+    weight = data.mask.astype(float) if weighting == "simple" else (data.x / data.sy) ** 2
+    if weighting == "penalized":
+        distance = ratio - weighted_median(ratio, weight, data.n)[:, None]
+        penalty = np.fmin(1, 20 * special.chdtrc(1, weight * distance**2))
+        weight = np.where(data.mask, weight * penalty, 0)
+    draw = bootstrap(
+        lambda ratios: weighted_median(ratios, weight, data.n),
+        (np.where(data.mask, data.y, 1), data.x),
+        (np.where(data.mask, data.sy, 0), np.where(data.mask, data.sx, 0)),
+        draws,
+        seed,
+        data.x.shape[1],
+    )
+    return _summary(
+        weighted_median(ratio, weight, data.n), draw.std(axis=0, ddof=1), data.n, distribution
+    )
+
+
+def mode(
+    data: Instruments,
+    *,
+    weighting: Literal["simple", "weighted"] = "weighted",
+    stderror: Literal["delta", "simple"] = "delta",
+    phi: float = 1.0,
+    distribution: Distribution = "normal",
+    draws: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """Mode of the smoothed distribution of the ratio estimates.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    weighting : {"simple", "weighted"}
+        Equal weights or inverse variances.
+    stderror : {"delta", "simple"}
+        Variance of a ratio: with or without the error of the exposure effect.
+    phi : float
+        Factor of the bandwidth, 0.9 min(sd, mad) / n^(1/5).
+    distribution : {"normal", "t"}
+        Reference distribution; t has n - 1 degrees of freedom.
+    draws, seed : int
+        Of the bootstrap standard error; see `bootstrap`.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`, and `bandwidth`.
+
+    Notes
+    -----
+    Hartwig, Davey Smith and Bowden (2017), Int J Epidemiol 46:1985.
+    """
+    ratio = np.where(data.mask, data.y / data.x, np.inf)
+    variance = (data.sy / data.x) ** 2
+    if stderror == "delta":
+        variance = variance + (data.y * data.sx / data.x**2) ** 2
+    weight = np.where(data.mask, 1 if weighting == "simple" else 1 / variance, 0)
+    estimate, bandwidth = _density_mode(ratio[None], weight, data.n, phi)
+    draw = bootstrap(
+        lambda ratios: _density_mode(ratios, weight, data.n, phi)[0],
+        (ratio,),
+        (np.where(data.mask, np.sqrt(variance), 0),),
+        draws,
+        seed,
+        GRID,
+    )
+    se = MAD * np.median(np.abs(draw - np.median(draw, axis=0)), axis=0)
+    return _summary(estimate[0], se, data.n, distribution) | {"bandwidth": bandwidth[0]}
+
+
+def _summary(
+    estimate: np.ndarray, se: np.ndarray, n: np.ndarray, distribution: Distribution
+) -> Fit:
+    low, high, p = inference(estimate, se, distribution=distribution, df=n - 1)
+    return {"causal_effect": estimate, "se": se, "ci_low": low, "ci_high": high, "p": p}
+
+
+def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Median (.., S) of the first n of sorted values (.., S, V)."""
+    places = np.broadcast_to(np.stack([(n - 1) // 2, n // 2], axis=-1), (*ordered.shape[:-1], 2))
+    return np.take_along_axis(ordered, places, axis=-1).mean(axis=-1)
+
+
+def _density_mode(
+    ratio: np.ndarray, weight: np.ndarray, n: np.ndarray, phi: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Highest point of a Gaussian kernel density, and its bandwidth (D, S), of (D, S, V)."""
+    used = np.arange(ratio.shape[-1]) < n[:, None]
+    ratio = np.where(used, ratio, np.nan)
+    ordered = np.sort(ratio, axis=-1)  # NaN goes last
+    last = np.broadcast_to(n[:, None] - 1, (*ratio.shape[:-1], 1))
+    low, high = ordered[..., 0], np.take_along_axis(ordered, last, axis=-1)[..., 0]
+    middle = _sorted_median(ordered, n)
+    mad = MAD * _sorted_median(np.sort(np.abs(ratio - middle[..., None]), axis=-1), n)
+    mean = np.where(used, ratio, 0).sum(axis=-1) / n
+    sd = np.sqrt(np.where(used, (ratio - mean[..., None]) ** 2, 0).sum(axis=-1) / (n - 1))
+    bandwidth = phi * 0.9 * np.fmin(sd, mad) / n**0.2
+    # The density is a binned sum, convolved with the kernel by FFT; margins of 4 bandwidths keep
+    # the two ends of the periodic grid apart.
+    start = low - 4 * bandwidth
+    step = (high - low + 8 * bandwidth) / (GRID - 1)
+    place = np.where(used, (ratio - start[..., None]) / step[..., None], 0)
+    place = np.clip(np.nan_to_num(place), 0, GRID - 1.001)
+    left = place.astype(np.int64)
+    share, mass = place - left, np.broadcast_to(weight, ratio.shape)
+    flat = left + np.arange(low.size).reshape(*low.shape, 1) * GRID
+    index = np.concatenate([flat.ravel(), flat.ravel() + 1])
+    masses = np.concatenate([(mass * (1 - share)).ravel(), (mass * share).ravel()])
+    counts = np.bincount(index, masses, low.size * GRID).reshape(*low.shape, GRID)
+    frequency = np.fft.rfftfreq(GRID) * 2 * np.pi
+    kernel = np.exp(-(((bandwidth / step)[..., None] * frequency) ** 2) / 2)
+    density = fft.irfft(fft.rfft(counts) * kernel, GRID)
+    top = np.clip(np.argmax(density, axis=-1), 1, GRID - 2)
+    around = np.take_along_axis(density, top[..., None] + np.arange(-1, 2), axis=-1)
+    before, at, after = np.moveaxis(around, -1, 0)
+    vertex = np.nan_to_num((before - after) / (before - 2 * at + after) / 2)
+    return start + step * (top + np.clip(vertex, -0.5, 0.5)), bandwidth
+
+
+def conmix(data: Instruments, *, psi: float | None = None) -> Fit:
+    """Contamination mixture: the effect at which most instruments agree, by likelihood.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    psi : float, optional
+        Standard deviation of the effects of invalid instruments; 1.5 sd of the ratios if not given.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`, without a standard error; the interval is the hull of
+        the likelihood set, infinite where no effect is excluded. `psi`, `n_valid` (instruments
+        counted as valid), `n_intervals` (pieces of the likelihood set).
+
+    Notes
+    -----
+    Burgess, Foley, Allara, Staley and Howson (2020), Nat Commun 11:376. An instrument counts as
+    valid where that is likelier, so the log likelihood is a sum of parabolas cut off at constants:
+    its maximum and interval are found exactly, piece by piece, without a grid. Interval and p-value
+    both divide the likelihood ratio by the overdispersion; R multiplies for the p-value.
+    """
+    ratio = np.where(data.mask, data.y / data.x, 0)
+    s2 = np.where(data.mask, (data.sy / data.x) ** 2, np.inf)
+    mean = ratio.sum(axis=1) / data.n
+    sd = np.sqrt(np.where(data.mask, (ratio - mean[:, None]) ** 2, 0).sum(axis=1) / (data.n - 1))
+    width = 1.5 * sd if psi is None else np.full(len(sd), float(psi))
+    wide2 = s2 + width[:, None] ** 2
+    # Log likelihood of "valid" at its peak above that of "invalid".
+    gain = (np.log1p(np.where(data.mask, width[:, None] ** 2 / s2, 0)) + ratio**2 / wide2) / 2
+    reach = np.where(data.mask, np.sqrt(2 * gain * s2), 0)
+    # Between the sorted ends of all parabolas the same instruments are valid.
+    ends = np.concatenate([ratio - reach, ratio + reach], axis=1)
+    order = np.argsort(ends, axis=1, kind="stable")
+    ends = np.take_along_axis(ends, order, axis=1)
+
+    def active_sum(values: np.ndarray) -> np.ndarray:
+        both = np.concatenate([values, -values], axis=1)
+        return np.cumsum(np.take_along_axis(both, order, axis=1), axis=1)[:, :-1]
+
+    shifted = ratio - mean[:, None]  # small numbers lose fewer digits in the running sums
+    weight = np.where(data.mask, 1 / s2, 0)
+    a2, a1 = active_sum(weight), active_sum(weight * shifted)
+    a0 = active_sum(np.where(data.mask, gain - weight * shifted**2 / 2, 0))
+    low, high = ends[:, :-1] - mean[:, None], ends[:, 1:] - mean[:, None]
+    some = active_sum(data.mask.astype(float)) > 0.5
+    peak = np.where(some, np.clip(a1 / a2, low, high), low)
+    height = np.where(some, a0 + a1 * peak - a2 * peak**2 / 2, 0)
+    best = np.argmax(height, axis=1)[:, None]
+    theta, top = (np.take_along_axis(v, best, axis=1)[:, 0] for v in (peak, height))
+    valid = data.mask & (np.abs(shifted - theta[:, None]) <= reach)
+    count = valid.sum(axis=1)
+    residual = np.where(valid, (shifted - theta[:, None]) ** 2 * weight, 0).sum(axis=1)
+    phi2 = np.fmax(1, residual / (count - 1))
+    cut = (top - CHI2_95 * phi2 / 2)[:, None]
+    vertex = a1 / a2
+    half = np.sqrt(np.fmax(2 * (a0 + a1 * vertex / 2 - cut), 0) / a2)
+    inside = some & (a0 + a1 * vertex / 2 > cut)
+    left, right = np.fmax(vertex - half, low), np.fmin(vertex + half, high)
+    inside &= left < right
+    ci_low = np.where(inside, left, np.inf).min(axis=1) + mean
+    ci_high = np.where(inside, right, -np.inf).max(axis=1) + mean
+    everywhere = cut[:, 0] < 0  # even with no instrument valid
+    zero = (np.fmax(gain - ratio**2 / (2 * s2), 0)).sum(axis=1)
+    return {
+        "causal_effect": theta + mean,
+        "se": np.full(len(theta), np.nan),
+        "ci_low": np.where(everywhere, -np.inf, ci_low),
+        "ci_high": np.where(everywhere, np.inf, ci_high),
+        "p": special.chdtrc(1, np.fmax(0, 2 * (top - zero)) / phi2),
+        "psi": width,
+        "n_valid": count.astype(float),
+        "n_intervals": np.where(everywhere, 1.0, (inside & (left > low)).sum(axis=1)),
+    }
