@@ -16,11 +16,21 @@ from numpy.typing import ArrayLike
 
 from .mr_consensus import conmix, median, mode
 from .mr_linear import Distribution, Fit, Instruments, egger, ivw
+from .mr_multivariable import correlation_from_members, multivariable
 from .mr_selection import hetpen, presso
 from .numerics import pad_groups
 from .raps import divw, raps
 
-__all__ = ["COLUMNS", "INSTRUMENT_COLUMNS", "estimate", "local_mr", "methods"]
+__all__ = [
+    "COLUMNS",
+    "INSTRUMENT_COLUMNS",
+    "check_effects",
+    "correlation_from_members",
+    "estimate",
+    "local_mr",
+    "methods",
+    "multivariable",
+]
 
 COLUMNS = [
     "causal_effect",
@@ -119,7 +129,7 @@ REGISTRY: dict[str, Method] = {
         3,
         _PLURALITY,
         "Burgess, Foley, Allara, Staley and Howson 2020, Nat Commun 11:376",
-        ("psi", "n_valid", "n_intervals"),
+        ("psi", "overdispersion", "n_valid", "n_intervals"),
     ),
     "hetpen": Method(
         hetpen,
@@ -227,7 +237,7 @@ def estimate(
         unknown.
     """
     chosen, options = _method_and_options(method, distribution, options)
-    arrays = _checked(beta_exposure, se_exposure, beta_outcome, se_outcome)
+    arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
     data = _canonical(*arrays)
     rows = len(data.n)
     columns = [*COLUMNS, *chosen.extras]
@@ -347,8 +357,24 @@ def _method_and_options(
     return chosen, options
 
 
-def _checked(*values: ArrayLike) -> list[np.ndarray]:
-    """Four float64 arrays (S, V) that are valid summary data, or a ValueError that says why not."""
+def check_effects(*values: ArrayLike) -> list[np.ndarray]:
+    """Check summary data.
+
+    Parameters
+    ----------
+    *values : array_like, float (V,) or (S, V)
+        Exposure effects, their standard errors, outcome effects, theirs.
+
+    Returns
+    -------
+    list of np.ndarray, float64 (S, V)
+        The same four, padding NaN in all.
+
+    Raises
+    ------
+    ValueError
+        As `estimate`, saying which rule is broken, where, by what value, and what to do.
+    """
     arrays = [np.asarray(value, dtype=np.float64) for value in values]
     shapes = {name: a.shape for name, a in zip(EFFECTS, arrays, strict=True)}
     if len(set(shapes.values())) > 1 or arrays[0].ndim not in (1, 2):

@@ -174,7 +174,7 @@ def mode(
     if stderror == "delta":
         variance = variance + (data.y * data.sx / data.x**2) ** 2
     weight = np.where(data.mask, 1 if weighting == "simple" else 1 / variance, 0)
-    estimate, bandwidth = _density_mode(ratio[None], weight, data.n, phi)
+    estimate, bandwidth = _density_mode(ratio[None], weight, data.n, phi, refine=True)
     draw = bootstrap(
         lambda ratios: _density_mode(ratios, weight, data.n, phi)[0],
         (ratio,),
@@ -201,9 +201,13 @@ def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _density_mode(
-    ratio: np.ndarray, weight: np.ndarray, n: np.ndarray, phi: float
+    ratio: np.ndarray, weight: np.ndarray, n: np.ndarray, phi: float, *, refine: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Highest point of a Gaussian kernel density, and its bandwidth (D, S), of (D, S, V)."""
+    """Highest point of a Gaussian kernel density, and its bandwidth (D, S), of (D, S, V).
+
+    As in R the highest point is one of the grid, whose step is then part of the bootstrap's spread;
+    with `refine` it is the vertex of a parabola through that point and its neighbours.
+    """
     used = np.arange(ratio.shape[-1]) < n[:, None]
     ratio = np.where(used, ratio, np.nan)
     ordered = np.sort(ratio, axis=-1)  # NaN goes last
@@ -229,6 +233,8 @@ def _density_mode(
     frequency = np.fft.rfftfreq(GRID) * 2 * np.pi
     kernel = np.exp(-(((bandwidth / step)[..., None] * frequency) ** 2) / 2)
     density = fft.irfft(fft.rfft(counts) * kernel, GRID)
+    if not refine:
+        return start + step * np.argmax(density, axis=-1), bandwidth
     top = np.clip(np.argmax(density, axis=-1), 1, GRID - 2)
     around = np.take_along_axis(density, top[..., None] + np.arange(-1, 2), axis=-1)
     before, at, after = np.moveaxis(around, -1, 0)
@@ -250,7 +256,8 @@ def conmix(data: Instruments, *, psi: float | None = None) -> Fit:
     -------
     dict of np.ndarray
         Columns of `deepmr_utils.mr.estimate`, without a standard error; the interval is the hull of
-        the likelihood set, infinite where no effect is excluded. `psi`, `n_valid` (instruments
+        the likelihood set, infinite where no effect is excluded. `psi`, `overdispersion`
+        (residual standard deviation of the valid instruments, at least 1), `n_valid` (instruments
         counted as valid), `n_intervals` (pieces of the likelihood set).
 
     Notes
@@ -309,6 +316,7 @@ def conmix(data: Instruments, *, psi: float | None = None) -> Fit:
         "ci_high": np.where(everywhere, np.inf, ci_high),
         "p": special.chdtrc(1, np.fmax(0, 2 * (top - zero)) / phi2),
         "psi": width,
+        "overdispersion": np.sqrt(phi2),
         "n_valid": count.astype(float),
         "n_intervals": np.where(everywhere, 1.0, (inside & (left > low)).sum(axis=1)),
     }

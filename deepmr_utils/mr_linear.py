@@ -4,7 +4,7 @@ Every fit takes a block of sequences of about the same number of instruments and
 dictionary of arrays (S,). It shares one weighted line, one robust line and one rule of inference.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -222,16 +222,9 @@ def ivw(
         row, half = np.arange(len(ratio)), data.n // 2
         median = (middle[row, half] + middle[row, (data.n - 1) // 2]) / 2
         weight = weight * _penalty(data, median, 0.0)
-    if robust:
-        line = mm_line(
-            data.x, data.y, np.sqrt(weight), data.n, intercept=False, exhaustive=exhaustive
-        )
-        unit_se = line.slope_se / line.scale
-    else:
-        line = weighted_line(data.x, data.y, weight, data.n, intercept=False)
-        unit_se = line.slope_se
+    line, converged = _fit_line(data, weight, intercept=False, robust=robust, exhaustive=exhaustive)
     fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
-    se = unit_se * np.where(fixed, 1, np.fmax(line.scale, 1))
+    se = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1))
     low, high, p = inference(line.slope, se, distribution=distribution, df=data.n - 1)
     result = {
         "causal_effect": line.slope,
@@ -246,7 +239,7 @@ def ivw(
         df = data.n - 1
         q = df * line.scale**2  # as R reports it, of the robust scale too
         result |= {"q": q, "q_p": chi2_tail(df, q)}
-    return _with_convergence(result, line)
+    return result | {"converged": converged}
 
 
 def egger(
@@ -290,27 +283,11 @@ def egger(
     if penalized:
         first = weighted_line(data.x, data.y, weight, data.n, intercept=True)
         weight = weight * _penalty(data, first.slope, first.intercept)
-    line = weighted_line(data.x, data.y, weight, data.n, intercept=True)
-    unit_slope_se, unit_intercept_se = line.slope_se, line.intercept_se
-    converged = np.ones(len(data.n), bool)
-    if robust is not False:
-        chosen = np.flatnonzero(data.n > (0 if robust is True else robust))
-        mm = mm_line(
-            data.x[chosen],
-            data.y[chosen],
-            np.sqrt(weight[chosen]),
-            data.n[chosen],
-            intercept=True,
-            exhaustive=exhaustive,
-        )
-        converged[chosen] = mm.converged
-        line = Line(*(_put(old, chosen, new) for old, new in zip(line, mm[:5], strict=True)))
-        unit_slope_se = _put(unit_slope_se, chosen, mm.slope_se / mm.scale)
-        unit_intercept_se = _put(unit_intercept_se, chosen, mm.intercept_se / mm.scale)
+    line, converged = _fit_line(data, weight, intercept=True, robust=robust, exhaustive=exhaustive)
     dispersion = np.fmax(line.scale, 1)
     df = data.n - 2
     rule = {"distribution": distribution, "df": df, "shrink": line.scale}
-    se, intercept_se = unit_slope_se * dispersion, unit_intercept_se * dispersion
+    se, intercept_se = line.slope_se * dispersion, line.intercept_se * dispersion
     low, high, p = inference(line.slope, se, **rule)
     result = {
         "causal_effect": line.slope,
@@ -329,12 +306,37 @@ def egger(
     return result | {"converged": converged}
 
 
-def _put(array: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    array = array.copy()
-    array[rows] = values
-    return array
-
-
-def _with_convergence(result: Fit, line: Any) -> Fit:
-    converged = getattr(line, "converged", None)
-    return result if converged is None else result | {"converged": converged}
+def _fit_line(
+    data: Instruments,
+    weight: np.ndarray,
+    *,
+    intercept: bool,
+    robust: bool | int,
+    exhaustive: bool,
+) -> tuple[Line, np.ndarray]:
+    """Weighted line, robust where asked for, and whether it converged; unit standard errors."""
+    # A point whose penalty underflows to a weight of 0 is no observation to R's lm and lmrob.
+    order = np.argsort(weight == 0, axis=1, kind="stable")
+    x, y, weight = (np.take_along_axis(a, order, axis=1) for a in (data.x, data.y, weight))
+    n = (weight > 0).sum(axis=1)
+    line, converged = weighted_line(x, y, weight, n, intercept=intercept), np.ones(len(n), bool)
+    rows = np.flatnonzero(data.n > (robust if robust is not True else 0))
+    if robust is False or not len(rows):
+        return line, converged
+    mm = mm_line(
+        x[rows],
+        y[rows],
+        np.sqrt(weight[rows]),
+        n[rows],
+        intercept=intercept,
+        exhaustive=exhaustive,
+    )
+    new = (mm.slope, mm.intercept, mm.slope_se / mm.scale, mm.intercept_se / mm.scale, mm.scale)
+    for values, robust_values in zip(line, new, strict=True):
+        values[rows] = robust_values
+    # The S step tolerates (n - p) / 2 outliers; with as many all but weightless points, and p that
+    # any line fits, its scale is that of rounding.
+    negligible = (weight > 0) & (weight * np.take_along_axis(data.sy, order, axis=1) ** 2 < 1e-8)
+    enough = 2 * negligible.sum(axis=1) < n - (2 if intercept else 1)
+    converged[rows] = mm.converged & enough[rows]
+    return line, converged

@@ -137,7 +137,6 @@ def train_ensemble(
     """
     device = resolve_device(device)
     x_validation, y_validation = validation
-    names = getattr(make_model(), "feature_names", None) or range(labels.shape[1])
     spread = y_validation.double().var(0).numpy()
     workers = workers if device.type == "cpu" else 1
 
@@ -178,6 +177,7 @@ def train_ensemble(
         "attempts": [attempts[member] for member in range(n_members)],
         "seconds": [fits[member][3] for member in range(n_members)],
     })  # fmt: skip
+    names = getattr(fits[0][0], "feature_names", None) or range(labels.shape[1])
     for k, name in enumerate(names):
         report[f"mse_{name}"] = errors[:, k]
     return Ensemble([fits[member][0] for member in range(n_members)], report)

@@ -1,0 +1,248 @@
+"""Several exposures at once, and instruments whose effects are correlated."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from .mr_linear import Distribution, chi2_tail, inference
+
+
+def multivariable(
+    beta_exposures: ArrayLike,
+    se_exposures: ArrayLike,
+    beta_outcome: ArrayLike,
+    se_outcome: ArrayLike,
+    method: Literal["ivw", "egger"] = "ivw",
+    *,
+    correlation: ArrayLike | None = None,
+    exposure_correlation: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    effects: Literal["random", "fixed"] = "random",
+    distribution: Distribution = "normal",
+) -> pd.DataFrame:
+    """Direct effects of P exposures on an outcome, by one set of V instruments.
+
+    With one exposure and a correlation it is the estimate of correlated instruments.
+
+    Parameters
+    ----------
+    beta_exposures, se_exposures : array_like, float (V,) or (V, P)
+        Exposure effects and standard errors.
+    beta_outcome, se_outcome : array_like, float (V,)
+        Outcome effects and standard errors. Rows that are NaN throughout are padding.
+    method : {"ivw", "egger"}
+        Without or with an intercept for directional pleiotropy. For the latter every instrument is
+        oriented so that its effect on the first exposure is positive.
+    correlation : array_like, float (V, V), optional
+        Correlation of the outcome effects between instruments; none if not given. See
+        `correlation_from_members`.
+    exposure_correlation : array_like, float (P, P), optional
+        Correlation of the errors of one instrument's exposure effects; none if not given. It enters
+        the conditional F only.
+    names : sequence of str, optional
+        Names of the exposures.
+    effects : {"random", "fixed"}
+        Whether over-dispersion widens the standard errors.
+    distribution : {"normal", "t"}
+        Reference distribution; t has V - P (Egger: V - P - 1) degrees of freedom.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row an exposure: `exposure`, `causal_effect`, `se`, `ci_low`, `ci_high`, `p`,
+        `conditional_f` (strength given the other exposures); then, the same in each row,
+        `intercept`, `intercept_se`, `intercept_p`, `scale`, `q`, `q_p`, `n_instruments`, `status`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match, a value is infinite or half-missing, a standard error is not
+        positive, a correlation is not positive definite or not symmetric with unit diagonal, or an
+        option is unknown.
+
+    Notes
+    -----
+    Burgess and Thompson (2015), Am J Epidemiol 181:251; Egger: Rees, Wood and Burgess (2017), Stat
+    Med 36:4705; correlated instruments: Burgess, Dudbridge and Thompson (2016), Stat Med 35:1880;
+    conditional F: Sanderson, Spiller and Bowden (2021), Stat Med 40:5434, section 3.
+    """
+    for option, value, valid in (
+        ("method", method, ("ivw", "egger")),
+        ("effects", effects, ("random", "fixed")),
+        ("distribution", distribution, ("normal", "t")),
+    ):
+        if value not in valid:
+            raise ValueError(f"unknown {option} {value!r}: choose one of {valid}")
+    x, sx, y, sy, used = _checked(beta_exposures, se_exposures, beta_outcome, se_outcome)
+    exposures = x.shape[1]
+    rho = _correlation("correlation", correlation, len(used))[np.ix_(used, used)]
+    error_rho = _correlation("exposure_correlation", exposure_correlation, exposures)
+    names = [f"exposure {k}" for k in range(exposures)] if names is None else list(names)
+    if len(names) != exposures:
+        raise ValueError(f"names must name the {exposures} exposures; got {names}")
+    design = x
+    if method == "egger":
+        sign = np.where(x[:, 0] < 0, -1.0, 1.0)
+        x, y, rho = x * sign[:, None], y * sign, rho * sign[:, None] * sign
+        design = np.column_stack([np.ones(len(y)), x])
+    count, columns = design.shape
+    freedom = count - columns
+    table = pd.DataFrame({"exposure": names})
+    fields = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f", "intercept"]
+    table[[*fields, "intercept_se", "intercept_p", "scale", "q", "q_p"]] = np.nan
+    table["n_instruments"] = count
+    table["status"] = "ok"
+    if freedom < 1:
+        table["status"] = f"too few instruments: {count} of at least {columns + 1}"
+        return table
+    root = np.linalg.cholesky(rho * sy[:, None] * sy)
+    white_x, white_y = np.linalg.solve(root, design), np.linalg.solve(root, y)
+    if np.linalg.matrix_rank(white_x) < columns:
+        table["status"] = "exposure effects are collinear"
+        return table
+    fit = np.linalg.lstsq(white_x, white_y)[0]
+    q = float(((white_y - white_x @ fit) ** 2).sum())
+    scale = np.sqrt(q / freedom)
+    unit = np.sqrt(np.diag(np.linalg.inv(white_x.T @ white_x)))
+    se = unit * (max(scale, 1) if effects == "random" else 1)
+    df = np.full(columns, freedom)
+    low, high, p = inference(fit, se, distribution=distribution, df=df)
+    first = columns - exposures
+    for name, values in zip(fields, (fit, se, low, high, p), strict=False):
+        table[name] = values[first:]
+    if first:
+        table["intercept"], table["intercept_se"], table["intercept_p"] = fit[0], se[0], p[0]
+    table["conditional_f"] = _conditional_f(x, sx, error_rho)
+    table["scale"], table["q"], table["q_p"] = scale, q, float(chi2_tail(df[:1], np.array([q]))[0])
+    return table
+
+
+def correlation_from_members(
+    member_effects: ArrayLike,
+    method: Literal["ledoit_wolf", "low_rank"] = "ledoit_wolf",
+    *,
+    rank: int = 5,
+) -> np.ndarray:
+    """Correlation of the effects of V instruments, from M ensemble members.
+
+    M is far below V as a rule, so the sample correlation is singular and has to be regularised.
+
+    Parameters
+    ----------
+    member_effects : array_like, float (M, V)
+        Effect of every instrument in every member.
+    method : {"ledoit_wolf", "low_rank"}
+        Shrink towards no correlation by the amount that minimises the expected error, or keep the
+        `rank` leading directions and let what is left be uncorrelated.
+    rank : int
+        Number of directions of the low-rank form.
+
+    Returns
+    -------
+    np.ndarray, float64 (V, V)
+        Positive definite, with unit diagonal.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 3 members, an effect is not finite or does not vary, or method or
+        rank is not valid.
+
+    Notes
+    -----
+    Ledoit and Wolf (2004), J Multivar Anal 88:365.
+    """
+    effects = np.asarray(member_effects, np.float64)
+    if effects.ndim != 2 or len(effects) < 3 or not np.isfinite(effects).all():
+        raise ValueError(
+            "member_effects must be finite, of shape (M, V) with at least 3 members; got shape "
+            f"{effects.shape}"
+        )
+    sd = effects.std(axis=0)
+    if (sd == 0).any():
+        raise ValueError(
+            f"instrument {int(np.argmax(sd == 0))} has the same effect in every member: drop it"
+        )
+    z = (effects - effects.mean(axis=0)) / sd
+    if method == "ledoit_wolf":
+        from sklearn.covariance import ledoit_wolf  # slow to import
+
+        return ledoit_wolf(z, assume_centered=True)[0]
+    if method != "low_rank":
+        raise ValueError(f"unknown method {method!r}: choose 'ledoit_wolf' or 'low_rank'")
+    if not 1 <= rank < len(z):
+        raise ValueError(f"rank must lie between 1 and M - 1 = {len(z) - 1}; got {rank}")
+    _, singular, directions = np.linalg.svd(z / np.sqrt(len(z)), full_matrices=False)
+    loadings = directions[:rank].T * singular[:rank]
+    shared = loadings @ loadings.T
+    # An instrument wholly within the kept directions would make the matrix singular.
+    own = np.fmax(1 - np.diag(shared), 0.01)
+    total = np.sqrt(np.diag(shared) + own)
+    return (shared + np.diag(own)) / total[:, None] / total
+
+
+def _conditional_f(x: np.ndarray, sx: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    """Strength (P,) of the instruments for each exposure, given the others."""
+    count, exposures = x.shape
+    result = np.empty(exposures)
+    for k in range(exposures):
+        others = np.delete(np.arange(exposures), k)
+        delta = np.linalg.lstsq(x[:, others], x[:, k])[0]
+        contrast = np.zeros(exposures)
+        contrast[k], contrast[others] = 1, -delta
+        variance = np.einsum("p,vp,pq,vq,q->v", contrast, sx, rho, sx, contrast)
+        result[k] = ((x @ contrast) ** 2 / variance).sum() / (count - exposures + 1)
+    return result
+
+
+def _checked(
+    beta_exposures: ArrayLike,
+    se_exposures: ArrayLike,
+    beta_outcome: ArrayLike,
+    se_outcome: ArrayLike,
+) -> tuple[np.ndarray, ...]:
+    """Arrays of the instruments in use, and which of all rows they are."""
+    x, sx, y, sy = (
+        np.asarray(a, np.float64) for a in (beta_exposures, se_exposures, beta_outcome, se_outcome)
+    )
+    x, sx = (a[:, None] if a.ndim == 1 else a for a in (x, sx))
+    if x.ndim != 2 or sx.shape != x.shape or y.shape != x.shape[:1] or sy.shape != y.shape:
+        raise ValueError(
+            "expected exposures (V, P) and outcomes (V,); got "
+            f"{x.shape}, {sx.shape}, {y.shape} and {sy.shape}"
+        )
+    table = np.column_stack([x, sx, y, sy])
+    missing = np.isnan(table)
+    half = missing.any(axis=1) & ~missing.all(axis=1)
+    for problem, bad in (
+        ("is half-missing: it needs all effects and standard errors", half),
+        ("holds an infinite value", np.isinf(table).any(axis=1)),
+        ("has a standard error that is not greater than 0", (sx <= 0).any(axis=1) | (sy <= 0)),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"instrument {row} {problem}; got {table[row]}: complete or drop it")
+    used = ~missing.all(axis=1)
+    return x[used], sx[used], y[used], sy[used], used
+
+
+def _correlation(name: str, value: ArrayLike | None, size: int) -> np.ndarray:
+    if value is None:
+        return np.eye(size)
+    rho = np.asarray(value, np.float64)
+    if rho.shape != (size, size):
+        raise ValueError(f"{name} must have shape ({size}, {size}); got {rho.shape}")
+    known = ~np.isnan(np.diag(rho))
+    inner = rho[np.ix_(known, known)]
+    # Rounding of a correlation computed elsewhere is no error.
+    if not np.allclose(inner, inner.T, atol=1e-8) or not np.allclose(np.diag(inner), 1, atol=1e-8):
+        raise ValueError(f"{name} must be symmetric with ones on its diagonal")
+    if len(inner) and np.linalg.eigvalsh(inner)[0] <= 0:
+        raise ValueError(
+            f"{name} must be positive definite; its smallest eigenvalue is "
+            f"{np.linalg.eigvalsh(inner)[0]:.3g}: shrink it, see correlation_from_members"
+        )
+    return rho
