@@ -1,0 +1,128 @@
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from deepmr_utils.instruments import select_instruments
+
+REFERENCE = np.array([list("ACGTN"), list("GGGGG")])
+
+
+def make_effects(seed=0):
+    """Effects of two sequences of five bases, the last of the first unknown."""
+    rng = np.random.default_rng(seed)
+    effect = rng.normal(size=(2, 5, 4, 2))
+    se = rng.uniform(0.1, 1, size=effect.shape)
+    known = np.array(list("ACGT")) != REFERENCE[..., None]
+    known &= (REFERENCE != "N")[..., None]
+    effect[~known] = se[~known] = np.nan
+    dims = ("sequence", "position", "allele", "feature")
+    return xr.Dataset(
+        {"effect": (dims, effect), "se": (dims, se)},
+        {
+            "sequence": ["s1", "s2"], "position": range(5), "allele": list("ACGT"),
+            "feature": ["x", "y"], "reference": (("sequence", "position"), REFERENCE),
+        },
+        {"n_members": 5},
+    )  # fmt: skip
+
+
+def test_pooled_rule_by_hand():
+    effects = make_effects()
+    table = select_instruments(effects, "x", "y", threshold=1.0)
+    rows = effects.to_dataframe().reset_index()
+    x = rows[rows["feature"] == "x"].dropna(subset=["effect"])
+    z = (x["effect"] - x["effect"].mean()) / x["effect"].std(ddof=0)
+    expected = x[z.abs() >= 1].sort_values(["sequence", "position", "allele"])
+    assert len(x) == 27
+    assert table["alternate"].tolist() == expected["allele"].tolist()
+    assert table["position"].tolist() == expected["position"].tolist()
+    assert table["sequence_id"].tolist() == expected["sequence"].tolist()
+    np.testing.assert_array_equal(table["beta_exposure"], expected["effect"])
+    np.testing.assert_array_equal(table["se_exposure"], expected["se"])
+    for row in table.itertuples():
+        cell = effects.sel(sequence=row.sequence_id, position=row.position, allele=row.alternate)
+        assert row.beta_outcome == cell["effect"].sel(feature="y").item()
+        assert row.se_outcome == cell["se"].sel(feature="y").item()
+        assert row.reference == cell["reference"].item() != row.alternate
+    assert table.attrs["counts"] == {
+        "substitutions": 27, "kept": len(table), "weak": 27 - len(table),
+        "exposure se 0": 0, "outcome se floored": 0,
+    }  # fmt: skip
+
+
+def test_wald_rule():
+    effects = make_effects()
+    table = select_instruments(effects, "x", "y", rule="wald", threshold=2.0)
+    assert (table["beta_exposure"].abs() / table["se_exposure"] >= 2).all()
+    everything = select_instruments(effects, "x", "y", rule="wald", threshold=0.0)
+    strong = everything["beta_exposure"].abs() / everything["se_exposure"] >= 2
+    pd.testing.assert_frame_equal(table, everything[strong].reset_index(drop=True))
+
+
+def test_every_analysed_sequence_is_a_category():
+    effects = make_effects()
+    effects["effect"][1] *= 1e-6
+    table = select_instruments(effects, "x", "y", threshold=1.0)
+    assert table["sequence_id"].unique().tolist() == ["s1"]
+    assert table["sequence_id"].cat.categories.tolist() == ["s1", "s2"]
+
+
+def test_order_of_sequences_and_dimensions_does_not_matter():
+    effects = make_effects()
+    table = select_instruments(effects, "x", "y")
+    shuffled = effects.isel(sequence=[1, 0]).transpose("feature", "allele", "sequence", "position")
+    other = select_instruments(shuffled, "x", "y")
+    columns = ["sequence_id", "position", "alternate"]
+    pd.testing.assert_frame_equal(
+        table.astype({"sequence_id": str}).sort_values(columns).reset_index(drop=True),
+        other.astype({"sequence_id": str}).sort_values(columns).reset_index(drop=True),
+        rtol=1e-12,
+    )
+
+
+def test_frozen_substitutions_are_counted_and_outcome_se_is_floored():
+    effects = make_effects()
+    effects["se"][1, 0, 0, 0] = 0  # no member's exposure moves: not an instrument
+    effects["se"][1, 1, 0, 1] = 0  # only the outcome's se is 0: kept, with a floor
+    table = select_instruments(effects, "x", "y", threshold=0.0)
+    assert table.attrs["counts"]["exposure se 0"] == 1
+    assert table.attrs["counts"]["outcome se floored"] == 1
+    assert len(table) == 26
+    row = table.query("sequence_id == 's2' and position == 1 and alternate == 'A'").iloc[0]
+    se = effects["se"].sel(feature="y").to_numpy().copy()
+    se[1, 0, 0] = np.nan  # the frozen substitution does not count
+    assert row["se_outcome"] == pytest.approx(np.quantile(se[se > 0], 0.01), rel=1e-12)
+    assert row["beta_outcome"] == effects["effect"][1, 1, 0, 1].item()
+
+
+def test_no_variation_keeps_nothing():
+    effects = make_effects()
+    effects["effect"] = effects["effect"] * 0
+    assert len(select_instruments(effects, "x", "y")) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x", "x"), "exposure and outcome must be two features; both are 'x'"),
+        (("z", "y"), "unknown exposure 'z': the features are x, y"),
+        (("x", "z"), "unknown outcome 'z'"),
+        (("x", "y", "strong"), "unknown rule 'strong': choose one of pooled, wald"),
+        (("x", "y", "pooled", -1.0), "threshold must be 0 or more; got -1.0"),
+        (("x", "y", "pooled", np.nan), "threshold must be 0 or more; got nan"),
+    ],
+)
+def test_bad_input_raises(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        select_instruments(make_effects(), *arguments)
+
+
+def test_a_single_member_is_refused():
+    effects = make_effects().assign_attrs(n_members=1)
+    with pytest.raises(ValueError, match="single member have no standard errors"):
+        select_instruments(effects, "x", "y")
+    frozen = make_effects()
+    frozen["se"].loc[{"feature": "y"}] = 0
+    with pytest.raises(ValueError, match="no substitution moves the outcome 'y'"):
+        select_instruments(frozen, "x", "y", threshold=0.0)

@@ -1,0 +1,142 @@
+"""Notebooks: parameters are checked, other parameters work, and nbval does notice a change."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from deepmr_utils import notebooks
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ENVIRONMENT = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def papermill(*arguments, cwd):
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_notebooks_are_there():
+    assert {p.name for p in NOTEBOOKS} == {"quickstart.ipynb", "simulation.ipynb"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook_anatomy(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    tags = [c.metadata.get("tags", []) for c in code]
+    assert tags[0] == ["parameters"]
+    assert "check_parameters()" in code[1].source
+    compared = [
+        c for c, t in zip(code, tags, strict=True) if "nbval-ignore-output" not in t and c.outputs
+    ]
+    assert len(compared) >= 3
+    assert all(len(c.source.splitlines()) <= 15 for c in code[1:])
+    assert not any(
+        line.startswith(("def ", "class ", "!")) for c in code for line in c.source.splitlines()
+    )
+    assert not any(o.output_type == "error" for c in code for o in c.outputs)
+    for cell in code:
+        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+            assert cell.metadata["mystnb"]["image"]["alt"], (
+                f"figure of cell {cell.id} has no alt text"
+            )
+
+
+def test_quickstart_with_other_parameters(tmp_path):
+    out = tmp_path / "out.ipynb"
+    run = papermill(ROOT / "notebooks/quickstart.ipynb", out, "-p", "true_effect", "1.5",
+                    "-p", "n_sequences", "30", cwd=tmp_path)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    cells = {c.id: c for c in nbformat.read(out, as_version=4).cells}
+    assert (
+        cells["result"]
+        .outputs[0]["text"]
+        .startswith("the model was given the effect 1.5\nDeep MR estimates it within 0.1: True")
+    )
+
+
+def test_simulation_with_other_parameters_writes_its_tables(tmp_path):
+    parameters = tmp_path / "mine.yml"
+    parameters.write_text(
+        "scenarios: [none]\nn_train: 1200\nn_augmented: 300\nn_test: 60\nn_members: 2\nepochs: 10\n"
+        "max_excess: 0.6\neffect_ratio: 4.0\nother_methods: []\nresults_directory: mine\n"
+    )
+    run = papermill(ROOT / "notebooks/simulation.ipynb", tmp_path / "out.ipynb",
+                    "-f", parameters, "-p", "method", "ivw", cwd=tmp_path)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    names = {p.name for p in (tmp_path / "mine").iterdir()}
+    assert names == {"settings.json", "none", "global_effects.csv", "scores.csv"}
+
+
+def test_an_unknown_parameter_stops_the_run(tmp_path):
+    run = papermill(ROOT / "notebooks/quickstart.ipynb", tmp_path / "out.ipynb",
+                    "-p", "n_sequence", "30", cwd=tmp_path)  # fmt: skip
+    assert run.returncode != 0
+    assert "unknown parameter 'n_sequence' (did you mean n_sequences?)" in run.stderr
+    assert "the parameters are true_effect, n_sequences, n_members" in run.stderr
+
+
+DEFAULTS = "rounds = 1\nshare = 0.5\nname = None\nscenarios = ['none']"
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("# Parameters\nround = 2", "unknown parameter 'round'"),
+        (
+            "# Parameters\nrounds = 'two'",
+            "rounds must be of type int, like its default 1; got 'two'",
+        ),
+        ("# Parameters\nscenarios = 'none'", "scenarios must be of type list"),
+    ],
+)
+def test_bad_parameters_raise(injected, message):
+    with pytest.raises(ValueError, match=message):
+        notebooks.check_parameters(["", DEFAULTS, injected, "check_parameters()"])
+
+
+def test_good_parameters_pass():
+    notebooks.check_parameters(["", DEFAULTS, "check_parameters()"])
+    injected = "# Parameters\nrounds = 2\nshare = 1\nname = 'x'"
+    notebooks.check_parameters(["", DEFAULTS, injected, "check_parameters()"])
+
+
+def test_tidy_makes_executions_identical(tmp_path):
+    files = [tmp_path / name for name in ("a.ipynb", "b.ipynb")]
+    for file in files:
+        run = papermill(ROOT / "notebooks/quickstart.ipynb", file, "-p", "seed", "1", cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        notebooks.tidy(str(file))
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def nbval(path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+               "-c", os.devnull, "--nbval", "--nbval-current-env",
+               "--nbval-sanitize-with", ROOT / "tests/nbval_sanitize.cfg", path]  # fmt: skip
+    return subprocess.run(
+        command, cwd=path.parent, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+
+
+def test_nbval_notices_one_altered_value(tmp_path):
+    path = tmp_path / "quickstart.ipynb"
+    notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
+    nbformat.write(notebook, path)
+    assert nbval(path).returncode == 0
+    cell = next(c for c in notebook.cells if c.id == "result")
+    altered = cell.outputs[0]["text"].replace("0.1: True", "0.1: False")
+    assert altered != cell.outputs[0]["text"]
+    cell.outputs[0]["text"] = altered
+    nbformat.write(notebook, path)
+    failed = nbval(path)
+    assert failed.returncode == 1
+    assert "1 failed" in failed.stdout
