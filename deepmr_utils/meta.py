@@ -107,7 +107,9 @@ def random_effects(
     frame["n_excluded"] = (~used).sum(axis=-1)
     status = np.where(frame["k"] > 1, "ok", "one effect: no heterogeneity can be estimated")
     status = np.where(frame["k"] > 0, status, "no effects")
-    overflow = (frame["k"] > 0) & ~np.isfinite(frame["effect"] + table["classic_se"])
+    finite = np.isfinite(frame["effect"]) & np.isfinite(table["classic_se"])
+    finite &= np.isfinite(frame["q"]) & ((frame["k"] < 2) | np.isfinite(frame["tau2"]))
+    overflow = (frame["k"] > 0) & ~finite
     frame.loc[overflow, COLUMNS] = np.nan
     frame["status"] = np.where(overflow, "no finite estimate: overflow", status)
     return frame if effect.ndim == 2 else frame.iloc[0].rename(None)

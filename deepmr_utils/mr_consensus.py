@@ -305,8 +305,8 @@ def conmix(data: Instruments, *, psi: float | None = None) -> Fit:
     inside = some & (a0 + a1 * vertex / 2 > cut)
     left, right = np.fmax(vertex - half, low), np.fmin(vertex + half, high)
     inside &= left < right
-    ci_low = np.where(inside, left, np.inf).min(axis=1) + mean
-    ci_high = np.where(inside, right, -np.inf).max(axis=1) + mean
+    ci_low = np.fmin(np.where(inside, left, np.inf).min(axis=1), theta) + mean
+    ci_high = np.fmax(np.where(inside, right, -np.inf).max(axis=1), theta) + mean
     everywhere = cut[:, 0] < 0  # even with no instrument valid
     zero = (np.fmax(gain - ratio**2 / (2 * s2), 0)).sum(axis=1)
     return {

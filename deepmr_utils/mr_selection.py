@@ -38,6 +38,8 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
     Burgess, Zuber, Gkatzionis and Foley (2018), Int J Epidemiol 47:1242. A subset K of two or more
     weighs prior^|K| (1 - prior)^(n - |K|) exp(-Q_K / 2) / product of the ratios' standard errors;
     its normal has the inverse-variance weighted mean and multiplicative random-effects variance.
+    As published the weights depend on the unit of the ratios: in units that make their standard
+    errors small, large subsets gain.
     """
     if not 0 < prior < 1:
         raise ValueError(f"prior must lie between 0 and 1, both excluded; got {prior}")
@@ -45,8 +47,9 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
     fit = {name: np.full(len(data.n), np.nan) for name in (*columns, "se", "p")}
     for i, n in enumerate(data.n):
         ratio, weight = data.y[i, :n] / data.x[i, :n], (data.x[i, :n] / data.sy[i, :n]) ** 2
-        if np.all(np.isfinite(ratio)) and np.all(weight > 0):
-            peak = _mixture_mode(*_subset_mixture(ratio, weight, prior))
+        mixture = _subset_mixture(ratio, weight, prior)
+        if len(mixture[0]):  # none of the subsets is left where sums overflow
+            peak = _mixture_mode(*mixture)
             for name, value in zip(columns, peak, strict=True):
                 fit[name][i] = value
     return fit

@@ -1,0 +1,137 @@
+"""Several exposures and correlated instruments, against statsmodels, closed forms and estimate."""
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from mr_reference import DATASETS
+from scipy import linalg
+
+from deepmr_utils import mr
+
+
+def simulated(count=40, exposures=3, seed=0, noise=1.0):
+    rng = np.random.default_rng(seed)
+    g = rng.normal(0, 0.5, (count, exposures))
+    sx, sy = rng.uniform(0.02, 0.06, (count, exposures)), rng.uniform(0.02, 0.06, count)
+    y = g @ [1.0, -0.5, 0.3][:exposures] + rng.normal(0, noise * sy)
+    return g + rng.normal(0, sx), sx, y, sy
+
+
+@pytest.mark.parametrize("method", ["ivw", "egger"])
+@pytest.mark.parametrize("correlated", [False, True])
+def test_equals_generalised_least_squares(method, correlated):
+    x, sx, y, sy = simulated(noise=2.0)
+    rho = linalg.toeplitz(0.6 ** np.arange(40)) if correlated else np.eye(40)
+    table = mr.multivariable(x, sx, y, sy, method, correlation=rho, distribution="t")
+    sign = np.where(x[:, 0] < 0, -1, 1) if method == "egger" else np.ones(40)
+    design = x * sign[:, None]
+    if method == "egger":
+        design = sm.add_constant(design)
+    rho = rho * np.outer(sign, sign)
+    fit = sm.GLS(y * sign, design, rho * np.outer(sy, sy)).fit()
+    assert table["scale"][0] == pytest.approx(np.sqrt(fit.scale), rel=1e-10)
+    assert table["scale"][0] > 1  # so that both use the same dispersion
+    np.testing.assert_allclose(table["causal_effect"], fit.params[-3:], rtol=1e-10)
+    np.testing.assert_allclose(table["se"], fit.bse[-3:], rtol=1e-10)
+    np.testing.assert_allclose(table["p"], fit.pvalues[-3:], rtol=1e-8)
+    np.testing.assert_allclose(table[["ci_low", "ci_high"]], fit.conf_int()[-3:], rtol=1e-9)
+    if method == "egger":
+        assert table["intercept"][1] == pytest.approx(fit.params[0], rel=1e-9)
+        assert table["intercept_p"][1] == pytest.approx(fit.pvalues[0], rel=1e-8)
+
+
+@pytest.mark.parametrize("method", ["ivw", "egger"])
+def test_one_exposure_is_the_univariable_estimate(method):
+    data = DATASETS["het_n40"]
+    table = mr.multivariable(*data, method)
+    single = mr.estimate(*data, "ivw_random" if method == "ivw" else "egger")
+    for name in ("causal_effect", "se", "p", "scale", "q", "q_p"):
+        assert table[name][0] == pytest.approx(single[name][0], rel=1e-10)
+    if method == "ivw":
+        assert table["conditional_f"][0] == pytest.approx(single["f_stat"][0], rel=1e-10)
+
+
+def test_conditional_f_falls_as_exposures_become_collinear():
+    x, sx, y, sy = simulated(exposures=2)
+    independent = mr.multivariable(x, sx, y, sy)["conditional_f"]
+    near = x.copy()
+    near[:, 1] = x[:, 0] + np.random.default_rng(1).normal(0, 0.05, 40)
+    collinear = mr.multivariable(near, sx, y, sy)["conditional_f"]
+    assert (independent > 20).all()
+    # What tells the two apart is 0.05 wide and measured with errors of about 0.05: F near 1.
+    assert (collinear < 5).all()
+
+
+def test_padding_order_and_names():
+    x, sx, y, sy = simulated()
+    table = mr.multivariable(x, sx, y, sy, names=["a", "b", "c"])
+    assert table["exposure"].tolist() == ["a", "b", "c"]
+    pad = [np.concatenate([a, np.full_like(a[:3], np.nan)])[::-1] for a in (x, sx, y, sy)]
+    np.testing.assert_allclose(
+        mr.multivariable(*pad)["causal_effect"], table["causal_effect"], rtol=1e-12
+    )
+    assert (table["n_instruments"] == 40).all()
+
+
+def test_degenerate_input_is_a_status():
+    x, sx, y, sy = simulated(count=3)
+    assert mr.multivariable(x, sx, y, sy)["status"][0] == "too few instruments: 3 of at least 4"
+    x, sx, y, sy = simulated(exposures=2)
+    same = mr.multivariable(np.column_stack([x[:, 0], x[:, 0]]), sx, y, sy)
+    assert same["status"][0] == "exposure effects are collinear"
+    assert same["se"].isna().all()
+
+
+def test_bad_input():
+    x, sx, y, sy = simulated()
+    for arguments, options, message in (
+        ((x, sx[:5], y, sy), {}, r"expected exposures \(V, P\)"),
+        ((x, 0 * sx, y, sy), {}, "instrument 0 has a standard error that is not greater than 0"),
+        ((x, sx, y * np.nan, sy), {}, "instrument 0 is half-missing"),
+        ((x + np.inf, sx, y, sy), {}, "infinite"),
+        ((x, sx, y, sy), {"method": "median"}, "unknown method 'median'"),
+        ((x, sx, y, sy), {"names": ["a"]}, "names must name the 3 exposures"),
+        ((x, sx, y, sy), {"correlation": np.eye(3)}, r"shape \(40, 40\)"),
+        ((x, sx, y, sy), {"correlation": np.ones((40, 40))}, "positive definite"),
+        ((x, sx, y, sy), {"correlation": 2 * np.eye(40)}, "ones on its diagonal"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mr.multivariable(*arguments, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "low_rank", "rank": 3}])
+def test_correlation_from_members_is_usable_and_better_than_none(options):
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(60, 3))
+    covariance = loadings @ loadings.T + np.eye(60)
+    sd = np.sqrt(np.diag(covariance))
+    truth = covariance / np.outer(sd, sd)
+    members = rng.multivariate_normal(np.zeros(60), covariance, size=30)
+    rho = mr.correlation_from_members(members, **options)
+    np.testing.assert_allclose(np.diag(rho), 1, rtol=1e-9)
+    assert np.linalg.eigvalsh(rho)[0] > 0
+    assert np.linalg.norm(rho - truth) < 0.6 * np.linalg.norm(np.eye(60) - truth)
+
+
+def test_correlation_widens_intervals_that_ignore_it():
+    rho = linalg.toeplitz(0.9 ** np.arange(40))
+    x = np.full(40, 0.5)
+    s = np.full(40, 0.05)
+    y = 0.5 * x
+    naive = mr.multivariable(x, s, y, s)["se"][0]
+    # Of equal and equally correlated instruments the information is that of their mean.
+    assert mr.multivariable(x, s, y, s, correlation=rho)["se"][0] > 2 * naive
+    exact = 0.05 / 0.5 / np.sqrt(np.linalg.inv(rho).sum())
+    assert mr.multivariable(x, s, y, s, correlation=rho)["se"][0] == pytest.approx(exact)
+
+
+def test_correlation_from_members_rejects_bad_input():
+    members = np.random.default_rng(0).normal(size=(5, 4))
+    for value, options, message in (
+        (members[:2], {}, "at least 3 members"),
+        (members * [1, 1, 0, 1], {}, "instrument 2 has the same effect"),
+        (members, {"method": "pca"}, "unknown method 'pca'"),
+        (members, {"method": "low_rank", "rank": 5}, "rank must lie between 1 and M - 1 = 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mr.correlation_from_members(value, **options)
