@@ -230,6 +230,29 @@ def reliability(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw mean squared errors beside the noise floor, by scenario and feature.
+
+    Parameters
+    ----------
+    quality : pd.DataFrame
+        ``scenario, feature, mse, mse_member, noise_floor``, one row or more a scenario and feature;
+        bars are means over rows.
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(8, 3.6))[1]
+    names = {"noise_floor": "noise floor", "mse": "ensemble", "mse_member": "single member"}
+    mean = quality.groupby(["scenario", "feature"], sort=False)[list(names)].mean()
+    for offset, (column, colour) in enumerate(zip(names, (GREY, BLUE, SKY), strict=True)):
+        ax.bar(np.arange(len(mean)) + 0.27 * (offset - 1), mean[column], width=0.25, color=colour,
+               label=names[column])  # fmt: skip
+    labels = [f"{scenario.replace('_', '-')}\n{feature}" for scenario, feature in mean.index]
+    ax.set_xticks(np.arange(len(mean)), labels, fontsize=8)
+    ax.set(ylabel="mean squared error, held out")
+    ax.legend(fontsize=9)
+    return ax
+
+
 def global_against_truth(
     globals_: pd.DataFrame,
     published: pd.DataFrame | None = None,

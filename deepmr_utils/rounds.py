@@ -455,4 +455,7 @@ def published_rounds() -> pd.DataFrame:
 
 
 def _correlation(x: pd.Series, y: pd.Series) -> float:
-    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 2 else np.nan
+    """Pearson's r; NaN for fewer than three rounds or where one side does not vary."""
+    if len(x) < 3 or x.nunique() < 2 or y.nunique() < 2:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])

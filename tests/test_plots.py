@@ -64,10 +64,11 @@ def test_scatter_is_oriented_and_draws_the_line(analysis):
 def test_forest_shows_every_estimate_and_counts_the_missing(analysis):
     *_, local = analysis
     local = local.assign(truth=1.7)
-    local.loc[0, ["causal_effect", "ci_low", "ci_high"]] = np.nan
+    missing = int(local["causal_effect"].isna().sum())
+    assert missing > 0
     pooled = meta.global_effects(local).iloc[0]
     ax = plots.forest(local, pooled)
-    assert ax.get_ylabel() == f"{len(local) - 1} sequences (1 without estimate)"
+    assert ax.get_ylabel() == f"{len(local) - missing} sequences ({missing} without estimate)"
     np.testing.assert_allclose(
         ax.lines[0].get_xdata(), local["causal_effect"].dropna().sort_values()
     )

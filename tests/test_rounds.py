@@ -12,9 +12,9 @@ from deepmr_utils import rounds, simulation
 
 STORED = Path(__file__).parents[1] / "book" / "results" / "simulation"
 SMALL = rounds.Settings(
-    simulation.Parameters(n_train=1200, n_augmented=300, n_test=40, effect_ratio=3.0),
+    simulation.Parameters(n_train=2000, n_augmented=500, n_test=40, effect_ratio=3.0),
     n_members=2,
-    epochs=10,
+    epochs=15,
     max_excess=0.6,
 )
 
