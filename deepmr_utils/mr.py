@@ -18,7 +18,7 @@ from .mr_consensus import conmix, median, mode
 from .mr_linear import Distribution, Fit, Instruments, egger, ivw
 from .mr_multivariable import correlation_from_members, multivariable
 from .mr_selection import hetpen, presso
-from .numerics import pad_groups
+from .numerics import blocks, pad_groups
 from .raps import divw, raps
 
 __all__ = [
@@ -251,21 +251,17 @@ def estimate(
     # A row's block is as wide as its own n asks for, so its sums have one order in any batch.
     widths = -(-data.n // 16) * 16
     for width in np.unique(widths[status == "ok"]):
-        block = np.flatnonzero((widths == width) & (status == "ok"))
-        with np.errstate(all="ignore"):
-            fit = chosen.fit(
-                Instruments(*(a[block, :width] for a in data[:4]), data.n[block]), **options
-            )
-        good = np.isfinite(fit["causal_effect"]) & ~(
-            np.isnan(fit["ci_low"]) | np.isnan(fit["ci_high"])
-        )
-        status[block[~good]] = "no finite estimate: instruments without information, or overflow"
-        if "converged" in fit:
-            good &= fit["converged"]
-            status[block[~fit["converged"]]] = "not converged, or an exact fit without a scale"
-        for name in columns:
-            if name in fit:
-                table[name][block[good]] = fit[name][good]
+        rows_of_width = np.flatnonzero((widths == width) & (status == "ok"))
+        for part in blocks(len(rows_of_width), int(width)):
+            block = rows_of_width[part]
+            with np.errstate(all="ignore"):
+                fit = chosen.fit(
+                    Instruments(*(a[block, :width] for a in data[:4]), data.n[block]), **options
+                )
+            status[block], good = _status(fit)
+            for name in columns:
+                if name in fit:
+                    table[name][block[good]] = fit[name][good]
     return pd.DataFrame({**table, "n_instruments": data.n, "status": status.astype(str)})
 
 
@@ -329,6 +325,17 @@ def local_mr(
     table.insert(0, "sequence_id", identity)
     table.insert(1, "method", method)
     return table
+
+
+def _status(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Say of each row of a fit whether it is "ok" or why not, and which rows are."""
+    finite = np.isfinite(fit["causal_effect"])
+    finite &= ~(np.isnan(fit["ci_low"]) | np.isnan(fit["ci_high"]))
+    converged = fit.get("converged", np.ones(len(finite), bool))
+    status = np.full(len(finite), "ok", dtype=object)
+    status[~finite] = "no finite estimate: instruments without information, or overflow"
+    status[~converged] = "not converged, or an exact fit without a scale"
+    return status, finite & converged
 
 
 def _method_and_options(

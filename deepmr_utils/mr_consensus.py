@@ -11,7 +11,7 @@ import numpy as np
 from scipy import fft, special
 
 from .mr_linear import Distribution, Fit, Instruments, inference
-from .numerics import BLOCK
+from .numerics import BLOCK, blocks
 
 MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
 GRID = 512  # points of a kernel density, as in R
@@ -19,7 +19,7 @@ CHI2_95 = special.chdtri(1, 0.05)
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Callable[[np.ndarray, slice], np.ndarray],
     center: tuple[np.ndarray, ...],
     spread: tuple[np.ndarray, ...],
     draws: int,
@@ -31,7 +31,7 @@ def bootstrap(
     Parameters
     ----------
     statistic : callable
-        Maps ratios (D, S, V) to statistics (D, S).
+        Maps ratios (D, R, V) of some rows, and the slice of those rows, to statistics (D, R).
     center, spread : tuple of np.ndarray, float64 (S, V)
         Means and standard deviations of normal draws: of outcome and exposure effects, whose
         quotient is the ratio, or of the ratio alone.
@@ -53,11 +53,16 @@ def bootstrap(
     streams = np.random.default_rng(seed).spawn(len(center))
     noise = [stream.standard_normal((width, draws)).T for stream in streams]
     result = np.empty((draws, rows))
-    step = max(1, 4 * BLOCK // max(1, rows * row_size))
-    for first in range(0, draws, step):
-        part = slice(first, first + step)
-        values = [c + s * e[part, None] for c, s, e in zip(center, spread, noise, strict=True)]
-        result[part] = statistic(values[0] if len(values) == 1 else values[0] / values[1])
+    for part in blocks(rows, row_size):
+        step = max(1, BLOCK // (row_size * (part.stop - part.start)))
+        for first in range(0, draws, step):
+            drawn = slice(first, first + step)
+            values = [
+                c[part] + s[part] * e[drawn, None]
+                for c, s, e in zip(center, spread, noise, strict=True)
+            ]
+            ratio = values[0] if len(values) == 1 else values[0] / values[1]
+            result[drawn, part] = statistic(ratio, part)
     return result
 
 
@@ -121,7 +126,7 @@ def median(
         penalty = np.fmin(1, 20 * special.chdtrc(1, weight * distance**2))
         weight = np.where(data.mask, weight * penalty, 0)
     draw = bootstrap(
-        lambda ratios: weighted_median(ratios, weight, data.n),
+        lambda ratios, rows: weighted_median(ratios, weight[rows], data.n[rows]),
         (np.where(data.mask, data.y, 1), data.x),
         (np.where(data.mask, data.sy, 0), np.where(data.mask, data.sx, 0)),
         draws,
@@ -176,7 +181,7 @@ def mode(
     weight = np.where(data.mask, 1 if weighting == "simple" else 1 / variance, 0)
     estimate, bandwidth = _density_mode(ratio[None], weight, data.n, phi, refine=True)
     draw = bootstrap(
-        lambda ratios: _density_mode(ratios, weight, data.n, phi)[0],
+        lambda ratios, rows: _density_mode(ratios, weight[rows], data.n[rows], phi)[0],
         (ratio,),
         (np.where(data.mask, np.sqrt(variance), 0),),
         draws,

@@ -12,7 +12,7 @@ BLOCK = 2**17  # elements of a work array: 1 MB, which a core's cache holds
 def blocks(rows: int, row_size: int) -> Iterator[slice]:
     """Slices of rows whose work arrays of `row_size` elements a row fit in a core's cache."""
     step = max(1, BLOCK // max(row_size, 1))
-    return (slice(first, first + step) for first in range(0, rows, step))
+    return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
 
 
 def bisect(
