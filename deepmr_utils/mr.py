@@ -6,24 +6,21 @@ instruments, and a sequence's result does not depend on what else is in the call
 """
 
 import inspect
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .mr_consensus import conmix, median, mode
-from .mr_linear import Distribution, Fit, Instruments, egger, ivw
+from .mr_linear import Distribution, Fit, Instruments
 from .mr_multivariable import correlation_from_members, multivariable
-from .mr_selection import hetpen, presso
+from .mr_registry import REGISTRY, Method
 from .numerics import blocks, pad_groups
-from .raps import divw, raps
 
 __all__ = [
     "COLUMNS",
     "INSTRUMENT_COLUMNS",
+    "REGISTRY",
     "check_effects",
     "correlation_from_members",
     "estimate",
@@ -41,137 +38,10 @@ COLUMNS = [
     "intercept",
     "intercept_se",
     "intercept_p",
-    "scale",
-    "q",
-    "q_p",
-    "i2_gx",
 ]
+COLUMNS += ["scale", "q", "q_p", "i2_gx"]
 EFFECTS = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
 INSTRUMENT_COLUMNS = ["sequence_id", "position", "reference", "alternate", *EFFECTS]
-
-
-class Method(NamedTuple):
-    """An estimator: how it is fitted, and what a reader has to know about it."""
-
-    fit: Callable[..., Fit]
-    minimum: int
-    assumption: str
-    citation: str
-    extras: tuple[str, ...] = ()
-    maximum: int | None = None
-
-
-_VALID = "all instruments valid, or pleiotropy balanced and independent of strength (InSIDE)"
-_INSIDE = "pleiotropy independent of instrument strength (InSIDE), its mean estimated"
-_BURGESS_2013 = "Burgess, Butterworth and Thompson 2013, Genet Epidemiol 37:658"
-_BOWDEN_2015 = "Bowden, Davey Smith and Burgess 2015, Int J Epidemiol 44:512"
-_REES_2019 = "Rees, Wood, Dudbridge and Burgess 2019, PLOS ONE 14:e0222362"
-_YE_2021 = "Ye, Shao and Kang 2021, Ann Stat 49:2079"
-_ZHAO_2020 = "Zhao, Wang, Hemani, Bowden and Small 2020, Ann Stat 48:1742"
-_WEAK = "all instruments valid; weak instruments allowed"
-_BALANCED = "pleiotropy balanced, normal and independent of strength; weak instruments allowed"
-_RAPS = ("tau2", "tau2_se", "n_pruned")
-_BOWDEN_2016 = "Bowden, Davey Smith, Haycock and Burgess 2016, Genet Epidemiol 40:304"
-_HARTWIG_2017 = "Hartwig, Davey Smith and Bowden 2017, Int J Epidemiol 46:1985"
-_PLURALITY = "the largest group of instruments with one ratio is the valid one"
-
-REGISTRY: dict[str, Method] = {
-    "ivw": Method(ivw, 1, _VALID, _BURGESS_2013, ("f_stat",)),
-    "ivw_fixed": Method(
-        partial(ivw, effects="fixed"), 1, "all instruments valid", _BURGESS_2013, ("f_stat",)
-    ),
-    "ivw_random": Method(partial(ivw, effects="random"), 2, _VALID, _BURGESS_2013, ("f_stat",)),
-    "ivw_robust": Method(
-        partial(ivw, robust=True), 3, _VALID + "; a minority of outliers", _REES_2019, ("f_stat",)
-    ),
-    "ivw_penalized": Method(
-        partial(ivw, penalized=True),
-        2,
-        _VALID + "; a minority of outliers",
-        _REES_2019,
-        ("f_stat",),
-    ),
-    "egger": Method(egger, 3, _INSIDE, _BOWDEN_2015),
-    "egger_robust": Method(
-        partial(egger, robust=True), 3, _INSIDE + "; a minority of outliers", _REES_2019
-    ),
-    "egger_penalized": Method(
-        partial(egger, penalized=True), 3, _INSIDE + "; a minority of outliers", _REES_2019
-    ),
-    "egger_robust_penalized": Method(
-        partial(egger, robust=True, penalized=True),
-        3,
-        _INSIDE + "; a minority of outliers",
-        _REES_2019,
-    ),
-    "egger_paper": Method(
-        partial(egger, robust=10),
-        3,
-        _INSIDE + "; above 10 instruments a minority of outliers",
-        "Malina, Cizin and Knowles 2022, PLOS Comput Biol 18:e1009880",
-    ),
-    "median_simple": Method(
-        partial(median, weighting="simple"), 3, "half of the instruments valid", _BOWDEN_2016
-    ),
-    "median_weighted": Method(median, 3, "instruments with half of the weight valid", _BOWDEN_2016),
-    "median_penalized": Method(
-        partial(median, weighting="penalized"),
-        3,
-        "instruments with half of the weight valid",
-        _BOWDEN_2016,
-    ),
-    "mbe_simple": Method(
-        partial(mode, weighting="simple"), 3, _PLURALITY, _HARTWIG_2017, ("bandwidth",)
-    ),
-    "mbe_weighted": Method(mode, 3, _PLURALITY, _HARTWIG_2017, ("bandwidth",)),
-    "conmix": Method(
-        conmix,
-        3,
-        _PLURALITY,
-        "Burgess, Foley, Allara, Staley and Howson 2020, Nat Commun 11:376",
-        ("psi", "overdispersion", "n_valid", "n_intervals"),
-    ),
-    "hetpen": Method(
-        hetpen,
-        2,
-        _PLURALITY,
-        "Burgess, Zuber, Gkatzionis and Foley 2018, Int J Epidemiol 47:1242",
-        ("n_intervals",),
-        maximum=15,
-    ),
-    "presso": Method(
-        presso,
-        4,
-        "half of the instruments valid, the others outliers independent of strength (InSIDE)",
-        "Verbanck, Chen, Neale and Do 2018, Nat Genet 50:693",
-        ("global_p", "n_outliers", "distortion", "distortion_p"),
-    ),
-    "divw": Method(divw, 1, _VALID + "; weak instruments allowed", _YE_2021, ("tau2",)),
-    "raps_simple": Method(raps, 2, _WEAK, _ZHAO_2020, _RAPS),
-    "raps_simple_huber": Method(
-        partial(raps, loss="huber"), 2, _WEAK + "; a minority of outliers", _ZHAO_2020, _RAPS
-    ),
-    "raps_simple_tukey": Method(
-        partial(raps, loss="tukey"), 2, _WEAK + "; a minority of outliers", _ZHAO_2020, _RAPS
-    ),
-    "raps_overdispersed": Method(
-        partial(raps, overdispersion=True), 3, _BALANCED, _ZHAO_2020, _RAPS
-    ),
-    "raps_overdispersed_huber": Method(
-        partial(raps, loss="huber", overdispersion=True),
-        3,
-        _BALANCED + "; a minority of outliers",
-        _ZHAO_2020,
-        _RAPS,
-    ),
-    "raps_overdispersed_tukey": Method(
-        partial(raps, loss="tukey", overdispersion=True),
-        3,
-        _BALANCED + "; a minority of outliers",
-        _ZHAO_2020,
-        _RAPS,
-    ),
-}
 
 
 def methods() -> pd.DataFrame:
@@ -183,16 +53,18 @@ def methods() -> pd.DataFrame:
         One row a method: `name`, `assumption`, `citation`, `minimum_instruments`,
         `maximum_instruments` (missing where there is no limit), `extra_columns`.
     """
-    return pd.DataFrame(
-        {
-            "name": list(REGISTRY),
-            "assumption": [m.assumption for m in REGISTRY.values()],
-            "citation": [m.citation for m in REGISTRY.values()],
-            "minimum_instruments": [m.minimum for m in REGISTRY.values()],
-            "maximum_instruments": pd.array([m.maximum for m in REGISTRY.values()], dtype="Int64"),
-            "extra_columns": [", ".join(m.extras) for m in REGISTRY.values()],
-        }
-    )
+    fields = {
+        "assumption": "assumption",
+        "citation": "citation",
+        "minimum_instruments": "minimum",
+        "maximum_instruments": "maximum",
+    }
+    table = pd.DataFrame(
+        {column: [getattr(m, field) for m in REGISTRY.values()] for column, field in fields.items()}
+    ).astype({"maximum_instruments": "Int64"})
+    table["extra_columns"] = [", ".join(m.extras) for m in REGISTRY.values()]
+    table.insert(0, "name", list(REGISTRY))
+    return table
 
 
 def estimate(

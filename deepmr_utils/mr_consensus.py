@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import fft, special
 
-from .mr_linear import Distribution, Fit, Instruments, inference
+from .mr_linear import Distribution, Fit, Instruments, summary
 from .numerics import BLOCK, blocks
 
 MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
@@ -133,9 +133,8 @@ def median(
         seed,
         data.x.shape[1],
     )
-    return _summary(
-        weighted_median(ratio, weight, data.n), draw.std(axis=0, ddof=1), data.n, distribution
-    )
+    estimate, se = weighted_median(ratio, weight, data.n), draw.std(axis=0, ddof=1)
+    return summary(estimate, se, distribution=distribution, df=data.n - 1)
 
 
 def mode(
@@ -189,14 +188,8 @@ def mode(
         GRID,
     )
     se = MAD * np.median(np.abs(draw - np.median(draw, axis=0)), axis=0)
-    return _summary(estimate[0], se, data.n, distribution) | {"bandwidth": bandwidth[0]}
-
-
-def _summary(
-    estimate: np.ndarray, se: np.ndarray, n: np.ndarray, distribution: Distribution
-) -> Fit:
-    low, high, p = inference(estimate, se, distribution=distribution, df=n - 1)
-    return {"causal_effect": estimate, "se": se, "ci_low": low, "ci_high": high, "p": p}
+    result = summary(estimate[0], se, distribution=distribution, df=data.n - 1)
+    return result | {"bandwidth": bandwidth[0]}
 
 
 def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:

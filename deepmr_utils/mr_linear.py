@@ -4,7 +4,7 @@ Every fit takes a block of sequences of about the same number of instruments and
 dictionary of arrays (S,). It shares one weighted line, one robust line and one rule of inference.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -138,18 +138,15 @@ def inference(
     return estimate - half, estimate + half, p
 
 
+def summary(estimate: np.ndarray, se: np.ndarray, **rule: Any) -> Fit:
+    """Columns of an estimate (S,), its standard error, and what `inference` makes of them."""
+    low, high, p = inference(estimate, se, **rule)
+    return {"causal_effect": estimate, "se": se, "ci_low": low, "ci_high": high, "p": p}
+
+
 def chi2_tail(df: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Upper tail of chi-square; NaN without degrees of freedom."""
     return np.where(df > 0, special.chdtrc(np.where(df > 0, df, 1), q), np.nan)
-
-
-def heterogeneity(
-    data: Instruments, slope: np.ndarray, intercept: np.ndarray | float, df: np.ndarray
-) -> Fit:
-    """Cochran's Q about a line, and its upper chi-square tail."""
-    residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
-    q = ((residual / data.sy) ** 2).sum(axis=1)
-    return {"q": q, "q_p": chi2_tail(df, q)}
 
 
 def i2_gx(data: Instruments) -> np.ndarray:
@@ -225,21 +222,16 @@ def ivw(
     line, converged = _fit_line(data, weight, intercept=False, robust=robust, exhaustive=exhaustive)
     fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
     se = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1))
-    low, high, p = inference(line.slope, se, distribution=distribution, df=data.n - 1)
-    result = {
-        "causal_effect": line.slope,
-        "se": se,
-        "ci_low": low,
-        "ci_high": high,
-        "p": p,
+    result = summary(line.slope, se, distribution=distribution, df=data.n - 1) | {
         "scale": line.scale,
         "f_stat": ((data.x / data.sx) ** 2).sum(axis=1) / data.n,
+        "converged": converged,
     }
     if not penalized:  # a Q of downweighted residuals has no chi-square distribution
         df = data.n - 1
         q = df * line.scale**2  # as R reports it, of the robust scale too
         result |= {"q": q, "q_p": chi2_tail(df, q)}
-    return result | {"converged": converged}
+    return result
 
 
 def egger(
@@ -288,22 +280,19 @@ def egger(
     df = data.n - 2
     rule = {"distribution": distribution, "df": df, "shrink": line.scale}
     se, intercept_se = line.slope_se * dispersion, line.intercept_se * dispersion
-    low, high, p = inference(line.slope, se, **rule)
-    result = {
-        "causal_effect": line.slope,
-        "se": se,
-        "ci_low": low,
-        "ci_high": high,
-        "p": p,
+    result = summary(line.slope, se, **rule) | {
         "intercept": line.intercept,
         "intercept_se": intercept_se,
         "intercept_p": inference(line.intercept, intercept_se, **rule)[2],
         "scale": line.scale,
         "i2_gx": i2_gx(data),
+        "converged": converged,
     }
     if not penalized:
-        result |= heterogeneity(data, line.slope, line.intercept, df)
-    return result | {"converged": converged}
+        residual = data.y - line.intercept[:, None] - line.slope[:, None] * data.x
+        q = ((residual / data.sy) ** 2).sum(axis=1)
+        result |= {"q": q, "q_p": chi2_tail(df, q)}
+    return result
 
 
 def _fit_line(

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .mr_linear import Fit, Instruments, inference
+from .mr_linear import Fit, Instruments, summary
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
 TUKEY = 4.685
@@ -53,15 +53,7 @@ def divw(data: Instruments, *, overdispersion: bool = True) -> Fit:
     ratio, signal = weight * sx**2, weight * x**2
     spread = signal + slope**2 * ratio * (signal + ratio) + tau2[:, None] * signal * weight
     se = np.sqrt(spread.sum(axis=1)) / np.abs((signal - ratio).sum(axis=1))
-    low, high, p = inference(theta, se)
-    return {
-        "causal_effect": theta,
-        "se": se,
-        "ci_low": low,
-        "ci_high": high,
-        "p": p,
-        "tau2": tau2,
-    }
+    return summary(theta, se) | {"tau2": tau2}
 
 
 def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) -> Fit:
@@ -117,14 +109,7 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
         if converged.all():
             break
     variance, tau2_variance = _variances(model, theta, tau2, overdispersion)
-    se = np.sqrt(variance)
-    low, high, p = inference(theta, se)
-    return {
-        "causal_effect": theta,
-        "se": se,
-        "ci_low": low,
-        "ci_high": high,
-        "p": p,
+    return summary(theta, np.sqrt(variance)) | {
         "tau2": tau2,
         "tau2_se": np.sqrt(tau2_variance) if overdispersion else np.full(len(theta), np.nan),
         "n_pruned": (data.mask & ~keep).sum(axis=1).astype(float),
