@@ -61,7 +61,7 @@ def sequence_logo(
     -----
     The height of a base is minus the mean effect of its three substitutions.
     """
-    ax = ax or plt.subplots(figsize=(10, 2))[1]
+    ax = ax or plt.subplots(figsize=(8, 1.9))[1]
     one = effects.sel(sequence=sequence_id, feature=feature)
     heights = -one["effect"].mean("allele").to_numpy()
     for name, start, end in spans:
@@ -92,7 +92,7 @@ def effect_heatmap(
     effects: xr.Dataset, sequence_id: str, feature: str, ax: Axes | None = None
 ) -> Axes:
     """Draw the effect of every substitution of one sequence; reference bases are grey."""
-    ax = ax or plt.subplots(figsize=(10, 1.6))[1]
+    ax = ax or plt.subplots(figsize=(8, 1.6))[1]
     values = effects["effect"].sel(sequence=sequence_id, feature=feature).transpose().to_numpy()
     limit = np.nanmax(np.abs(values))
     ax.set_facecolor("0.8")
@@ -128,7 +128,7 @@ def effect_scatter(
         Embedded motifs, by which points are coloured.
     ax : Axes, optional
     """
-    ax = ax or plt.subplots(figsize=(6.4, 4.6))[1]
+    ax = ax or plt.subplots(figsize=(7.6, 4.2))[1]
     sign = np.sign(instruments["beta_exposure"])
     x, y = sign * instruments["beta_exposure"], sign * instruments["beta_outcome"]
     where = pd.Series("elsewhere", index=instruments.index)
@@ -240,15 +240,15 @@ def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bars are means over rows.
     ax : Axes, optional
     """
-    ax = ax or plt.subplots(figsize=(8, 3.6))[1]
+    ax = ax or plt.subplots(figsize=(7.5, 4.6))[1]
     names = {"noise_floor": "noise floor", "mse": "ensemble", "mse_member": "single member"}
     mean = quality.groupby(["scenario", "feature"], sort=False)[list(names)].mean()
-    for offset, (column, colour) in enumerate(zip(names, (GREY, BLUE, SKY), strict=True)):
-        ax.bar(np.arange(len(mean)) + 0.27 * (offset - 1), mean[column], width=0.25, color=colour,
-               label=names[column])  # fmt: skip
-    labels = [f"{scenario.replace('_', '-')}\n{feature}" for scenario, feature in mean.index]
-    ax.set_xticks(np.arange(len(mean)), labels, fontsize=8)
-    ax.set(ylabel="mean squared error, held out")
+    rows = np.arange(len(mean))
+    for i, (column, colour) in enumerate(zip(names, (GREY, BLUE, SKY), strict=True)):
+        ax.barh(rows + 0.27 * (i - 1), mean[column], height=0.25, color=colour, label=names[column])
+    ax.set_yticks(rows, [f"{s.replace('_', '-')}: {feature}" for s, feature in mean.index])
+    ax.invert_yaxis()
+    ax.set(xlabel="mean squared error on held-out sequences")
     ax.legend(fontsize=9)
     return ax
 

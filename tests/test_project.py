@@ -20,8 +20,8 @@ PINS = dict(
 
 
 def requirements():
-    extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(r) for r in PROJECT["dependencies"] + sum(extras, [])]
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [Requirement(line) for group in groups for line in group]
 
 
 def canonical(name):

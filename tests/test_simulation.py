@@ -286,6 +286,28 @@ def test_pipeline_is_unbiased_on_the_oracle(scenario):
     assert slope(in_motif) == pytest.approx(1, abs=1e-3 if parameters.sequence_confounded else 1e-9)
 
 
+def test_robust_egger_overshoots_on_a_perfect_model_where_the_relation_is_curved():
+    """What the book says of the estimators: with the simulation itself as the model, IVW meets the
+    truth, and robust MR-Egger's intercept takes up curvature (3.96 becomes 4.8)."""
+    parameters = simulation.Parameters(
+        scenario="both", effect_ratio=10.0, alpha_sd=0.0, n_train=100, n_augmented=0, n_test=150
+    )
+    data = simulation.simulate_round(parameters, 11)
+    test = data.split("test").dropna(subset=["exposure_start", "outcome_start"])
+    truth = simulation.local_truth(test, parameters, data.rates)["truth"].median()
+    effects = saturation_mutagenesis(
+        simulation.Oracle(parameters, data.rates),
+        one_hot(test["sequence"].tolist(), torch.float64),
+        device="cpu",
+    )
+    effects["se"] = xr.ones_like(effects["effect"])
+    effects.attrs["n_members"] = 2
+    selected = select_instruments(effects, "exposure", "outcome", threshold=1.0)
+    ivw, egger = (local_mr(selected, m)["causal_effect"].median() for m in ("ivw", "egger_robust"))
+    assert ivw == pytest.approx(truth, rel=0.01)
+    assert egger > 1.1 * truth
+
+
 def test_noise_floor_is_the_error_of_the_oracle(small_round):
     parameters = replace(small_round.parameters, n_test=20_000)
     data = simulation.simulate_round(parameters, 3)
