@@ -42,8 +42,6 @@ class MMLine(NamedTuple):
     converged : np.ndarray, bool (S,)
         False where a step did not converge, or more than half of the points lie on one line
         exactly, so that there is no scale.
-    s_slope, s_intercept : np.ndarray, float64 (S,)
-        The S-estimate.
     """
 
     slope: np.ndarray
@@ -52,8 +50,34 @@ class MMLine(NamedTuple):
     intercept_se: np.ndarray
     scale: np.ndarray
     converged: np.ndarray
-    s_slope: np.ndarray
-    s_intercept: np.ndarray
+
+
+class _Problem(NamedTuple):
+    """Data sets of p columns, p = 1 or 2, in units in which all of them are alike.
+
+    Attributes
+    ----------
+    design, response : np.ndarray, float64 (S, p, V) and (S, V)
+        Columns of mean square 1, and the residuals of the least-squares fit.
+    products : np.ndarray, float64 (S, V, p (p + 1) / 2)
+        Products of the columns, whose weighted sums are the normal equations.
+    n, target : np.ndarray (S,)
+        Number of points, and what their rho sum to at the S-scale.
+    """
+
+    design: np.ndarray
+    response: np.ndarray
+    products: np.ndarray
+    n: np.ndarray
+    target: np.ndarray
+
+    def rows(self, part: slice | np.ndarray) -> "_Problem":
+        return _Problem(*(a[part] for a in self))
+
+    def residuals(self, fit: np.ndarray) -> np.ndarray:
+        """Residuals (S, C, V) of the lines (S, C, p)."""
+        residual = fit @ self.design
+        return np.subtract(self.response[:, None], residual, out=residual)
 
 
 def mm_line(
@@ -90,75 +114,48 @@ def mm_line(
     """
     # Rows without information divide by zero; they come out as not converged.
     with np.errstate(all="ignore"):
-        return _mm_line(x, y, root_weight, n, intercept, exhaustive)
-
-
-def _mm_line(
-    x: np.ndarray,
-    y: np.ndarray,
-    u: np.ndarray,
-    n: np.ndarray,
-    intercept: bool,
-    exhaustive: bool,
-) -> MMLine:
-    x, y, u = (np.asarray(a, float) for a in (x, y, u))
-    if not len(x):
-        return MMLine(*np.empty((5, 0)), np.empty(0, bool), *np.empty((2, 0)))
-    design, response, to_line, offset = _standardise(x, y, u, n, intercept)
-    target = BREAKDOWN * (n - design.shape[1])
-    start = _candidates(design, response, n, target, exhaustive)
-    s_fit, scale, s_converged = _s_step(design, response, start, target)
-    fit, converged = _m_step(design, response, s_fit, scale)
-    covariance = _covariance(design, response, fit, s_fit, scale, n)
+        problem, line, to_line, unit = _standardise(x, y, root_weight, n, intercept)
+        s_fit, scale, s_converged = _s_step(problem, _candidates(problem, exhaustive))
+        fit, _, converged = _iterate(problem, s_fit, scale**2, TUNING_M)
+        line = line + np.einsum("sij,sj->si", to_line, fit)
+        covariance = _covariance(problem, fit, s_fit, scale)
+        variance = np.einsum("sij,sjk,sik->si", to_line, covariance, to_line)
+        se = np.sqrt(np.fmax(variance, 0))
     # A scale this far below the least-squares one is rounding noise of an exact fit.
-    good = s_converged & converged & (scale > 1e-10)
-    unit = offset[2]
-    line = _to_line(fit, to_line, offset, intercept)
-    s_line = _to_line(s_fit, to_line, offset, intercept)
-    variance = np.einsum("sij,sjk,sik->si", to_line, covariance, to_line)
-    se = np.sqrt(np.fmax(variance, 0))
-    return MMLine(
-        *line,
-        se[:, -1],
-        se[:, 0] if intercept else np.full(len(x), np.nan),
-        scale * unit,
-        good,
-        *s_line,
-    )
+    converged &= s_converged & (scale > 1e-10)
+    no_intercept = np.zeros(len(line)), np.full(len(line), np.nan)
+    a, a_se = (line[:, 0], se[:, 0]) if intercept else no_intercept
+    return MMLine(line[:, -1], a, se[:, -1], a_se, scale * unit, converged)
 
 
 def _standardise(
     x: np.ndarray, y: np.ndarray, u: np.ndarray, n: np.ndarray, intercept: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Orthonormal-scaled design (S, p, V), residual response (S, V), and the way back."""
-    weight = u**2
+) -> tuple[_Problem, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the problem, and the way back: line = least squares + to_line @ fit, and the unit."""
+    weight, zero = u**2, np.zeros(len(x))
     total = weight.sum(axis=1)
-    zero = np.zeros(len(x))
     mean_x = (weight * x).sum(axis=1) / total if intercept else zero
     mean_y = (weight * y).sum(axis=1) / total if intercept else zero
-    dx = u * (x - mean_x[:, None])
-    slope = (dx * u * (y - mean_y[:, None])).sum(axis=1) / (dx**2).sum(axis=1)
-    residual = u * (y - mean_y[:, None]) - slope[:, None] * dx
-    unit = np.sqrt((residual**2).sum(axis=1) / n)
-    norm_x = np.sqrt((dx**2).sum(axis=1) / n)
-    columns = [dx / norm_x[:, None]]
-    # Line = offset + to_line @ standardised coefficients; rows (intercept, slope).
-    to_line = (unit / norm_x)[:, None, None]
+    dx, dy = u * (x - mean_x[:, None]), u * (y - mean_y[:, None])
+    slope = (dx * dy).sum(axis=1) / (dx**2).sum(axis=1)
+    residual = dy - slope[:, None] * dx
+    unit, norm_x, norm_1 = (np.sqrt((a**2).sum(axis=1) / n) for a in (residual, dx, u))
+    a, b = u / norm_1[:, None], dx / norm_x[:, None]
     if intercept:
-        norm_1 = np.sqrt(total / n)
-        columns.insert(0, u / norm_1[:, None])
-        rows = [unit / norm_1, -unit * mean_x / norm_x, zero, unit / norm_x]
-        to_line = np.stack(rows, axis=1).reshape(-1, 2, 2)
-    offset = (mean_y - slope * mean_x, slope, unit)
-    return np.stack(columns, axis=1), residual / unit[:, None], to_line, offset
-
-
-def _to_line(
-    fit: np.ndarray, to_line: np.ndarray, offset: tuple[np.ndarray, ...], intercept: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    coefficients = np.einsum("sij,sj->si", to_line, fit)
-    slope = offset[1] + coefficients[:, -1]
-    return slope, offset[0] + coefficients[:, 0] if intercept else np.zeros(len(fit))
+        columns, products = [a, b], [a * a, a * b, b * b]
+        to_line = np.stack([unit / norm_1, -unit * mean_x / norm_x, zero, unit / norm_x], axis=1)
+        line = np.stack([mean_y - slope * mean_x, slope], axis=1)
+    else:
+        columns, products, to_line, line = [b], [b * b], unit / norm_x, slope[:, None]
+    p = len(columns)
+    problem = _Problem(
+        np.stack(columns, axis=1),
+        residual / unit[:, None],
+        np.stack(products, axis=2),
+        n,
+        BREAKDOWN * (n - p),
+    )
+    return problem, line, to_line.reshape(-1, p, p), unit
 
 
 @lru_cache(maxsize=4096)
@@ -172,24 +169,22 @@ def _pairs(n: int, count: int) -> np.ndarray:
     return pairs
 
 
-def _candidates(
-    design: np.ndarray, response: np.ndarray, n: np.ndarray, target: np.ndarray, exhaustive: bool
-) -> np.ndarray:
+def _candidates(problem: _Problem, exhaustive: bool) -> np.ndarray:
     """Best lines (S, C, p) among those through p points, by their rho at a common scale."""
-    rows, p, width = design.shape
+    rows, p, width = problem.design.shape
     # From the width, not the largest n: which rows share a block must not change a result.
     available = width if p == 1 else width * (width - 1) // 2
     count = available if exhaustive or p == 1 else min(available, CANDIDATES)
     keep = min(count, _kept(REFINED, width) * (8 if exhaustive else 1))
     best = np.empty((rows, keep, p))
     for part in blocks(rows, count * width):
-        lines = _elemental(design[part], response[part], n[part], count)
-        residual2 = lines @ design[part]
-        np.subtract(response[part, None], residual2, out=residual2)
+        some = problem.rows(part)
+        lines = _elemental(some, count)
+        residual2 = some.residuals(lines)
         np.square(residual2, out=residual2)
         # The smallest scale of a few candidates; a better candidate has a smaller rho at it.
         few = residual2[:, :: -(-count // 12)]
-        scale2 = _m_scale2(few, target[part, None], np.ones(few.shape[:2]), 5).min(axis=1)
+        scale2 = _m_scale2(few, some.target, np.ones(few.shape[:2]), 5).min(axis=1)
         residual2 *= (1 / (TUNING_S**2 * scale2))[:, None, None]
         loss = np.where(lines.any(axis=2), _rho_sum(residual2), np.inf)
         chosen = np.argsort(loss, axis=1, kind="stable")[:, :keep]
@@ -202,18 +197,17 @@ def _kept(least: int, width: int) -> int:
     return max(least, least * 48 // width)
 
 
-def _elemental(design: np.ndarray, response: np.ndarray, n: np.ndarray, count: int) -> np.ndarray:
+def _elemental(problem: _Problem, count: int) -> np.ndarray:
     """Lines (S, count, p) through p points; 0, the least-squares line, where there is none."""
-    row = np.arange(len(design))[:, None]
-    if design.shape[1] == 1:
-        lines = (response / design[:, 0])[:, :count, None]
+    row, y = np.arange(len(problem.n))[:, None], problem.response
+    if problem.design.shape[1] == 1:
+        lines = (y / problem.design[:, 0])[:, :count, None]
     else:
-        sizes, inverse = np.unique(n, return_inverse=True)
+        sizes, inverse = np.unique(problem.n, return_inverse=True)
         pairs = np.stack([_pairs(int(size), count) for size in sizes])[inverse]
         i, j = pairs[:, :, 0], pairs[:, :, 1]
-        a, b = design[:, 0], design[:, 1]
-        ai, aj, bi, bj = a[row, i], a[row, j], b[row, i], b[row, j]
-        yi, yj = response[row, i], response[row, j]
+        a, b = problem.design[:, 0], problem.design[:, 1]
+        ai, aj, bi, bj, yi, yj = (v[row, k] for v in (a, b, y) for k in (i, j))
         determinant = ai * bj - aj * bi
         # Two points of the same x have no line; rounding leaves a determinant of about 1e-16.
         determinant[np.abs(determinant) <= 1e-10 * (np.abs(ai * bj) + np.abs(aj * bi))] = np.nan
@@ -232,15 +226,16 @@ def _rho_sum(v: np.ndarray) -> np.ndarray:
 def _m_scale2(
     residual2: np.ndarray, target: np.ndarray, scale2: np.ndarray, iterations: int
 ) -> np.ndarray:
-    """Squared M-scale: sum rho(r / s) = target, by Newton steps in log s^2."""
-    scale2 = np.array(np.broadcast_to(scale2, residual2.shape[:-1]))
+    """Squared M-scales (S, C): sum rho(r / s) = target (S,), by Newton steps in log s^2."""
+    scale2 = scale2.copy()
     for _ in range(iterations):
         q = residual2 * (1 / (TUNING_S**2 * scale2))[..., None]
         np.minimum(q, 1, out=q)
         np.subtract(1, q, out=q)
         square, cube = np.vecdot(q, q), np.vecdot(q * q, q)
         # With v = (r / (c s))^2 and q = 1 - v: rho = 1 - q^3, d rho / d log s^2 = -3 v q^2.
-        step = np.clip((q.shape[-1] - cube - target) / (3 * (square - cube)), -2, 2)
+        excess = q.shape[-1] - cube - target[:, None]
+        step = np.clip(excess / (3 * (square - cube)), -2, 2)
         scale2 *= np.exp(np.where(np.isnan(step), 0, step))
     return scale2
 
@@ -256,25 +251,11 @@ def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
     return solution / determinant[..., None]
 
 
-def _products(design: np.ndarray) -> np.ndarray:
-    """Columns of the normal equations, (S, V, 1) or (S, V, 3)."""
-    a = design[:, 0]
-    if design.shape[1] == 1:
-        return (a * a)[..., None]
-    b = design[:, 1]
-    return np.stack([a * a, a * b, b * b], axis=2)
-
-
 def _reweight(
-    design: np.ndarray,
-    products: np.ndarray,
-    response: np.ndarray,
-    fit: np.ndarray,
-    scale2: np.ndarray,
-    tuning: float,
+    problem: _Problem, fit: np.ndarray, scale2: np.ndarray, tuning: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """One reweighted least-squares step (S, C, p), and the sum of rho (S, C) before it."""
-    residual = response[:, None] - fit @ design
+    residual = problem.residuals(fit)
     v = residual * residual
     v *= (1 / (tuning**2 * scale2))[..., None]
     np.minimum(v, 1, out=v)
@@ -282,36 +263,32 @@ def _reweight(
     weight = q * q
     rho = q.shape[-1] - np.vecdot(q, weight)
     # Solving for the change, from residuals, keeps the fixed point exact however ill the Gram.
-    change = _solve(
-        weight @ products, np.multiply(weight, residual, out=residual) @ design.transpose(0, 2, 1)
-    )
+    moment = np.multiply(weight, residual, out=residual) @ problem.design.transpose(0, 2, 1)
+    change = _solve(weight @ problem.products, moment)
     return np.where(np.isfinite(change), change, 0), rho
 
 
-def _s_step(
-    design: np.ndarray, response: np.ndarray, start: np.ndarray, target: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _s_step(problem: _Problem, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
     rows, count, p = start.shape
+    width = problem.design.shape[2]
     fit, scale2 = np.empty((rows, p)), np.empty(rows)
-    for part in blocks(rows, count * design.shape[2]):
-        problem = design[part], _products(design[part]), response[part]
-        lines, keep = start[part], _kept(FINALISTS, design.shape[2])
+    for part in blocks(rows, count * width):
+        some, lines = problem.rows(part), start[part]
         scales2 = np.ones(lines.shape[:2])
         # Refine all a little, then a few a lot, then leave the best one to converge.
-        for steps in STEPS:
-            scales2 = _m_scale2(_residual2(*problem[::2], lines), target[part, None], scales2, 4)
+        for steps, keep in zip(STEPS, (_kept(FINALISTS, width), 1), strict=True):
+            scales2 = _m_scale2(some.residuals(lines) ** 2, some.target, scales2, 4)
             for _ in range(steps):
-                change, rho = _reweight(*problem, lines, scales2, TUNING_S)
+                change, rho = _reweight(some, lines, scales2, TUNING_S)
                 lines = lines + change
-                scales2 = scales2 * rho / target[part, None]
-            scales2 = _m_scale2(_residual2(*problem[::2], lines), target[part, None], scales2, 4)
+                scales2 = scales2 * rho / some.target[:, None]
+            scales2 = _m_scale2(some.residuals(lines) ** 2, some.target, scales2, 4)
             top = _smallest_distinct(lines, scales2)[:, :keep]
             lines = np.take_along_axis(lines, top[:, :, None], axis=1)
             scales2 = np.take_along_axis(scales2, top, axis=1)
-            keep = 1
         fit[part], scale2[part] = lines[:, 0], scales2[:, 0]
-    fit, scale2, converged = _iterate(design, response, fit, scale2, target)
+    fit, scale2, converged = _iterate(problem, fit, scale2, TUNING_S)
     return fit, np.sqrt(scale2), converged
 
 
@@ -325,32 +302,20 @@ def _smallest_distinct(lines: np.ndarray, scales2: np.ndarray) -> np.ndarray:
     return np.take_along_axis(order, np.argsort(repeated, axis=1, kind="stable"), axis=1)
 
 
-def _residual2(design: np.ndarray, response: np.ndarray, fit: np.ndarray) -> np.ndarray:
-    return (response[:, None] - fit @ design) ** 2
-
-
 def _iterate(
-    design: np.ndarray,
-    response: np.ndarray,
-    fit: np.ndarray,
-    scale2: np.ndarray,
-    target: np.ndarray | None,
+    problem: _Problem, fit: np.ndarray, scale2: np.ndarray, tuning: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reweight lines (S, p) until they stand still; with a `target` the scale moves too."""
-    products = _products(design)
+    """Reweight lines (S, p) until they stand still; in the S step the scale moves too."""
     fit, scale2 = fit.copy(), scale2.copy()
-    last = np.zeros_like(fit)
-    tuning = TUNING_M if target is None else TUNING_S
-    active = np.arange(len(fit))
+    last, active = np.zeros_like(fit), np.arange(len(fit))
     for iteration in range(ITERATIONS):
         f, s2 = fit[active], scale2[active]
-        change, rho = _reweight(
-            design[active], products[active], response[active], f[:, None], s2[:, None], tuning
-        )
+        some = problem.rows(active)
+        change, rho = _reweight(some, f[:, None], s2[:, None], tuning)
         change, rho = change[:, 0], rho[:, 0]
         still = np.abs(change).max(axis=1) <= TOLERANCE * (np.sqrt(s2) + np.abs(f).max(axis=1))
-        if target is not None:
-            factor = rho / target[active]
+        if tuning == TUNING_S:
+            factor = rho / some.target
             scale2[active] = s2 * factor
             still &= np.abs(factor - 1) <= 1e-12
         previous, last[active] = last[active], change
@@ -368,50 +333,28 @@ def _iterate(
     return fit, scale2, converged
 
 
-def _m_step(
-    design: np.ndarray, response: np.ndarray, s_fit: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """M-estimate (S, p) at fixed scale, from the S-estimate, and whether it converged."""
-    fit, _, converged = _iterate(design, response, s_fit, scale**2, None)
-    return fit, converged
-
-
 def _covariance(
-    design: np.ndarray,
-    response: np.ndarray,
-    fit: np.ndarray,
-    s_fit: np.ndarray,
-    scale: np.ndarray,
-    n: np.ndarray,
+    problem: _Problem, fit: np.ndarray, s_fit: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Covariance (S, p, p) of the M-estimate, scale estimated too (`.vcov.avar1` of lmrob).
 
     Croux, Dhaene and Hoorelbeke (2003), "Robust standard errors for robust estimators".
     """
-    u = (response - np.einsum("sp,spv->sv", fit, design)) / scale[:, None]
-    u0 = (response - np.einsum("sp,spv->sv", s_fit, design)) / scale[:, None]
-    v = np.minimum((u / TUNING_M) ** 2, 1)
-    v0 = np.minimum((u0 / TUNING_S) ** 2, 1)
-    psi = u * (1 - v) ** 2
-    psi_slope = (1 - v) * (1 - 5 * v)
-    chi = 1 - (1 - v0) ** 3
-    chi_slope_u0 = 6 * v0 * (1 - v0) ** 2
-    transposed = design.transpose(0, 2, 1)
-    gram = np.einsum("spv,sv,sqv->spq", design, psi_slope, design)
-    bread = scale[:, None, None] * _inverse(gram)
-    influence = (
-        np.einsum("spv,sv->sp", design, psi_slope * u) / (chi_slope_u0.sum(axis=1) / n)[:, None]
-    )
+    design, n = problem.design, problem.n[:, None]
+    u, u0 = (problem.residuals(f[:, None])[:, 0] / scale[:, None] for f in (fit, s_fit))
+    v, v0 = np.minimum((u / TUNING_M) ** 2, 1), np.minimum((u0 / TUNING_S) ** 2, 1)
+    psi, psi_slope = u * (1 - v) ** 2, (1 - v) * (1 - 5 * v)
+    chi, chi_slope_u0 = 1 - (1 - v0) ** 3, 6 * v0 * (1 - v0) ** 2
+    bread = scale[:, None, None] * _inverse(np.einsum("spv,sv,sqv->spq", design, psi_slope, design))
+    influence = np.einsum("spv,sv->sp", design, psi_slope * u)
+    influence /= chi_slope_u0.sum(axis=1, keepdims=True) / n
     a = np.einsum("spq,sq->sp", bread, influence)
     b = np.einsum("spq,sqv,sv->sp", bread, design, psi * chi)
-    meat = (design * (psi**2)[:, None]) @ transposed
-    cross = a[:, :, None] * b[:, None, :]
-    chi2 = (chi**2).sum(axis=1) / n - BREAKDOWN**2
-    return (
-        bread @ meat @ bread
-        - (cross + cross.transpose(0, 2, 1)) / n[:, None, None]
-        + (chi2 / n)[:, None, None] * a[:, :, None] * a[:, None, :]
-    )
+    meat = (design * (psi**2)[:, None]) @ design.transpose(0, 2, 1)
+    cross = a[:, :, None] * b[:, None, :] / n[:, None]
+    chi2 = ((chi**2).sum(axis=1, keepdims=True) / n - BREAKDOWN**2) / n
+    outer = chi2[:, None] * a[:, :, None] * a[:, None, :]
+    return bread @ meat @ bread - cross - cross.transpose(0, 2, 1) + outer
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
