@@ -178,9 +178,10 @@ def mode(
     if stderror == "delta":
         variance = variance + (data.y * data.sx / data.x**2) ** 2
     weight = np.where(data.mask, 1 if weighting == "simple" else 1 / variance, 0)
-    estimate, bandwidth = _density_mode(ratio[None], weight, data.n, phi, refine=True)
+    bandwidth = _bandwidth(ratio, data.n, phi)
+    estimate = _exact_mode(np.where(data.mask, ratio, 0), weight, bandwidth)
     draw = bootstrap(
-        lambda ratios, rows: _density_mode(ratios, weight[rows], data.n[rows], phi)[0],
+        lambda ratios, rows: _grid_mode(ratios, weight[rows], data.n[rows], phi),
         (ratio,),
         (np.where(data.mask, np.sqrt(variance), 0),),
         draws,
@@ -188,8 +189,8 @@ def mode(
         GRID,
     )
     se = MAD * np.median(np.abs(draw - np.median(draw, axis=0)), axis=0)
-    result = summary(estimate[0], se, distribution=distribution, df=data.n - 1)
-    return result | {"bandwidth": bandwidth[0]}
+    result = summary(estimate, se, distribution=distribution, df=data.n - 1)
+    return result | {"bandwidth": bandwidth}
 
 
 def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -198,24 +199,47 @@ def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.take_along_axis(ordered, places, axis=-1).mean(axis=-1)
 
 
-def _density_mode(
-    ratio: np.ndarray, weight: np.ndarray, n: np.ndarray, phi: float, *, refine: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Highest point of a Gaussian kernel density, and its bandwidth (D, S), of (D, S, V).
-
-    As in R the highest point is one of the grid, whose step is then part of the bootstrap's spread;
-    with `refine` it is the vertex of a parabola through that point and its neighbours.
-    """
+def _bandwidth(ratio: np.ndarray, n: np.ndarray, phi: float) -> np.ndarray:
+    """Modified Silverman bandwidth (.., S) of the first n ratios (.., S, V)."""
     used = np.arange(ratio.shape[-1]) < n[:, None]
     ratio = np.where(used, ratio, np.nan)
-    ordered = np.sort(ratio, axis=-1)  # NaN goes last
-    last = np.broadcast_to(n[:, None] - 1, (*ratio.shape[:-1], 1))
-    low, high = ordered[..., 0], np.take_along_axis(ordered, last, axis=-1)[..., 0]
-    middle = _sorted_median(ordered, n)
+    middle = _sorted_median(np.sort(ratio, axis=-1), n)  # NaN goes last
     mad = MAD * _sorted_median(np.sort(np.abs(ratio - middle[..., None]), axis=-1), n)
     mean = np.where(used, ratio, 0).sum(axis=-1) / n
     sd = np.sqrt(np.where(used, (ratio - mean[..., None]) ** 2, 0).sum(axis=-1) / (n - 1))
-    bandwidth = phi * 0.9 * np.fmin(sd, mad) / n**0.2
+    return phi * 0.9 * np.fmin(sd, mad) / n**0.2
+
+
+def _exact_mode(ratio: np.ndarray, weight: np.ndarray, bandwidth: np.ndarray) -> np.ndarray:
+    """Highest point (S,) of Gaussian kernel densities: from the highest ratio by mean shift."""
+
+    def bells(at: np.ndarray, rows: slice) -> np.ndarray:
+        z = (at[..., None] - ratio[rows, None]) / bandwidth[rows, None, None]
+        return np.exp(-z * z / 2) * weight[rows, None]
+
+    mode = np.empty(len(ratio))
+    for rows in blocks(len(ratio), ratio.shape[1] ** 2):
+        density = np.where(weight[rows] > 0, bells(ratio[rows], rows).sum(axis=2), -1)
+        top = np.take_along_axis(ratio[rows], density.argmax(axis=1)[:, None], axis=1)
+        for _ in range(1000):
+            share = bells(top, rows)
+            moved = (share * ratio[rows, None]).sum(axis=2) / share.sum(axis=2)
+            change, top = np.abs(moved - top), moved
+            if not (change > 1e-12 * bandwidth[rows, None]).any():
+                break
+        mode[rows] = top[:, 0]
+    return mode
+
+
+def _grid_mode(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray, phi: float) -> np.ndarray:
+    """Highest grid point (D, S) of the kernel densities of draws (D, S, V).
+
+    As in R, whose grid has as many points: its step is part of the bootstrap's spread.
+    """
+    used = np.arange(ratio.shape[-1]) < n[:, None]
+    bandwidth = _bandwidth(ratio, n, phi)
+    low = np.where(used, ratio, np.inf).min(axis=-1)
+    high = np.where(used, ratio, -np.inf).max(axis=-1)
     # The density is a binned sum, convolved with the kernel by FFT; margins of 4 bandwidths keep
     # the two ends of the periodic grid apart.
     start = low - 4 * bandwidth
@@ -231,13 +255,7 @@ def _density_mode(
     frequency = np.fft.rfftfreq(GRID) * 2 * np.pi
     kernel = np.exp(-(((bandwidth / step)[..., None] * frequency) ** 2) / 2)
     density = fft.irfft(fft.rfft(counts) * kernel, GRID)
-    if not refine:
-        return start + step * np.argmax(density, axis=-1), bandwidth
-    top = np.clip(np.argmax(density, axis=-1), 1, GRID - 2)
-    around = np.take_along_axis(density, top[..., None] + np.arange(-1, 2), axis=-1)
-    before, at, after = np.moveaxis(around, -1, 0)
-    vertex = np.nan_to_num((before - after) / (before - 2 * at + after) / 2)
-    return start + step * (top + np.clip(vertex, -0.5, 0.5)), bandwidth
+    return start + step * np.argmax(density, axis=-1)
 
 
 def conmix(data: Instruments, *, psi: float | None = None) -> Fit:
