@@ -27,7 +27,7 @@ book: _build/html/index.html
 # Notebooks, executed: written to a temporary name, so that an interrupted run leaves nothing behind.
 executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
 	mkdir -p executed
-	rm -rf executed/results
+	rm -rf executed/results/$*
 	$(PAPERMILL) --cwd executed $< executed/.$*.ipynb
 	$(BIN)/python -m deepmr_utils.notebooks executed/.$*.ipynb
 	mv executed/.$*.ipynb $@

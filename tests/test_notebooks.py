@@ -1,5 +1,6 @@
 """Notebooks: parameters are checked, other parameters work, and nbval does notice a change."""
 
+import json
 import os
 import subprocess
 import sys
@@ -67,13 +68,15 @@ def test_simulation_with_other_parameters_writes_its_tables(tmp_path):
     parameters = tmp_path / "mine.yml"
     parameters.write_text(
         "scenarios: [none]\nn_train: 1200\nn_augmented: 300\nn_test: 60\nn_members: 2\nepochs: 10\n"
-        "max_excess: 0.6\neffect_ratio: 4.0\nother_methods: []\nresults_directory: mine\n"
+        "max_excess: 0.6\neffect_ratio: 4.0\n"
+        "other_parameters: {eta: 40.0, p_motif: 0.9}\nother_methods: []\nresults_directory: mine\n"
     )
     run = papermill(ROOT / "notebooks/simulation.ipynb", tmp_path / "out.ipynb",
                     "-f", parameters, "-p", "method", "ivw", cwd=tmp_path)  # fmt: skip
     assert run.returncode == 0, run.stderr
     names = {p.name for p in (tmp_path / "mine").iterdir()}
     assert names == {"settings.json", "none", "global_effects.csv", "scores.csv"}
+    assert json.loads((tmp_path / "mine" / "settings.json").read_text())["eta"] == 40.0
 
 
 def test_an_unknown_parameter_stops_the_run(tmp_path):
