@@ -51,7 +51,8 @@ def methods() -> pd.DataFrame:
     -------
     pd.DataFrame
         One row a method: `name`, `assumption`, `citation`, `minimum_instruments`,
-        `maximum_instruments` (missing where there is no limit), `extra_columns`.
+        `maximum_instruments` (missing where there is no limit), `extra_columns`, `options`, which
+        the documentation of its function in `deepmr_utils.mr_registry` explains.
     """
     fields = {
         "assumption": "assumption",
@@ -63,6 +64,7 @@ def methods() -> pd.DataFrame:
         {column: [getattr(m, field) for m in REGISTRY.values()] for column, field in fields.items()}
     ).astype({"maximum_instruments": "Int64"})
     table["extra_columns"] = [", ".join(m.extras) for m in REGISTRY.values()]
+    table["options"] = [", ".join(_options(m)) for m in REGISTRY.values()]
     table.insert(0, "name", list(REGISTRY))
     return table
 
@@ -91,7 +93,7 @@ def estimate(
     distribution : {"normal", "t"}
         Reference distribution of intervals and p-values alike.
     **options
-        Further keyword arguments of the method, as its own documentation lists them.
+        Further keyword arguments of the method, listed by `methods()`.
 
     Returns
     -------
@@ -210,6 +212,14 @@ def _status(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     return status, finite & converged
 
 
+def _options(method: Method) -> list[str]:
+    """Names of the keyword arguments that a method leaves to the user."""
+    parameters = inspect.signature(method.fit.func).parameters.values()
+    return [
+        p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in method.fit.keywords
+    ]
+
+
 def _method_and_options(
     name: str, distribution: str, options: dict[str, Any]
 ) -> tuple[Method, dict[str, Any]]:
@@ -218,12 +228,7 @@ def _method_and_options(
     if distribution not in ("normal", "t"):
         raise ValueError(f"unknown distribution {distribution!r}: choose 'normal' or 't'")
     chosen = REGISTRY[name]
-    bound = getattr(chosen.fit, "keywords", {})
-    allowed = [
-        parameter.name
-        for parameter in inspect.signature(chosen.fit).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in bound
-    ]
+    allowed = _options(chosen)
     if distribution == "t" and "distribution" not in allowed:
         raise ValueError(f"method {name!r} has no t interval: use distribution='normal'")
     if "distribution" in allowed:

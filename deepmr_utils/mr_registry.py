@@ -1,6 +1,5 @@
 """The estimators of Mendelian randomization by name, and what a reader has to know of each."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ class Method(NamedTuple):
 
     Attributes
     ----------
-    fit : callable
+    fit : functools.partial
         Fits a block of sequences; the keyword arguments left unbound are the options.
     minimum, maximum : int
         Instruments that it needs, and that it can take.
@@ -25,7 +24,7 @@ class Method(NamedTuple):
         Columns that it has beyond those of every method.
     """
 
-    fit: Callable[..., Fit]
+    fit: partial[Fit]
     minimum: int
     assumption: str
     citation: str

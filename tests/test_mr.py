@@ -138,6 +138,9 @@ def test_registry_table():
     assert (table["citation"].str.len() > 10).all()
     assert (table["assumption"].str.len() > 10).all()
     assert (table["minimum_instruments"] >= 1).all()
+    assert table.set_index("name")["options"]["ivw_robust"] == (
+        "effects, penalized, weights, distribution, exhaustive"
+    )
 
 
 def test_local_mr_equals_estimate():

