@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .mr_linear import Distribution, chi2_tail, inference
+from .mr_linear import Distribution, chi2_tail, summary
+
+COLUMNS = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f"]
+COLUMNS += ["intercept", "intercept_se", "intercept_p", "scale", "q", "q_p"]
 
 
 def multivariable(
@@ -89,13 +92,10 @@ def multivariable(
         x, y, rho = x * sign[:, None], y * sign, rho * sign[:, None] * sign
         design = np.column_stack([np.ones(len(y)), x])
     count, columns = design.shape
-    freedom = count - columns
-    table = pd.DataFrame({"exposure": names})
-    fields = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f", "intercept"]
-    table[[*fields, "intercept_se", "intercept_p", "scale", "q", "q_p"]] = np.nan
-    table["n_instruments"] = count
-    table["status"] = "ok"
-    if freedom < 1:
+    table = pd.DataFrame(np.nan, range(exposures), COLUMNS)
+    table.insert(0, "exposure", names)
+    table["n_instruments"], table["status"] = count, "ok"
+    if count <= columns:
         table["status"] = f"too few instruments: {count} of at least {columns + 1}"
         return table
     root = np.linalg.cholesky(rho * sy[:, None] * sy)
@@ -104,19 +104,17 @@ def multivariable(
         table["status"] = "exposure effects are collinear"
         return table
     fit = np.linalg.lstsq(white_x, white_y)[0]
-    q = float(((white_y - white_x @ fit) ** 2).sum())
-    scale = np.sqrt(q / freedom)
+    df, q = np.full(columns, count - columns), np.sum((white_y - white_x @ fit) ** 2)
+    scale = np.sqrt(q / (count - columns))
     unit = np.sqrt(np.diag(np.linalg.inv(white_x.T @ white_x)))
     se = unit * (max(scale, 1) if effects == "random" else 1)
-    df = np.full(columns, freedom)
-    low, high, p = inference(fit, se, distribution=distribution, df=df)
-    first = columns - exposures
-    for name, values in zip(fields, (fit, se, low, high, p), strict=False):
-        table[name] = values[first:]
-    if first:
-        table["intercept"], table["intercept_se"], table["intercept_p"] = fit[0], se[0], p[0]
+    estimates = summary(fit, se, distribution=distribution, df=df)
+    for name, values in estimates.items():
+        table[name] = values[-exposures:]
+    if method == "egger":
+        table[["intercept", "intercept_se", "intercept_p"]] = fit[0], se[0], estimates["p"][0]
     table["conditional_f"] = _conditional_f(x, sx, error_rho)
-    table["scale"], table["q"], table["q_p"] = scale, q, float(chi2_tail(df[:1], np.array([q]))[0])
+    table[["scale", "q", "q_p"]] = scale, q, chi2_tail(df, q)[0]
     return table
 
 
