@@ -45,25 +45,25 @@ LOCAL_COLUMNS = [
 class Settings:
     """What is done in a round; `simulation.Parameters` says on what data.
 
-    The scenario of ``parameters`` is replaced by that of the round. ``methods`` are names of
-    `deepmr_utils.mr.methods`; the first is the one that figures show.
+    The scenario of ``parameters`` is replaced by that of the round. Every method (a name of
+    `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
+    ``"isotonic"``.
     """
 
     parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
     n_members: int = 5
     epochs: int = 12
     max_excess: float = 0.1
-    calibration: str = "none"
+    calibrations: tuple[str, ...] = ("none", "isotonic")
     rule: str = "pooled"
     threshold: float = 1.0
     methods: tuple[str, ...] = ("egger_robust", "ivw")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.calibration not in CALIBRATIONS:
-            raise ValueError(
-                f"unknown calibration {self.calibration!r}: choose one of {', '.join(CALIBRATIONS)}"
-            )
+        wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
+        if wrong or not self.calibrations:
+            raise ValueError(f"unknown calibration {wrong}: choose from {', '.join(CALIBRATIONS)}")
         known = mr.methods()["name"].tolist()
         unknown = [name for name in self.methods if name not in known]
         if unknown or not self.methods:
@@ -75,10 +75,11 @@ class Settings:
 class RoundResult(NamedTuple):
     """Results of one round.
 
-    ``local`` has one row a sequence and method: ``scenario, round, sequence_id, stratum, truth,
-    truth_published, truth_status, naive`` (mean ratio over instruments) and `LOCAL_COLUMNS` of
-    `deepmr_utils.mr.local_mr`. ``quality`` has one row a feature: error, noise floor, correlation,
-    calibration before and after. ``record`` holds rates, seeds, seconds a stage and versions.
+    ``local`` has one row a sequence, calibration and method: ``scenario, round, calibration,
+    sequence_id, stratum, truth, truth_published, truth_status, naive`` (mean ratio over
+    instruments) and `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`. ``quality`` has one row a
+    feature: error, noise floor, correlation, calibration metrics before and after. ``record`` holds
+    rates, seeds, seconds a stage and versions.
     """
 
     local: pd.DataFrame
@@ -185,25 +186,30 @@ def run_round(
     with clock("assess"):
         quality, recalibrate = assess(ensemble, data, device)
     analysed = data.split("test").query("exposure_start.notna()")
-    with clock("mutagenesis"):
-        effects = saturation_mutagenesis(
-            ensemble.members,
-            one_hot(analysed["sequence"].tolist()),
-            sequence_ids=analysed["sequence_id"],
-            transform=recalibrate if settings.calibration == "isotonic" else None,
-            device=device,
-        )
-    with clock("mr"):
-        instruments = select_instruments(
-            effects, "exposure", "outcome", settings.rule, settings.threshold
-        )
-        local = pd.concat([mr.local_mr(instruments, m)[LOCAL_COLUMNS] for m in settings.methods])
+    x = one_hot(analysed["sequence"].tolist())
+    tables, counts = [], {}
+    for name in settings.calibrations:
+        with clock("mutagenesis"):
+            effects = saturation_mutagenesis(
+                ensemble.members,
+                x,
+                sequence_ids=analysed["sequence_id"],
+                transform=recalibrate if name == "isotonic" else None,
+                device=device,
+            )
+        with clock("mr"):
+            instruments = select_instruments(effects, *FEATURES, settings.rule, settings.threshold)
+            naive = naive_effects(instruments)
+            for method in settings.methods:
+                table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
+                table = table.astype({"sequence_id": str})
+                naive_column = table["sequence_id"].map(naive)
+                tables.append(table.assign(calibration=name, naive=naive_column))
+        counts[name] = instruments.attrs["counts"]
     with clock("truth"):
         truth = simulation.local_truth(analysed, data.parameters, data.rates)
     truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
-    truth["naive"] = truth["sequence_id"].map(naive_effects(instruments))
-    local["sequence_id"] = local["sequence_id"].astype(str)
-    local = truth.merge(local, on="sequence_id", validate="1:m")
+    local = truth.merge(pd.concat(tables), on="sequence_id", validate="1:m")
     local.insert(0, "scenario", scenario)
     local.insert(1, "round", round_)
     record = {
@@ -212,7 +218,7 @@ def run_round(
         "rates": data.rates._asdict(),
         "model_seed": seed,
         "attempts": ensemble.report["attempts"].tolist(),
-        "instruments": instruments.attrs["counts"],
+        "instruments": counts,
         "seconds": clock.seconds,
         **provenance(),
     }
@@ -235,7 +241,8 @@ class _Clock:
     def __call__(self, stage: str) -> Iterable[None]:
         start = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        seconds = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.seconds[stage] = round(seconds, 3)
 
 
 def provenance() -> dict[str, str]:
@@ -385,18 +392,18 @@ def global_table(results: Iterable[RoundResult]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        One row a ``scenario, round, stratum, method``; stratum "all" pools the strata. The columns
-        of `deepmr_utils.meta.global_effects`, ``truth`` and ``truth_published`` (means of the local
-        truths), ``naive`` (mean of the local naive effects) and ``local_coverage``, the share of
-        sequences whose own 95 % interval holds their own truth. Only sequences with a truth and an
-        estimate enter, the same ones for estimate and truth.
+        One row a ``scenario, round, stratum, calibration, method``; stratum "all" pools the strata.
+        The columns of `deepmr_utils.meta.global_effects`, ``truth`` and ``truth_published`` (means
+        of the local truths), ``naive`` (mean of the local naive effects), ``local_coverage``, the
+        share of sequences whose own 95 % interval holds their own truth, and ``local_mse``. Only
+        sequences with a truth and an estimate enter, the same ones for estimate and truth.
     """
     local = pd.concat([result.local for result in results], ignore_index=True)
     local = local[local["truth"].notna() & local["causal_effect"].notna()]
     local = pd.concat([local.assign(stratum="all"), local], ignore_index=True)
     local["covered"] = (local["ci_low"] <= local["truth"]) & (local["truth"] <= local["ci_high"])
     local["squared_error"] = (local["causal_effect"] - local["truth"]) ** 2
-    by = ["scenario", "round", "stratum", "method"]
+    by = ["scenario", "round", "stratum", "calibration", "method"]
     means = local.groupby(by, sort=False).agg(
         truth=("truth", "mean"),
         truth_published=("truth_published", "mean"),
@@ -409,7 +416,7 @@ def global_table(results: Iterable[RoundResult]) -> pd.DataFrame:
 
 
 def score_table(globals_: pd.DataFrame) -> pd.DataFrame:
-    """How well global and local effects meet the truth, by scenario, stratum and method.
+    """How well effects meet the truth, by scenario, stratum, calibration and method.
 
     Parameters
     ----------
@@ -425,9 +432,10 @@ def score_table(globals_: pd.DataFrame) -> pd.DataFrame:
         ``local_rmse`` over sequences.
     """
     rows = []
-    for key, group in globals_.groupby(["scenario", "stratum", "method"], sort=False):
+    by = ["scenario", "stratum", "calibration", "method"]
+    for key, group in globals_.groupby(by, sort=False):
         truth, error = group["truth"], group["effect"] - group["truth"]
-        row = dict(zip(("scenario", "stratum", "method"), key, strict=True))
+        row = dict(zip(by, key, strict=True))
         row |= {
             "rounds": len(group),
             "r": _correlation(group["effect"], truth),
