@@ -44,7 +44,8 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 	$(BIN)/jupyter-book build . -W -n --keep-going --all --quiet
 
 results: .venv/.installed
-	$(BIN)/papermill -k python3 notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
+	mkdir -p executed
+	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
 
 test: lint unit notebooks _build/html/index.html
 	$(BIN)/python -m pytest -q tests/test_book_html.py

@@ -11,6 +11,7 @@ import xarray as xr
 from . import __version__
 from .predict import (
     Features,
+    MCDropout,
     Members,
     as_members,
     evaluating,
@@ -79,6 +80,7 @@ def saturation_mutagenesis(
     over members and its standard error their standard deviation (ddof 1).
     """
     one_hot = check_one_hot(one_hot)
+    dropout_seed = members.seed if isinstance(members, MCDropout) else None
     members = as_members(members)
     device = resolve_device(device)
     if batch_size < 1:
@@ -132,6 +134,7 @@ def saturation_mutagenesis(
         "schema_version": SCHEMA_VERSION,
         "model_hash": model_hash(members),
         "n_members": len(members),
+        "dropout_seed": "none" if dropout_seed is None else dropout_seed,
         "calibration": "none" if transform is None else type(transform).__name__,
         "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",

@@ -84,6 +84,7 @@ def test_dimensions_and_coordinates():
     assert effects["effect"].where(reference).isnull().all()
     assert (effects["effect"].isnull().all("feature") == reference).all()
     assert effects.attrs["n_members"] == 3
+    assert effects.attrs["dropout_seed"] == "none"
     assert effects.attrs["schema_version"] == 1
     assert len(effects.attrs["model_hash"]) == 64
 
@@ -122,6 +123,7 @@ def test_mc_dropout_shares_masks_between_reference_and_mutants():
     )
     # in a linear network a mutant differs by two weights: every other mask bit must cancel, so a
     # member's effect takes at most four values
+    assert effects.attrs["dropout_seed"] == 1
     weight = net[2].weight.detach().numpy().reshape(2, 4, 24)
     base = {letter: i for i, letter in enumerate(ALPHABET)}[effects["reference"][0, 3].item()]
     for allele in set(range(4)) - {base}:

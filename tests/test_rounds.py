@@ -97,10 +97,8 @@ def test_bad_settings_raise(tmp_path):
         rounds.run_rounds(SMALL, ["gc"], 1, tmp_path)
     with pytest.raises(ValueError, match="nothing to run: 0 rounds of 1 scenarios"):
         rounds.run_rounds(SMALL, ["none"], 0, tmp_path)
-    with pytest.raises(
-        ValueError, match="unknown calibration 'beta': choose one of none, isotonic"
-    ):
-        replace(SMALL, calibration="beta")
+    with pytest.raises(ValueError, match=r"unknown calibration \['beta'\]: choose from none"):
+        replace(SMALL, calibrations=("none", "beta"))
     with pytest.raises(ValueError, match=r"unknown method \['median'\]: choose from"):
         replace(SMALL, methods=("median",))
     with pytest.raises(ValueError, match="2 members or more; got 1"):
