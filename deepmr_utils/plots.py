@@ -1,6 +1,7 @@
 """Figures: tables in, matplotlib Axes out. Colour-blind safe, on white."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
@@ -18,6 +20,9 @@ from .sequences import ALPHABET
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = sns.color_palette("colorblind")
 BASE_COLOURS = dict(zip(ALPHABET, (GREEN, BLUE, ORANGE, RED), strict=True))
 SPAN_COLOURS = {"exposure": BLUE, "outcome": ORANGE, "confounder": PINK}
+# Five dashes and six colours have no common factor: 30 methods before a pair is seen again.
+_DASHES = ("-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_LINE_COLOURS = (RED, PURPLE, BROWN, GREEN, PINK, SKY)
 _LETTERS = {
     base: TextPath((0, 0), base, size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
     for base in ALPHABET
@@ -37,6 +42,26 @@ def use_style() -> None:
         "legend.frameon": False,
         "savefig.facecolor": "white",
     })  # fmt: skip
+
+
+def line_styles() -> Iterator[dict[str, object]]:
+    """Colour and dash of one method after the other, without end."""
+    for colour, dash in zip(cycle(_LINE_COLOURS), cycle(_DASHES), strict=False):
+        yield {"color": colour, "ls": dash}
+
+
+def marker_size(count: int) -> float:
+    """Marker size, in points, at which so many points stay apart."""
+    return float(np.clip(250 / max(count, 1), 1, 5))
+
+
+def readable_legend(ax: Axes, **options: object) -> None:
+    """Add a legend whose markers and lines are as large as if there were few points."""
+    legend = ax.legend(fontsize=9, **options)
+    for handle in legend.legend_handles:
+        if isinstance(handle, Line2D):
+            handle.set_alpha(1)
+            handle.set_markersize(max(handle.get_markersize(), 6))
 
 
 def sequence_logo(
@@ -134,19 +159,20 @@ def effect_scatter(
     where = pd.Series("elsewhere", index=instruments.index)
     for name, start, end in spans:
         where[instruments["position"].between(start, end - 1)] = f"{name} motif"
+    size = marker_size(len(instruments))
+    labels = {"elsewhere": "substitution elsewhere" if len(spans) else "substitution"}
     for name, rows in where.groupby(where).groups.items():
         colour = SPAN_COLOURS.get(name.removesuffix(" motif"), GREY)
         ax.errorbar(x[rows], y[rows], xerr=1.96 * instruments["se_exposure"][rows],
-                    yerr=1.96 * instruments["se_outcome"][rows], fmt="o", ms=5, lw=0.8,
-                    color=colour, alpha=0.8, label=f"substitution in {name}"
-                    if name != "elsewhere" else "substitution elsewhere")  # fmt: skip
+                    yerr=1.96 * instruments["se_outcome"][rows], fmt="o", ms=size,
+                    lw=min(0.8, 0.2 * size), color=colour, alpha=0.8,
+                    label=labels.get(name, f"substitution in {name}"))  # fmt: skip
     grid = np.array([0, 1.02 * (x + 1.96 * instruments["se_exposure"]).max()])
-    for (_, row), style, colour in zip(
-        local.iterrows(), ("-", "-.", ":", (0, (5, 1))), (RED, PURPLE, BROWN, GREEN), strict=False
-    ):
+    for (_, row), style in zip(local.iterrows(), line_styles(), strict=False):
         intercept = 0 if np.isnan(row["intercept"]) else row["intercept"]
-        ax.plot(grid, intercept + row["causal_effect"] * grid, ls=style, color=colour, lw=2,
-                label=f"{row['method']}: {row['causal_effect']:.2f} ± {row['se']:.2f}")  # fmt: skip
+        error = "" if np.isnan(row["se"]) else f" ± {row['se']:.2f}"
+        ax.plot(grid, intercept + row["causal_effect"] * grid, **style, lw=2,
+                label=f"{row['method']}: {row['causal_effect']:.2f}{error}")  # fmt: skip
     if truth is not None:
         ax.plot(grid, truth * grid, ls="--", color="black", lw=1.5, label=f"truth: {truth:.2f}")
     ax.axhline(0, color="0.7", lw=0.8, zorder=0)
@@ -156,7 +182,7 @@ def effect_scatter(
         xlabel=f"effect on {names['exposure']} (oriented)",
         ylabel=f"effect on {names['outcome']} (oriented)",
     )
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
+    readable_legend(ax, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
 
@@ -177,7 +203,7 @@ def forest(
         without an estimate are not drawn; their number stands in the axis label.
     pooled : pd.Series, optional
         A row of `deepmr_utils.meta.global_effects`: a diamond for the mean with its 95 % interval
-        and a bar from effect - 2 tau to effect + 2 tau.
+        and a bar from effect - 2 tau to effect + 2 tau; tau and I² stand in the legend.
     truth : str, optional
         Column with each sequence's true effect.
     limits : (float, float), optional
@@ -187,7 +213,7 @@ def forest(
     ax = ax or plt.subplots(figsize=(6.4, 5))[1]
     shown = local[local["causal_effect"].notna()].sort_values("causal_effect")
     rank = np.arange(1, len(shown) + 1)
-    size = np.clip(250 / max(len(shown), 1), 1, 5)
+    size = marker_size(len(shown))
     ax.hlines(rank, shown["ci_low"], shown["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
     ax.plot(shown["causal_effect"], rank, "o", ms=size, color=BLUE, label="local effect, 95 % CI")
     if truth in shown:
@@ -195,7 +221,7 @@ def forest(
     if pooled is not None:
         y = -0.06 * len(shown) - 1
         ax.hlines(y, pooled["heterogeneity_low"], pooled["heterogeneity_high"], color=ORANGE, lw=2,
-                  label="global effect ± 2 tau")  # fmt: skip
+                  label=f"± 2 tau ({pooled['tau']:.2g}); I² {pooled['i2']:.0%}")  # fmt: skip
         ax.errorbar(pooled["effect"], y, fmt="D", ms=8, color=RED, capsize=4,
                     xerr=[[pooled["effect"] - pooled["ci_low"]],
                           [pooled["ci_high"] - pooled["effect"]]],
@@ -214,7 +240,7 @@ def forest(
         xlabel="causal effect of exposure on outcome",
         ylabel=f"{len(shown)} sequences{without}",
     )
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
+    readable_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return ax
 
 
