@@ -152,7 +152,11 @@ def method_scores(scores: pd.DataFrame) -> Figure:
     rows = -(-len(scenarios) // 3)
     columns = min(3, len(scenarios))
     figure, axes = plt.subplots(
-        rows, columns, figsize=(8.6, rows * (1.2 + 0.21 * len(methods))), sharey=True, squeeze=False
+        rows,
+        columns,
+        figsize=(7.6, 0.8 + rows * (1 + 0.21 * len(methods))),
+        sharey=True,
+        squeeze=False,
     )
     y = pd.Series(np.arange(len(methods)), index=methods)
     for ax, scenario in zip(axes.flat, scenarios, strict=False):
@@ -174,6 +178,6 @@ def method_scores(scores: pd.DataFrame) -> Figure:
     axes[0, 0].invert_yaxis()
     for ax in axes[:, 0]:
         ax.tick_params(axis="y", labelsize=9)
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.6, aspect=30)
-    bar.set_label("coverage (squares: an assumption fails)")
+    bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.6, aspect=40)
+    bar.set_label("coverage of 95 % intervals (squares: an assumption fails)")
     return figure

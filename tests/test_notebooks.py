@@ -24,7 +24,11 @@ def papermill(*arguments, cwd):
 
 
 def test_the_notebooks_are_there():
-    assert {p.name for p in NOTEBOOKS} == {"quickstart.ipynb", "simulation.ipynb"}
+    assert {p.name for p in NOTEBOOKS} == {
+        "estimators.ipynb",
+        "quickstart.ipynb",
+        "simulation.ipynb",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
