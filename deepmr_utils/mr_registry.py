@@ -61,7 +61,7 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
     ("ivw_fixed", ivw, {"effects": "fixed"}, 1, ALL_VALID, BURGESS_2013, ("f_stat",)),
     ("ivw_random", ivw, {"effects": "random"}, 2, BALANCED, BURGESS_2013, ("f_stat",)),
     ("ivw_robust", ivw, {"robust": True}, 3, BALANCED + OUTLIERS, REES_2019, ("f_stat",)),
-    ("ivw_penalized", ivw, {"penalized": True}, 2, BALANCED + OUTLIERS, REES_2019, ("f_stat",)),
+    ("ivw_penalized", ivw, {"penalized": True}, 2, ALL_VALID + OUTLIERS, REES_2019, ("f_stat",)),
     ("egger", egger, {}, 3, INSIDE, BOWDEN_2015),
     ("egger_robust", egger, {"robust": True}, 3, INSIDE + OUTLIERS, REES_2019),
     ("egger_penalized", egger, {"penalized": True}, 3, INSIDE + OUTLIERS, REES_2019),
