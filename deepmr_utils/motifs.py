@@ -122,8 +122,14 @@ def match_scores(one_hot: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
     width, length = len(weights), one_hot.shape[-1]
     if width > length:
         raise ValueError(f"the motif ({width} bp) is longer than the sequences ({length} bp)")
-    kernel = torch.from_numpy(weights.T[None].copy()).to(one_hot)
-    return F.conv1d(one_hot, kernel).squeeze(1)
+    # What each motif position scores at each base, then a sum along diagonals: several times faster
+    # than conv1d, which has no fast path for float64 on a CPU.
+    values = torch.from_numpy(weights).to(one_hot) @ one_hot
+    n_offsets = length - width + 1
+    scores = values[:, 0, :n_offsets].clone()
+    for i in range(1, width):
+        scores += values[:, i, i : i + n_offsets]
+    return scores
 
 
 def occupancy(one_hot: torch.Tensor, weights: np.ndarray) -> torch.Tensor:

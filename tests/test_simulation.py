@@ -344,8 +344,9 @@ def test_ten_thousand_labelled_sequences_take_less_than_half_a_second(benchmark)
             simulation.simulate_sequences(PARAMETERS, N, rng), PARAMETERS, rates, rng
         )
 
-    table = benchmark.pedantic(simulate, rounds=3, warmup_rounds=1)
+    table = benchmark.pedantic(simulate, rounds=5, warmup_rounds=1)
     assert len(table) == N
+    assert benchmark.stats.stats.min < 0.5  # 0.18 s seen on 2 cores
 
 
 @pytest.mark.parametrize(
