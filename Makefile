@@ -66,7 +66,7 @@ outputs: .venv/.installed
 	rm -rf notebooks/results
 	for name in quickstart estimators simulation; do \
 	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
-	  $(BIN)/python -m deepmr_utils.notebooks notebooks/$$name.ipynb || exit 1; done
+	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 
 clean:
 	rm -rf _build executed notebooks/results

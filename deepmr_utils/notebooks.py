@@ -77,11 +77,15 @@ def glue(name: str, value: Any) -> None:
     display({GLUE_PREFIX + k: v for k, v in data.items()}, raw=True, metadata=metadata)
 
 
-def tidy(path: str) -> None:
-    """Make an executed notebook byte-reproducible: drop times, paths and random cell ids."""
+def tidy(path: str, *, strip: bool = False) -> None:
+    """Make an executed notebook byte-reproducible: drop times, paths and random cell ids.
+
+    With ``strip``, drop pictures and glued values too: notebooks under version control keep the
+    text outputs that their tests compare, and the book has the figures.
+    """
     notebook = nbformat.read(path, as_version=4)
     papermill = notebook.metadata.pop("papermill", {})
-    if "parameters" in papermill:
+    if papermill.get("parameters"):
         notebook.metadata["papermill"] = {"parameters": papermill["parameters"]}
     notebook.metadata.pop("widgets", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -90,9 +94,14 @@ def tidy(path: str) -> None:
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell["id"] = "injected-parameters"
+        if strip and cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})]
+            for output in cell.outputs:
+                output.get("data", {}).pop("image/png", None)
     nbformat.write(notebook, path)
 
 
 if __name__ == "__main__":
-    for notebook_path in sys.argv[1:]:
-        tidy(notebook_path)
+    for argument in sys.argv[1:]:
+        if argument != "--strip":
+            tidy(argument, strip="--strip" in sys.argv)

@@ -49,7 +49,9 @@ def test_notebook_anatomy(path):
     )
     assert not any(o.output_type == "error" for c in code for o in c.outputs)
     for cell in code:
-        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+        figures = [o for o in cell.outputs if "<Figure" in o.get("data", {}).get("text/plain", "")]
+        assert not any("image/png" in o.data for o in figures)  # the book has the pictures
+        if figures:
             assert cell.metadata["mystnb"]["image"]["alt"], (
                 f"figure of cell {cell.id} has no alt text"
             )
