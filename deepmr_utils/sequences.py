@@ -1,6 +1,7 @@
 """DNA sequences as strings and as one-hot arrays (N, 4, L) in A, C, G, T order."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ _CODES = np.full(256, 255, dtype=np.uint8)
 _CODES[np.frombuffer(b"ACGTN", dtype=np.uint8)] = range(5)
 _CODES[np.frombuffer(b"acgtn", dtype=np.uint8)] = range(5)
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+_COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 
 def encode(sequences: Sequence[str]) -> np.ndarray:
@@ -53,11 +55,31 @@ def encode(sequences: Sequence[str]) -> np.ndarray:
     return codes
 
 
-def _unknown_base(letter: str, i: int, position: int) -> str:
+def _unknown_base(letter: str, i: int | str, position: int) -> str:
     return (
         f"unknown base {letter!r} in sequence {i} at position {position} (0-based): "
         "valid letters are A, C, G, T and N; replace other IUPAC codes by N"
     )
+
+
+def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) -> list[str]:
+    """Sequences of any lengths in upper case.
+
+    Raises
+    ------
+    ValueError
+        If one holds a letter other than A, C, G, T and N; it is called by its name, or its number.
+    """
+    checked = [sequence.upper() for sequence in sequences]
+    for i, sequence in enumerate(checked):
+        if wrong := re.search("[^ACGTN]", sequence):
+            raise ValueError(_unknown_base(wrong[0], names[i] if names else i, wrong.start()))
+    return checked
+
+
+def reverse_complement(sequence: str) -> str:
+    """The other strand of a sequence of A, C, G, T and N in upper case."""
+    return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def decode(codes: np.ndarray) -> list[str]:

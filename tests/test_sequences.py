@@ -52,3 +52,17 @@ def test_bad_sequences_raise(texts, message):
 def test_bad_one_hot_raises(array, error, message):
     with pytest.raises(error, match=message):
         sequences.check_one_hot(array)
+
+
+def test_letters_of_sequences_of_any_length_are_checked():
+    assert sequences.check_letters(["acgN", "T", ""]) == ["ACGN", "T", ""]
+    with pytest.raises(ValueError, match="unknown base 'U' in sequence 1 at position 0"):
+        sequences.check_letters(["ACG", "UA"])
+    with pytest.raises(ValueError, match="unknown base 'R' in sequence b at position 1"):
+        sequences.check_letters(["ACG", "AR"], ["a", "b"])
+
+
+def test_reverse_complement_flips_both_axes_of_one_hot():
+    assert sequences.reverse_complement("ACGTTN") == "NAACGT"
+    forward, reverse = sequences.one_hot(["GATTN", sequences.reverse_complement("GATTN")])
+    assert torch.equal(forward.flip(0, 1), reverse)

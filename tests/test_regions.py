@@ -1,0 +1,258 @@
+import gzip
+import logging
+import os
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepmr_utils import sequences
+from deepmr_utils.regions import read_fasta, read_regions, unique
+
+CHR1 = "ACGTTGCAACGGATCCATTANNCTAGgtac"  # 30 bases, soft-masked at the end
+CHR2 = "TTTTTCCCCC"
+
+
+@pytest.fixture
+def genome(tmp_path):
+    path = tmp_path / "genome.fa"
+    lines = [CHR1[i : i + 10] for i in range(0, 30, 10)]
+    path.write_text("\n".join([">chr1 first", *lines, ">chr2", CHR2, ""]))
+    return path
+
+
+def bed(*rows):
+    return pd.DataFrame(rows, columns=["chrom", "start", "end", "name", "strand"][: len(rows[0])])
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("opener", [open, gzip.open])
+def test_fasta_records_become_rows(tmp_path, opener):
+    path = tmp_path / "sequences"
+    with opener(path, "wt") as file:
+        file.write("\n>a one\nACgt\nNN\n\n>b\nTT\r\n>a two\nG\n")
+    table = read_fasta(path)
+    assert table["sequence_id"].tolist() == ["a", "b", "a_2"]
+    assert table["sequence"].tolist() == ["ACGTNN", "TT", "G"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "every FASTA record needs a sequence; it has no record"),
+        (">a\nAC\n>b\n", "every FASTA record needs a sequence; record 'b' has none"),
+        (
+            "chr1\t0\t10\n",
+            r"line 1: a FASTA record begins with a header '>name'; got 'chr1\\t0\\t10'",
+        ),
+        (">a\nAC\n> \nAC\n", "line 3: a FASTA header needs a name"),
+        (">a\nAC\n>b\nACR\n", r"unknown base 'R' in sequence b at position 2 \(0-based\)"),
+    ],
+)
+def test_bad_fasta_raises(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_fasta(write(tmp_path / "bad.fa", text))
+
+
+def test_missing_files_raise(tmp_path, genome):
+    with pytest.raises(FileNotFoundError, match=r"absent\.fa"):
+        read_fasta(tmp_path / "absent.fa")
+    with pytest.raises(FileNotFoundError, match=r"absent\.bed"):
+        read_regions(tmp_path / "absent.bed", genome)
+    with pytest.raises(FileNotFoundError, match=r"no FASTA file at .*absent\.fa"):
+        read_regions(bed(("chr1", 0, 5)), tmp_path / "absent.fa")
+
+
+def test_names_are_made_unique_without_taking_one_that_exists():
+    names = ["a", "a", "a_2", "b", "a", "b"]
+    assert unique(names) == ["a", "a_3", "a_2", "b", "a_4", "b_2"]
+
+
+def test_regions_are_zero_based_half_open_and_stranded(tmp_path, genome):
+    text = (
+        "# a comment\ntrack name=x\nbrowser position\n\n"
+        "chr1\t0\t5\tpeak\t0\t+\n"
+        "chr1\t0\t5\tpeak\t0\t-\t12.5\t3\t2\t1\n"  # as a narrowPeak
+        "chr1\t8\t13\t.\t0\t.\n"
+        "chr1 22 27\n"
+        "chr2\t5\t10\t.\t0\t-\n"
+    )
+    table = read_regions(write(tmp_path / "regions.bed", text), genome)
+    assert table.columns.tolist() == ["sequence_id", "chrom", "start", "end", "strand", "sequence"]
+    expected = [
+        ("peak", "chr1", 0, 5, "+", "ACGTT"),
+        ("peak_2", "chr1", 0, 5, "-", "AACGT"),
+        ("chr1:8-13", "chr1", 8, 13, "+", "ACGGA"),
+        ("chr1:22-27", "chr1", 22, 27, "+", "CTAGG"),
+        ("chr2:5-10(-)", "chr2", 5, 10, "-", "GGGGG"),
+    ]
+    assert list(table.itertuples(index=False, name=None)) == expected
+    assert table.attrs["counts"] == {"regions": 5, "padded": 0, "dropped": 0}
+    with gzip.open(tmp_path / "regions.bed.gz", "wt") as file:
+        file.write(text)
+    pd.testing.assert_frame_equal(read_regions(tmp_path / "regions.bed.gz", genome), table)
+    assert sequences.one_hot(table["sequence"]).shape == (5, 4, 5)
+
+
+def test_a_table_of_regions_does_as_well(genome):
+    regions = bed(("chr1", 0, 5, None, "-"), ("chr1", 0.0, 5, "x", None)).iloc[::-1]
+    table = read_regions(regions, genome)
+    assert table["sequence_id"].tolist() == ["x", "chr1:0-5(-)"]
+    assert table["sequence"].tolist() == ["ACGTT", "AACGT"]
+    assert table.index.tolist() == [0, 1]
+    assert table["start"].dtype == np.int64
+
+
+@pytest.mark.parametrize(("start", "end"), [(10, 14), (10, 15), (12, 13), (4, 21)])
+@pytest.mark.parametrize("length", [1, 6, 7])
+def test_windows_stand_around_the_centre(genome, start, end, length):
+    forward, reverse = (
+        read_regions(bed(("chr1", start, end, ".", strand)), genome, length).iloc[0]
+        for strand in "+-"
+    )
+    centre = (start + end) // 2
+    assert forward["start"] + length // 2 == centre
+    assert forward["sequence"] == CHR1.upper()[forward["start"] : forward["start"] + length]
+    assert forward["sequence"][length // 2] == CHR1.upper()[centre]
+    assert (reverse["start"], reverse["end"]) == (forward["start"], forward["end"])
+    assert sequences.reverse_complement(reverse["sequence"]) == forward["sequence"]
+    # position p of strand "-" is base end - 1 - p of the chromosome
+    complement = dict(zip("ACGTN", "TGCAN", strict=True))
+    for p, base in enumerate(reverse["sequence"]):
+        assert base == complement[CHR1.upper()[reverse["end"] - 1 - p]]
+
+
+EDGE = bed(
+    ("chr1", 1, 2, "left", "+"), ("chr1", 12, 14, "inside", "+"),
+    ("chr1", 28, 30, "right", "-"), ("chr2", 4, 6, "both", "+"),
+)  # fmt: skip
+
+
+def test_windows_off_the_chromosome_raise_by_default(genome):
+    message = (
+        r"windows must lie within their chromosome; 3 of 4 do not, the first chr1:-5-7 \(chr1 has "
+        r"30 bases\): use edge='pad' or edge='drop', a shorter length, or the assembly"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_regions(EDGE, genome, 12)
+    with pytest.raises(ValueError, match="the first chr2:8-11"):
+        read_regions(bed(("chr2", 8, 11)), genome)
+
+
+def test_windows_off_the_chromosome_can_be_padded(genome, caplog):
+    table = read_regions(EDGE, genome, 12, edge="pad").set_index("sequence_id")
+    assert table.loc["left", "sequence"] == "NNNNN" + CHR1[:7]
+    assert table.loc["inside", "sequence"] == CHR1[7:19]
+    assert table.loc["right", "sequence"] == "NNNNN" + sequences.reverse_complement(
+        CHR1[23:].upper()
+    )
+    assert table.loc["both", "sequence"] == "N" + CHR2 + "N"
+    assert table.loc["left", ["start", "end"]].tolist() == [-5, 7]
+    assert (table["sequence"].str.len() == 12).all()
+    assert table.attrs["counts"] == {"regions": 4, "padded": 3, "dropped": 0}
+    assert caplog.messages == ["3 of 4 regions run off their chromosome and were padded"]
+    with pytest.raises(
+        ValueError, match="must overlap their chromosome; 1 of 1 do not, the first chr2:40-45"
+    ):
+        read_regions(bed(("chr2", 40, 45)), genome, edge="pad")
+
+
+def test_windows_off_the_chromosome_can_be_dropped(genome, caplog):
+    caplog.set_level(logging.WARNING)
+    table = read_regions(EDGE, genome, 12, edge="drop")
+    assert table["sequence_id"].tolist() == ["inside"]
+    assert table.attrs["counts"] == {"regions": 4, "padded": 0, "dropped": 3}
+    assert caplog.messages == ["3 of 4 regions run off their chromosome and were dropped"]
+    with pytest.raises(
+        ValueError, match=r"1 of 1 do not, the first chr2:40-45 .*: use a shorter length"
+    ):
+        read_regions(bed(("chr2", 40, 45)), genome, edge="drop")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no region"),
+        ("# only\ntrack x\n", "holds no region"),
+        ("chr1\t5\n", r"line 1: a BED line needs chromosome, start and end, separated by tabs; got 'chr1\\t5'"),
+        ("chrom\tstart\tend\nchr1\t0\t5\n", r"start must be a whole number, 0 or more \(0-based; no header line\); line 1 has start start"),
+        ("#\nchr1\t0\t5\nchr1\t-1\t5\n", "start must be a whole number.*; line 3 has start -1"),
+        ("chr1\t0\t5.5\n", "end must be a whole number.*; line 1 has end 5.5"),
+        ("chr1\t5\t5\n", r"a region needs end > start \(0-based start, exclusive end\); line 1 has end 5"),
+        ("chr1\t0\t5\tx\t0\t*\n", r"strand must be '\+', '-' or '.'; line 1 has strand \*"),
+        ("chr1\t0\t5\nchr1\t0\t6\n", "all regions must have one length; got 5 to 6 bases: give length"),
+        ("1\t0\t5\nX\t1\t6\n", r"unknown chromosome '1': .*genome.fa has 2 sequences \(chr1, chr2; near names: chr1\); 2 regions"),
+        ("scaffold\t0\t5\n", r"unknown chromosome 'scaffold': .* \(chr1, chr2; no near name\); 1 regions"),
+    ],
+)  # fmt: skip
+def test_bad_bed_raises(tmp_path, genome, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_regions(write(tmp_path / "bad.bed", text), genome)
+
+
+@pytest.mark.parametrize(
+    ("regions", "options", "message"),
+    [
+        (pd.DataFrame({"chrom": ["chr1"], "chromStart": [0]}), {}, r"needs the columns chrom, start and end and at least one row; got columns \['chrom', 'chromStart'\] and 1 rows"),
+        (bed(("chr1", 0, 5)).iloc[:0], {}, "at least one row; got .* and 0 rows"),
+        (bed(("chr1", 0, 5), ("chr1", np.nan, 5)), {}, "row 1 has start nan"),
+        (bed(("chr1", 0, 5)), {"edge": "clip"}, "unknown edge 'clip': choose one of raise, pad, drop"),
+        (bed(("chr1", 0, 5)), {"length": 0}, "length must be at least 1 base; got 0"),
+    ],
+)  # fmt: skip
+def test_bad_regions_and_options_raise(genome, regions, options, message):
+    with pytest.raises(ValueError, match=message):
+        read_regions(regions, genome, **options)
+
+
+def test_an_unknown_letter_names_its_window(tmp_path):
+    path = write(tmp_path / "iupac.fa", ">chr3\nACGTMACG\n")
+    assert read_regions(bed(("chr3", 0, 4)), path)["sequence"].tolist() == ["ACGT"]
+    with pytest.raises(ValueError, match="unknown base 'M' in sequence chr3:2-6 at position 2"):
+        read_regions(bed(("chr3", 0, 4, "x", "-"), ("chr3", 2, 6, "y", "-")), path)
+
+
+def test_the_index_is_made_once_and_made_again_after_a_change(genome):
+    read_regions(bed(("chr1", 0, 5)), genome)
+    index = genome.with_name("genome.fa.fai")
+    assert index.exists()
+    genome.write_text(">chr1\nTTTTTTTT\n")
+    os.utime(index, (1, 1))
+    assert read_regions(bed(("chr1", 0, 5)), genome)["sequence"].tolist() == ["TTTTT"]
+
+
+def test_an_index_that_cannot_be_written_is_explained(genome):
+    genome.with_name("genome.fa.fai").symlink_to(
+        "/nonexistent/genome.fa.fai"
+    )  # as a read-only folder
+    with pytest.raises(
+        PermissionError,
+        match=r"genome.fa has no current index, and .*genome.fa.fai cannot be written: make it by 'samtools faidx', or link",
+    ):
+        read_regions(bed(("chr1", 0, 5)), genome)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (">a\nAC\nACGT\nAC\n", "cannot be indexed: Line length of fasta file is not consistent"),
+        (">a\nAC\n>a\nAC\n", "cannot be indexed: Duplicate key"),
+        ("ACGT\n", "cannot be indexed: Unexpected text before the first"),
+    ],
+)
+def test_a_malformed_genome_is_explained(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_regions(bed(("a", 0, 1)), write(tmp_path / "bad.fa", text))
+
+
+def test_a_compressed_genome_needs_biopython(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "Bio", None)
+    with gzip.open(tmp_path / "genome.fa.gz", "wt") as file:
+        file.write(">chr1\nACGT\n")
+    with pytest.raises(ImportError, match="needs Biopython: pip install biopython, or unpack"):
+        read_regions(bed(("chr1", 0, 4)), tmp_path / "genome.fa.gz")
