@@ -1,0 +1,259 @@
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import xarray as xr
+
+from deepmr_utils import null, sequences
+from deepmr_utils.exchange import EFFECT_COLUMNS, export_twosamplemr, import_effects
+from deepmr_utils.instruments import select_instruments
+from deepmr_utils.models import SimulationCNN
+from deepmr_utils.mr import local_mr
+from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
+
+TABLE = pd.DataFrame({
+    "sequence_id": ["s1", "s1", "s1", "s1", "s2", "s2"],
+    "position": [0, 0, 2, 2, 1, 1],
+    "reference": list("AAGGTT"),
+    "alternate": list("CCTTAA"),
+    "feature": ["x", "y"] * 3,
+    "effect": [0.5, -0.5, 1.0, 2.0, 0.25, np.nan],
+    "se": [0.1, 0.2, 0.0, 0.4, 0.5, np.nan],
+})  # fmt: skip
+SEQUENCES = pd.DataFrame({
+    "sequence_id": ["s0", "s2", "s1"], "sequence": ["TTTT", "ctag", "ANGT"],
+    "chrom": ["chr1", "chr1", "chrX"], "start": [-2, 5, 9], "end": [2, 9, 13],
+    "strand": ["+", "-", "+"],
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def effects():
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("ACGT"), 24)) for _ in range(3)]
+    texts[1] = texts[1][:5] + "N" + texts[1][6:]
+    model = SimulationCNN(24, channels=4, hidden=5)
+    members = [null.untrained(model, seed) for seed in range(4)]
+    x = sequences.one_hot(texts, torch.float64)
+    members = [member.double() for member in members]
+    ids = ["peak-b", "peak-a", "peak:c"]
+    return saturation_mutagenesis(members, x, sequence_ids=ids, device="cpu"), texts
+
+
+def tidy(effects):
+    data = effects[["effect", "se"]].to_dataframe().reset_index().dropna(subset=["effect"])
+    return data.rename(columns={"sequence": "sequence_id", "allele": "alternate"})
+
+
+def test_import_by_hand():
+    effects = import_effects(TABLE)
+    assert effects["effect"].shape == (2, 3, 4, 2)
+    assert effects["sequence"].to_numpy().tolist() == ["s1", "s2"]
+    assert effects["feature"].to_numpy().tolist() == ["x", "y"]
+    assert effects["reference"].to_numpy().tolist() == [["A", "N", "G"], ["N", "T", "N"]]
+    assert effects["effect"].count() == 5
+    for row in TABLE.itertuples():
+        cell = effects.sel(
+            sequence=row.sequence_id, position=row.position, allele=row.alternate,
+            feature=row.feature,
+        )  # fmt: skip
+        np.testing.assert_equal((cell["effect"].item(), cell["se"].item()), (row.effect, row.se))
+    assert effects["reference_prediction"].isnull().all()
+    assert "n_members" not in effects.attrs
+
+
+def test_sequences_say_what_was_analysed():
+    effects = import_effects(TABLE, SEQUENCES, n_members=7)
+    assert effects["sequence"].to_numpy().tolist() == ["s0", "s2", "s1"]
+    assert ["".join(row) for row in effects["reference"].to_numpy()] == ["TTTT", "CTAG", "ANGT"]
+    assert effects["chrom"].to_numpy().tolist() == ["chr1", "chr1", "chrX"]
+    assert effects["start"].to_numpy().tolist() == [-2, 5, 9]
+    assert effects["strand"].to_numpy().tolist() == ["+", "-", "+"]
+    assert effects["effect"].sel(sequence="s0").isnull().all()
+    assert effects["effect"].sel(sequence="s2", position=1, allele="A", feature="x") == 0.25
+    assert effects.attrs["n_members"] == 7
+
+
+def test_import_gives_back_what_saturation_mutagenesis_gave(effects, tmp_path):
+    effects, texts = effects
+    table = tidy(effects).sample(frac=1, random_state=1)
+    prediction = effects["reference_prediction"].to_series().rename("reference_prediction")
+    prediction.index.names = ["sequence_id", "feature"]
+    table = table.join(prediction, on=["sequence_id", "feature"])
+    ids = effects["sequence"].to_numpy()
+    imported = import_effects(table, pd.DataFrame({"sequence_id": ids, "sequence": texts}))
+    imported = imported.sel(feature=effects["feature"].to_numpy())
+    xr.testing.assert_equal(imported, effects)
+    missing = set(effects.attrs) - set(imported.attrs)
+    assert missing == {"n_members"}
+    for name in ("effect", "se", "reference_prediction"):
+        assert imported[name].dims == effects[name].dims
+    save_effects(imported, tmp_path / "effects.zarr")
+    xr.testing.assert_identical(load_effects(tmp_path / "effects.zarr"), imported)
+    pd.testing.assert_frame_equal(
+        select_instruments(imported, "exposure", "outcome"),
+        select_instruments(effects, "exposure", "outcome"),
+    )
+
+
+def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
+    table = TABLE.assign(reference=TABLE["reference"].str.lower())
+    table.to_csv(tmp_path / "effects.csv", index=False)
+    imported = import_effects(pd.read_csv(tmp_path / "effects.csv"))
+    xr.testing.assert_identical(imported, import_effects(TABLE))
+    backward = import_effects(TABLE.iloc[::-1], SEQUENCES)
+    forward = import_effects(TABLE, SEQUENCES)
+    xr.testing.assert_identical(backward.sel(feature=["x", "y"]), forward)
+
+
+def changed(row, **values):
+    table = TABLE.astype(dict.fromkeys(values, object))
+    for name, value in values.items():
+        table.loc[row, name] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (TABLE.drop(columns=["se"]), r"needs the columns .* and at least one row; got .* rename or add \['se'\]"),
+        (TABLE.iloc[:0], r"got .* and 0 rows: rename or add rows"),
+        (changed(1, feature=None), "every row needs a feature; row 1 has feature nan|None"),
+        (changed(1, sequence_id=None), "every row needs a sequence_id; row 1"),
+        (changed(2, position=-1), r"position must be a whole number, 0 or more \(0-based\); row 2 has position -1"),
+        (changed(2, position=1.5), "position must be a whole number.*; row 2 has position 1.5"),
+        (changed(2, position="x"), "position must be a whole number.*; row 2 has position x"),
+        (changed([0, 1], position=155_270_559), "position must count within the sequence; got 155270559 in a table of 2 sequences: subtract the start"),
+        (changed(3, reference="N"), "reference must be one of A, C, G, T; row 3 has reference N"),
+        (changed(3, alternate="R"), "alternate must be one of A, C, G, T; row 3 has alternate R"),
+        (changed(3, alternate="AC"), "alternate must be one of A, C, G, T; row 3 has alternate AC"),
+        (changed(3, alternate="G"), "reference and alternate must differ; row 3 has reference G, alternate G"),
+        (pd.concat([TABLE, TABLE[1:2]]), "a substitution may be listed once a feature; row 6 has sequence_id s1, position 0, alternate C, feature y"),
+        (changed(0, effect="big"), "effect must be a number; row 0 has effect big"),
+        (changed(0, effect=np.inf), "effect must be finite; row 0 has effect inf"),
+        (changed(0, se=-np.inf), "se must be finite; row 0 has se -inf"),
+        (changed(0, se=-0.1), "se must be 0 or more; row 0 has se -0.1"),
+        (changed(0, se=np.nan), "effect and se must be NaN together; row 0 has effect 0.5, se nan"),
+        (changed(5, se=0.1), "effect and se must be NaN together; row 5 has effect nan, se 0.1"),
+        (TABLE.drop(index=3), r"every substitution needs all features \(x, y\); row 2 has sequence_id s1, position 2, alternate T"),
+        (changed(5, feature="z"), r"every substitution needs all features \(x, y, z\); row 0"),
+        (TABLE.assign(reference_prediction=[1, 2, 1, 3, 4, 5]), "reference_prediction must be the same for all substitutions of a sequence; row 3 has sequence_id s1, feature y, reference_prediction 3"),
+        (TABLE.assign(reference_prediction=[1, 2, 1, np.nan, 4, 5]), "reference_prediction must be the same .* row 3"),
+        (TABLE.assign(reference_prediction=[1, np.inf, 1, 2, 4, 5]), "reference_prediction must be finite; row 1"),
+        (pd.concat([TABLE, TABLE[:2].assign(reference="T", alternate="G")]), "reference must be the base of the sequence; row 0 has A at position 0 of 's1', another row has T"),
+    ],
+)  # fmt: skip
+def test_bad_tables_raise(table, message):
+    with pytest.raises(ValueError, match=message):
+        import_effects(table)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [
+        (SEQUENCES.iloc[:2], "sequences has no such sequence: the table has position 0 of 's1', sequences has 2 of 4 bases"),
+        (SEQUENCES.assign(sequence=["TT", "CT", "AN"]), "sequences has no such position: the table has position 2 of 's1'"),
+        (SEQUENCES.assign(sequence=["TTTT", "CTAG", "AAAA"]), "row 2 has G at position 2 of 's1', sequences has A: are positions 0-based"),
+        (SEQUENCES.assign(sequence=["TTTT", "CTAG", "AANA"]), "row 2 has G at position 2 of 's1', sequences has N"),
+        (SEQUENCES.assign(sequence=["TTTT", "CTAG", "ACG"]), "all sequences must have one length"),
+        (SEQUENCES.assign(sequence_id="s1"), "sequence_id of sequences must be unique"),
+        (SEQUENCES.drop(columns="sequence"), r"sequences needs the columns sequence_id and sequence; got \['sequence_id', 'chrom'"),
+    ],
+)  # fmt: skip
+def test_sequences_that_do_not_fit_raise(sequences, message):
+    with pytest.raises(ValueError, match=message):
+        import_effects(TABLE, sequences)
+
+
+def test_documented_columns_are_the_required_ones():
+    for name in EFFECT_COLUMNS:
+        assert f"``{name}``" in import_effects.__doc__
+        with pytest.raises(ValueError, match=name):
+            import_effects(TABLE.drop(columns=name))
+
+
+def test_export_has_the_columns_of_twosamplemr(effects):
+    table = select_instruments(effects[0], "exposure", "outcome")
+    exported = export_twosamplemr(table)
+    roles = [
+        f"{name}{role}"
+        for role in ("exposure", "outcome")
+        for name in (
+            "", "id.", "effect_allele.", "other_allele.", "beta.", "se.", "pval.", "eaf.",
+            "samplesize.",
+        )
+    ]  # fmt: skip
+    assert exported.columns.tolist() == ["SNP", *roles, "mr_keep"]
+    assert len(exported) == len(table) > 20
+    assert exported["mr_keep"].all()
+    assert exported["SNP"].is_unique
+    row, source = exported.iloc[3], table.iloc[3]
+    assert row["SNP"] == "{sequence_id}:{position}:{reference}>{alternate}".format(**source)
+    assert (row["effect_allele.exposure"], row["other_allele.outcome"]) == (
+        source["alternate"],
+        source["reference"],
+    )
+    assert row["pval.outcome"] == pytest.approx(
+        2 * scipy.stats.norm.sf(abs(source["beta_outcome"] / source["se_outcome"])), rel=1e-12
+    )
+    assert exported[["eaf.exposure", "eaf.outcome", "samplesize.exposure"]].isna().all().all()
+    assert set(exported["exposure"]) == {"exposure"}
+    assert exported["id.outcome"].tolist() == [f"{i}|outcome" for i in table["sequence_id"]]
+
+
+def test_export_gives_one_estimate_a_sequence_after_a_csv(effects, tmp_path):
+    """R's mr() groups by id.exposure and id.outcome; IVW written out must be ours."""
+    table = select_instruments(effects[0], "exposure", "outcome")
+    exported = export_twosamplemr(table, tmp_path / "instruments.csv")
+    text = (tmp_path / "instruments.csv").read_text()
+    assert ",TRUE\n" in text
+    assert "True" not in text
+    assert ",NA,NA," in text
+    read = pd.read_csv(tmp_path / "instruments.csv")
+    assert read["mr_keep"].dtype == bool
+    pd.testing.assert_frame_equal(read, exported, rtol=1e-14, check_dtype=False)  # an ulp or two
+    groups = read[read["mr_keep"]].groupby(["id.exposure", "id.outcome"], sort=False)
+    weighted = groups.apply(
+        lambda g: (
+            (g["beta.exposure"] * g["beta.outcome"] / g["se.outcome"] ** 2).sum()
+            / (g["beta.exposure"] ** 2 / g["se.outcome"] ** 2).sum()
+        )
+    )
+    ours = local_mr(table, "ivw").set_index("sequence_id")["causal_effect"].dropna()
+    assert len(ours) == len(weighted)
+    by_sequence = {i.removesuffix("|exposure"): b for (i, _), b in weighted.items()}
+    for sequence_id, estimate in ours.items():
+        assert by_sequence[sequence_id] == pytest.approx(estimate, rel=1e-12)
+
+
+def test_features_can_be_named_and_missing_instruments_are_not_kept(effects):
+    table = select_instruments(effects[0], "exposure", "outcome").iloc[:5].copy()
+    table.attrs = {}
+    for name in ("beta_exposure", "se_exposure", "beta_outcome", "se_outcome"):
+        table.loc[2, name] = np.nan
+    exported = export_twosamplemr(table, exposure="Sox2", outcome="Oct4")
+    assert exported["mr_keep"].tolist() == [True, True, False, True, True]
+    assert exported["id.exposure"][0].endswith("|Sox2")
+    assert set(exported["outcome"]) == {"Oct4"}
+    assert len(export_twosamplemr(table.iloc[:0], exposure="a", outcome="b")) == 0
+
+
+def test_bad_instruments_raise(effects):
+    table = select_instruments(effects[0], "exposure", "outcome")
+    with pytest.raises(
+        ValueError, match=r"instrument table needs the columns .*; \['se_outcome'\] missing"
+    ):
+        export_twosamplemr(table.drop(columns="se_outcome"))
+    with pytest.raises(
+        ValueError, match=r"an instrument may be listed once; 'peak-b:.*' is there twice"
+    ):
+        export_twosamplemr(pd.concat([table, table[:1]]))
+    with pytest.raises(ValueError, match="se_exposure must be greater than 0"):
+        export_twosamplemr(table.assign(se_exposure=0.0))
+    table.attrs = {"exposure": "a"}
+    with pytest.raises(
+        ValueError,
+        match=r"the outcome needs a name, which the table has lost: give outcome='\.\.\.'",
+    ):
+        export_twosamplemr(table)
