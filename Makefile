@@ -9,7 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
 BIN := .venv/bin
 SCALE := book/parameters/simulation_paper_scale.yml
-CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/*)
+CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
 EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb simulation.ipynb simulation_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3

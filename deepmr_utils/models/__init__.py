@@ -1,5 +1,6 @@
 """Networks: our own definitions, and readers of published weights."""
 
 from .cnn import SimulationCNN
+from .mtsplice import MTSplice, load_mtsplice
 
-__all__ = ["SimulationCNN"]
+__all__ = ["MTSplice", "SimulationCNN", "load_mtsplice"]
