@@ -14,7 +14,7 @@ from scipy import special
 
 from .numerics import bisect, bisect_minimum, pad_groups
 
-__all__ = ["COLUMNS", "global_effects", "random_effects"]
+__all__ = ["COLUMNS", "conditional_se", "global_effects", "random_effects"]
 
 COLUMNS = [
     "effect",
@@ -172,6 +172,28 @@ def global_effects(
     first = np.unique(codes, return_index=True)[1]
     labels = local[by].iloc[first].reset_index(drop=True)
     return pd.concat([labels, table], axis=1)
+
+
+def conditional_se(se: ArrayLike, tau2: ArrayLike) -> float:
+    """Standard error of a random-effects mean as that of the studies at hand.
+
+    Parameters
+    ----------
+    se : array_like, float (S,)
+        Standard errors of the effects.
+    tau2 : array_like, float () or (S,)
+        The between-study variance that weighs them.
+
+    Returns
+    -------
+    float
+        ``sqrt(sum w^2 se^2) / sum w`` with ``w = 1 / (se^2 + tau2)``: the error of the weighted
+        mean as an estimate of the same mean of these studies' own effects. That the studies are a
+        sample of others is left out (Rice, Higgins and Lumley, 2018, JRSS A 181:205).
+    """
+    variance = np.asarray(se, np.float64) ** 2
+    weight = 1 / (variance + np.nan_to_num(np.asarray(tau2, np.float64)))
+    return float(np.sqrt((weight**2 * variance).sum()) / weight.sum())
 
 
 def _choice(name: str, value: object, valid: tuple[object, ...]) -> None:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 import pandas as pd
+import scipy.stats
 import torch
+import xarray as xr
 
-from . import __version__, calibration, meta, mr, simulation
+from . import __version__, calibration, ensemble_intervals, meta, mr, simulation
 from .instruments import select_instruments
 from .models import SimulationCNN
 from .mutagenesis import saturation_mutagenesis
@@ -39,6 +41,9 @@ LOCAL_COLUMNS = [
     "n_instruments",
     "status",
 ]
+INTERVAL_COLUMNS = ["between_se", "total_ci_low", "total_ci_high"]
+GLOBAL_KEYS = ["scenario", "round", "stratum", "calibration", "method"]
+MEMBER_COLUMNS = [*GLOBAL_KEYS, "member", "effect"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,22 @@ class Settings:
 
     The scenario of ``parameters`` is replaced by that of the round. Every method (a name of
     `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
-    ``"isotonic"``.
+    ``"isotonic"``. In direction ``"reverse"`` the simulation's outcome is taken for the exposure,
+    and sequences with its motif are analysed. The local intervals of a round follow
+    ``interval_rule``, a rule of `deepmr_utils.ensemble_intervals.total_variance`.
     """
 
     parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
     n_members: int = 5
     epochs: int = 12
     max_excess: float = 0.1
-    calibrations: tuple[str, ...] = ("none", "isotonic")
+    calibrations: tuple[str, ...] = ("none",)
     rule: str = "pooled"
     threshold: float = 1.0
     methods: tuple[str, ...] = ("egger_robust", "ivw")
     seed: int = 0
+    direction: str = "forward"
+    interval_rule: str = "rubin_few"
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
@@ -68,6 +77,8 @@ class Settings:
         unknown = [name for name in self.methods if name not in known]
         if unknown or not self.methods:
             raise ValueError(f"unknown method {unknown}: choose from {', '.join(known)}")
+        simulation.analysed_features(self.direction)  # raises where unknown
+        ensemble_intervals.check_rule(self.interval_rule)
         if self.n_members < 2:
             raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
 
@@ -77,14 +88,17 @@ class RoundResult(NamedTuple):
 
     ``local`` has one row a sequence, calibration and method: ``scenario, round, calibration,
     sequence_id, stratum, truth, truth_published, truth_status, naive`` (mean ratio over
-    instruments) and `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`. ``quality`` has one row a
+    instruments), `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`, and ``between_se, total_ci_low,
+    total_ci_high`` of `deepmr_utils.ensemble_intervals.add_intervals`. ``quality`` has one row a
     feature: error, noise floor, correlation, calibration metrics before and after. ``record`` holds
-    rates, seeds, seconds a stage and versions.
+    rates, seeds, seconds a stage and versions. ``members`` has one row a stratum, calibration,
+    method and member: the global ``effect`` by that member alone.
     """
 
     local: pd.DataFrame
     quality: pd.DataFrame
     record: dict[str, Any]
+    members: pd.DataFrame = pd.DataFrame(columns=MEMBER_COLUMNS)
 
 
 def draw_round(settings: Settings, scenario: str, round_: int) -> tuple[simulation.Round, int]:
@@ -185,9 +199,11 @@ def run_round(
         ensemble = fit_round(data, seed, settings, workers=workers, device=device)
     with clock("assess"):
         quality, recalibrate = assess(ensemble, data, device)
-    analysed = data.split("test").query("exposure_start.notna()")
+    exposure, outcome = simulation.analysed_features(settings.direction)
+    test = data.split("test")
+    analysed = test[test[f"{exposure}_start"].notna()]
     x = one_hot(analysed["sequence"].tolist())
-    tables, counts = [], {}
+    tables, member_tables, counts = [], [], {}
     for name in settings.calibrations:
         with clock("mutagenesis"):
             effects = saturation_mutagenesis(
@@ -196,22 +212,26 @@ def run_round(
                 sequence_ids=analysed["sequence_id"],
                 transform=recalibrate if name == "isotonic" else None,
                 device=device,
+                keep_members=True,
             )
         with clock("mr"):
-            instruments = select_instruments(effects, *FEATURES, settings.rule, settings.threshold)
-            naive = naive_effects(instruments)
-            for method in settings.methods:
-                table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
-                table = table.astype({"sequence_id": str})
-                naive_column = table["sequence_id"].map(naive)
-                tables.append(table.assign(calibration=name, naive=naive_column))
+            instruments = select_instruments(
+                effects, exposure, outcome, settings.rule, settings.threshold
+            )
+            table, members = local_effects(effects, instruments, settings)
+            tables.append(table.assign(calibration=name))
+            member_tables.append(members.assign(calibration=name))
         counts[name] = instruments.attrs["counts"]
     with clock("truth"):
-        truth = simulation.local_truth(analysed, data.parameters, data.rates)
+        truth = simulation.local_truth(analysed, data.parameters, data.rates, settings.direction)
     truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
     local = truth.merge(pd.concat(tables), on="sequence_id", validate="1:m")
     local.insert(0, "scenario", scenario)
     local.insert(1, "round", round_)
+    with clock("mr"):
+        members = ensemble_intervals.member_global(
+            _with_truth(local), pd.concat(member_tables), GLOBAL_KEYS
+        )
     record = {
         "scenario": scenario,
         "round": round_,
@@ -222,7 +242,24 @@ def run_round(
         "seconds": clock.seconds,
         **provenance(),
     }
-    return RoundResult(local, quality.assign(scenario=scenario, round=round_), record)
+    return RoundResult(local, quality.assign(scenario=scenario, round=round_), record, members)
+
+
+def local_effects(
+    effects: xr.Dataset, instruments: pd.DataFrame, settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Local effects by every method, with their naive effects and intervals, and by member."""
+    tables, members = [], []
+    naive = naive_effects(instruments)
+    for method in settings.methods:
+        table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
+        one = ensemble_intervals.member_local(effects, instruments, method)
+        keys = ["sequence_id", "method"]
+        table = ensemble_intervals.add_intervals(table, one, keys, rule=settings.interval_rule)
+        table = table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].astype({"sequence_id": str})
+        tables.append(table.assign(naive=table["sequence_id"].map(naive)))
+        members.append(one.astype({"sequence_id": str}))
+    return pd.concat(tables), pd.concat(members)
 
 
 def naive_effects(instruments: pd.DataFrame) -> pd.Series:
@@ -335,7 +372,8 @@ def _claim(directory: Path, settings: Settings) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         _write_text(path, json.dumps(mine, indent=1) + "\n")
         return
-    theirs = json.loads(path.read_text())
+    # what a setting of a later version leaves as it was need not have been written down
+    theirs = _plain(Settings()) | json.loads(path.read_text())
     names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
     if names:
         differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
@@ -373,7 +411,15 @@ def store_round(directory: Path, result: RoundResult) -> None:
     local.to_parquet(partial, index=False, compression="zstd")
     partial.replace(path.with_suffix(".parquet"))
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
-    _write_text(path, json.dumps({**result.record, "quality": quality}, indent=1) + "\n")
+    record = {**result.record, "quality": quality, "members": _member_lists(result.members)}
+    _write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def _member_lists(members: pd.DataFrame) -> list[list]:
+    """Effects of all members of a row's stratum, calibration and method, as a JSON list."""
+    keys = [name for name in GLOBAL_KEYS if name not in ("scenario", "round")]
+    groups = members.sort_values("member", kind="stable").groupby(keys, sort=False)["effect"]
+    return [[*key, values.astype(float).round(6).tolist()] for key, values in groups]
 
 
 def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult:
@@ -383,75 +429,168 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
         raise FileNotFoundError(f"round {round_} of {scenario} is not in {directory}")
     record = json.loads(path.read_text())
     quality = pd.DataFrame(record.pop("quality"))
-    return RoundResult(pd.read_parquet(path.with_suffix(".parquet")), quality, record)
+    local = pd.read_parquet(path.with_suffix(".parquet"))
+    rows = [
+        (scenario, round_, *key, member, effect)
+        for *key, effects in record.pop("members", [])
+        for member, effect in enumerate(effects)
+    ]
+    return RoundResult(local, quality, record, pd.DataFrame(rows, columns=MEMBER_COLUMNS))
 
 
-def global_table(results: Iterable[RoundResult]) -> pd.DataFrame:
+def _with_truth(local: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a truth and an estimate, once in their own stratum and once in stratum "all"."""
+    local = local[local["truth"].notna() & local["causal_effect"].notna()]
+    return pd.concat([local.assign(stratum="all"), local], ignore_index=True)
+
+
+def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.DataFrame:
     """Global effects of each round, stratum and method beside the truth.
+
+    Parameters
+    ----------
+    results : iterable of RoundResult
+    rule : str
+        How the variance between members enters, see
+        `deepmr_utils.ensemble_intervals.total_variance`.
 
     Returns
     -------
     pd.DataFrame
         One row a ``scenario, round, stratum, calibration, method``; stratum "all" pools the strata.
-        The columns of `deepmr_utils.meta.global_effects`, ``truth`` and ``truth_published`` (means
-        of the local truths), ``naive`` (mean of the local naive effects), ``local_coverage``, the
-        share of sequences whose own 95 % interval holds their own truth, and ``local_mse``. Only
+        The columns of `deepmr_utils.meta.global_effects`, whose ``ci_low, ci_high`` take the model
+        for known. ``total_ci_low, total_ci_high`` (with ``between_se, total_se, total_df``) add the
+        variance between members, for the mean of all sequences of the kind; ``sample_ci_low,
+        sample_ci_high`` (with ``sample_se``) do so for the mean of the sequences analysed, which
+        ``truth`` is (`deepmr_utils.meta.conditional_se`). ``effect_ratio`` is beta / alpha of the
+        round. ``truth``, ``truth_published`` and ``naive`` are means of the local truths and naive
+        effects. ``local_coverage, local_total_coverage``: shares of sequences whose own 95 %
+        interval, given the model and in total, holds their own truth; ``local_width,
+        local_total_width``: median widths of these intervals; ``local_bias, local_mse``. Only
         sequences with a truth and an estimate enter, the same ones for estimate and truth.
     """
-    local = pd.concat([result.local for result in results], ignore_index=True)
-    local = local[local["truth"].notna() & local["causal_effect"].notna()]
-    local = pd.concat([local.assign(stratum="all"), local], ignore_index=True)
-    local["covered"] = (local["ci_low"] <= local["truth"]) & (local["truth"] <= local["ci_high"])
-    local["squared_error"] = (local["causal_effect"] - local["truth"]) ** 2
-    by = ["scenario", "round", "stratum", "calibration", "method"]
-    means = local.groupby(by, sort=False).agg(
+    results = list(results)
+    local = _with_truth(pd.concat([result.local for result in results], ignore_index=True))
+    effects = meta.global_effects(local, by=GLOBAL_KEYS)
+    members = pd.concat([result.members for result in results], ignore_index=True)
+    members = members.astype({"round": local["round"].dtype, "effect": float})
+    effects = ensemble_intervals.add_intervals(effects, members, GLOBAL_KEYS, "effect", rule=rule)
+    effects = effects.merge(_local_scores(local, effects), on=GLOBAL_KEYS, validate="1:1")
+    sample = ensemble_intervals.add_intervals(
+        effects.assign(se=effects["sample_se"]), members, GLOBAL_KEYS, "effect", rule=rule
+    )
+    for end in ("low", "high"):
+        effects[f"sample_ci_{end}"] = sample[f"total_ci_{end}"]
+    return effects.assign(effect_ratio=_effect_ratios(results, effects))
+
+
+def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the local effects of each group, and the standard error of their sample mean."""
+    tau2 = local[GLOBAL_KEYS].merge(effects[[*GLOBAL_KEYS, "tau2"]], on=GLOBAL_KEYS)["tau2"]
+    local = local.assign(error=local["causal_effect"] - local["truth"], tau2=tau2.to_numpy())
+    columns = dict.fromkeys(("coverage", "width", "total_coverage", "total_width"), np.nan)
+    local = local.assign(**columns)
+    for prefix in ("", "total_"):
+        if f"{prefix}ci_low" in local:  # a round stored by an earlier version has no total interval
+            low, high = local[f"{prefix}ci_low"], local[f"{prefix}ci_high"]
+            local[f"{prefix}coverage"] = local["truth"].between(low, high).where(low.notna())
+            local[f"{prefix}width"] = high - low
+    groups = local.groupby(GLOBAL_KEYS, sort=False)
+    table = groups.agg(
         truth=("truth", "mean"),
         truth_published=("truth_published", "mean"),
         naive=("naive", "mean"),
-        local_coverage=("covered", "mean"),
-        local_mse=("squared_error", "mean"),
+        local_coverage=("coverage", "mean"),
+        local_total_coverage=("total_coverage", "mean"),
+        local_width=("width", "median"),
+        local_total_width=("total_width", "median"),
+        local_bias=("error", "mean"),
+        local_mse=("error", lambda error: (error**2).mean()),
     )
-    effects = meta.global_effects(local, by=by)
-    return effects.merge(means.reset_index(), on=by, validate="1:1")
+    table["sample_se"] = [meta.conditional_se(g["se"], g["tau2"]) for _, g in groups]
+    return table.reset_index()
 
 
-def score_table(globals_: pd.DataFrame) -> pd.DataFrame:
+def _effect_ratios(results: list[RoundResult], effects: pd.DataFrame) -> list[float]:
+    """Ratio beta / alpha of the round of each row; NaN where its record does not say."""
+    ratios = {
+        (r.record["scenario"], r.record["round"]): r.record["rates"]["beta"]
+        / r.record["rates"]["alpha"]
+        for r in results
+        if "rates" in r.record
+    }
+    keys = effects[["scenario", "round"]].itertuples(index=False)
+    return [ratios.get(tuple(key), np.nan) for key in keys]
+
+
+def score_table(
+    globals_: pd.DataFrame, by: Sequence[str] = ("scenario", "stratum", "calibration", "method")
+) -> pd.DataFrame:
     """How well effects meet the truth, by scenario, stratum, calibration and method.
 
     Parameters
     ----------
     globals_ : pd.DataFrame
         `global_table` of several rounds.
+    by : sequence of str
+        Columns whose values make the groups. Add ``component`` of `with_component` to look within
+        the components of the mixture of effect ratios: r over both is driven by their distance.
 
     Returns
     -------
     pd.DataFrame
-        ``rounds``; ``r``, ``bias`` and ``rmse`` of the global effect against the true one;
-        ``r_naive``; shares of rounds whose 95 % confidence interval, prediction interval and
-        heterogeneity interval (effect -/+ 2 tau) hold the truth; ``local_coverage`` and
-        ``local_rmse`` over sequences.
+        ``rounds``; ``r``, ``bias`` and ``rmse`` of the global effect against the true one,
+        ``slope`` through the origin and ``relative_rmse``, the RMSE over the mean truth;
+        ``trend`` and ``trend_se``, the slope of a line with an intercept; ``r_naive`` and
+        ``slope_naive``; shares of rounds whose 95 % intervals hold the truth (``ci_coverage``,
+        given the model, ``total_coverage``, ``sample_coverage``, ``pi_coverage``, and
+        ``heterogeneity_coverage`` of effect -/+ 2 tau) with their median widths (``ci_width`` ...);
+        over sequences ``local_coverage, local_total_coverage, local_width, local_total_width,
+        local_bias, local_rmse``.
     """
     rows = []
-    by = ["scenario", "stratum", "calibration", "method"]
+    by = list(by)
     for key, group in globals_.groupby(by, sort=False):
         truth, error = group["truth"], group["effect"] - group["truth"]
+        rmse = np.sqrt((error**2).mean())
+        trend, trend_se = _trend(truth, group["effect"])
         row = dict(zip(by, key, strict=True))
         row |= {
             "rounds": len(group),
             "r": _correlation(group["effect"], truth),
             "r_naive": _correlation(group["naive"], truth),
             "bias": error.mean(),
-            "rmse": np.sqrt((error**2).mean()),
-            "ci_coverage": truth.between(group["ci_low"], group["ci_high"]).mean(),
-            "pi_coverage": truth.between(group["pi_low"], group["pi_high"]).mean(),
-            "heterogeneity_coverage": truth.between(
-                group["heterogeneity_low"], group["heterogeneity_high"]
-            ).mean(),
-            "local_coverage": np.average(group["local_coverage"], weights=group["k"]),
-            "local_rmse": np.sqrt(np.average(group["local_mse"], weights=group["k"])),
+            "rmse": rmse,
+            "relative_rmse": rmse / abs(truth.mean()),
+            "slope": (group["effect"] * truth).sum() / (truth**2).sum(),
+            "slope_naive": (group["naive"] * truth).sum() / (truth**2).sum(),
+            "trend": trend,
+            "trend_se": trend_se,
         }
+        for name in ("ci", "total_ci", "sample_ci", "pi", "heterogeneity"):
+            low, high = group[f"{name}_low"], group[f"{name}_high"]
+            short = name.removesuffix("_ci")
+            row[f"{short}_coverage"] = truth.between(low, high)[low.notna()].mean()
+            row[f"{short}_width"] = (high - low).median()
+        for name in ("coverage", "total_coverage", "width", "total_width", "bias"):
+            row[f"local_{name}"] = np.average(group[f"local_{name}"], weights=group["k"])
+        row["local_rmse"] = np.sqrt(np.average(group["local_mse"], weights=group["k"]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) -> pd.DataFrame:
+    """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
+    large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)
+    return globals_.assign(component=np.where(large, "large", "small"))
+
+
+def _trend(x: pd.Series, y: pd.Series) -> tuple[float, float]:
+    """Slope of a line with an intercept, and its standard error; NaN below three rounds."""
+    if len(x) < 3 or x.nunique() < 2:
+        return np.nan, np.nan
+    fit = scipy.stats.linregress(x, y)
+    return float(fit.slope), float(fit.stderr)
 
 
 def published_rounds() -> pd.DataFrame:

@@ -18,8 +18,11 @@ from .motifs import Motif, check_probabilities, get_motif, log_odds, occupancy
 from .sequences import ALPHABET, decode, encode, one_hot
 
 FEATURES = ("exposure", "outcome")
-SCENARIOS = ("none", "sequence_dependent", "sequence_independent", "both")
+PUBLISHED_SCENARIOS = ("none", "sequence_dependent", "sequence_independent", "both")
+SCENARIOS = (*PUBLISHED_SCENARIOS, "gc_bias")
+DIRECTIONS = {"forward": FEATURES, "reverse": FEATURES[::-1]}  # exposure and outcome analysed
 SPLITS = ("train", "augmented", "validation", "calibration", "test")
+UNBIASED_GC = 0.5  # share of G and C at which a GC bias leaves counts as they are
 MIN_EXPOSURE_CHANGE = 1.0  # Anscombe units: one sd of the label noise; below it slopes explode
 
 
@@ -29,7 +32,9 @@ class Parameters:
 
     ``effect_ratio`` fixes beta / alpha; by default it is drawn, once a round, from an equal mixture
     of Normal(10, 0.5) and Normal(1, 0.5) with negative draws set to 0. ``n_train`` counts the
-    sequences that are split into training, validation and calibration sequences.
+    sequences that are split into training, validation and calibration sequences. In scenario
+    ``gc_bias`` all counts rise with the share of G and C, by ``exp(gc_slope)`` per unit of it: the
+    default is half as much again for 10 percentage points.
     """
 
     scenario: str = "none"
@@ -49,6 +54,7 @@ class Parameters:
     nu: float = 30.0
     tau1: float = 25.0
     tau2: float = 25.0
+    gc_slope: float = 4.0
     p_batch: float = 0.5
     n_train: int = 10_000
     n_augmented: int = 2_500
@@ -99,6 +105,11 @@ class Parameters:
         return self.scenario in ("sequence_independent", "both")
 
     @property
+    def gc_biased(self) -> bool:
+        """Whether counts of both features rise with the share of G and C."""
+        return self.scenario == "gc_bias"
+
+    @property
     def motifs(self) -> dict[str, Motif]:
         """The motifs at work: exposure, outcome and, where it acts, confounder."""
         motifs = {
@@ -130,6 +141,7 @@ class Rates(NamedTuple):
     nu: float
     tau1: float
     tau2: float
+    gc: float = 0.0
 
 
 class Round(NamedTuple):
@@ -137,8 +149,9 @@ class Round(NamedTuple):
 
     ``sequences`` has one row a sequence: ``sequence_id``, ``split``, ``sequence``, the 0-based
     starts of embedded motifs (``exposure_start`` ..., missing where not embedded), the occupancies
-    ``q_exposure, q_outcome, q_confounder``, the unseen ``batch``, the expected counts
-    ``rate_exposure, rate_outcome`` and the labels ``exposure, outcome`` (Anscombe units).
+    ``q_exposure, q_outcome, q_confounder`` and the share of G and C ``q_gc`` (0 for what does not
+    act), the unseen ``batch``, the expected counts ``rate_exposure, rate_outcome`` and the labels
+    ``exposure, outcome`` (Anscombe units).
     """
 
     parameters: Parameters
@@ -165,7 +178,7 @@ def draw_rates(parameters: Parameters, rng: np.random.Generator) -> Rates:
         ratio = p.effect_ratio
     eta, nu = (p.eta, p.nu) if p.sequence_confounded else (0.0, 0.0)
     tau1, tau2 = (p.tau1, p.tau2) if p.batch_confounded else (0.0, 0.0)
-    return Rates(alpha, alpha * ratio, eta, nu, tau1, tau2)
+    return Rates(alpha, alpha * ratio, eta, nu, tau1, tau2, p.gc_slope if p.gc_biased else 0.0)
 
 
 def simulate_sequences(
@@ -255,7 +268,7 @@ def label(
     """
     table = sequences.copy()
     q = occupancies(one_hot(encode(table["sequence"]), torch.float64), parameters)
-    for name in ("exposure", "outcome", "confounder"):
+    for name in ("exposure", "outcome", "confounder", "gc"):
         table[f"q_{name}"] = q[name].numpy() if name in q else 0.0
     table["batch"] = (rng.random(len(table)) < parameters.p_batch) & parameters.batch_confounded
     counts = expected_counts(q, rates, torch.from_numpy(table["batch"].to_numpy(np.float64)))
@@ -266,11 +279,17 @@ def label(
 
 
 def occupancies(sequences: torch.Tensor, parameters: Parameters) -> dict[str, torch.Tensor]:
-    """Occupancy q (N,) of each motif at work, for one-hot sequences (N, 4, L)."""
-    return {
+    """Occupancy q (N,) of each motif at work, for one-hot sequences (N, 4, L).
+
+    With a GC bias also, under "gc", the share of G and C.
+    """
+    q = {
         name: occupancy(sequences, log_odds(motif, parameters.background))
         for name, motif in parameters.motifs.items()
     }
+    if parameters.gc_biased:
+        q["gc"] = sequences[:, 1:3].mean(-1).sum(-1)
+    return q
 
 
 def expected_counts(
@@ -282,13 +301,18 @@ def expected_counts(
 
         c_exposure = 1 + alpha q_exp       + eta q_conf + tau1 B
         c_outcome  = 1 + beta  q_exp q_out + nu  q_conf + tau2 B
+
+    Each times ``exp(gc (q_gc - 1/2))`` where there is a GC bias.
     """
     confounder = q.get("confounder", 0.0)
     exposure = 1 + rates.alpha * q["exposure"] + rates.eta * confounder + rates.tau1 * batch
     outcome = (
         1 + rates.beta * q["exposure"] * q["outcome"] + rates.nu * confounder + rates.tau2 * batch
     )
-    return torch.stack([exposure, outcome], -1)
+    counts = torch.stack([exposure, outcome], -1)
+    if "gc" in q and rates.gc:
+        counts = counts * (rates.gc * (q["gc"] - UNBIASED_GC)).exp()[..., None]
+    return counts
 
 
 def augment(
@@ -386,15 +410,21 @@ def _mean_anscombe(q: dict[str, torch.Tensor], rates: Rates, p_batch: float) -> 
     )
 
 
-def local_truth(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -> pd.DataFrame:
+def local_truth(
+    sequences: pd.DataFrame, parameters: Parameters, rates: Rates, direction: str = "forward"
+) -> pd.DataFrame:
     """True local causal effect of each sequence.
 
     Parameters
     ----------
     sequences : pd.DataFrame
-        ``sequence_id, sequence, exposure_start`` of S sequences.
+        ``sequence_id, sequence, exposure_start`` (reverse: ``outcome_start``) of S sequences.
     parameters : Parameters
     rates : Rates
+    direction : {"forward", "reverse"}
+        ``"reverse"``: the effect of the simulation's outcome on its exposure, with the outcome's
+        motif in the place of the exposure's. Nothing in the simulation leads that way, so it is 0
+        but where a substitution also changes a site of the other factor.
 
     Returns
     -------
@@ -406,21 +436,23 @@ def local_truth(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -
     -----
     The slope, without intercept, of least squares of outcome changes on exposure changes over all
     substitutions inside the embedded exposure motif, both as differences of Anscombe-transformed
-    expected counts. For ``truth`` confounders are held fixed: the confounder's occupancy stays that
-    of the reference sequence, and changes are averaged over the unseen batch. ``truth_published``
-    leaves the confounder terms out, as Malina, Cizin and Knowles (2022) do. No slope is given where
-    no substitution changes the exposure by at least `MIN_EXPOSURE_CHANGE`.
+    expected counts. For ``truth`` confounders are held fixed: the confounder's occupancy and the
+    share of G and C stay those of the reference sequence, and changes are averaged over the unseen
+    batch. ``truth_published`` leaves the confounder terms out, as Malina, Cizin and Knowles (2022)
+    do. No slope is given where no substitution changes the exposure by at least
+    `MIN_EXPOSURE_CHANGE`.
     """
     table = sequences[["sequence_id"]].reset_index(drop=True)
     table = table.assign(truth=np.nan, truth_published=np.nan, truth_status="ok")
-    start = sequences["exposure_start"].to_numpy(np.int64, na_value=-1)
+    role, other = analysed_features(direction)
+    start = sequences[f"{role}_start"].to_numpy(np.int64, na_value=-1)
     rows = np.flatnonzero(start >= 0)
-    table.loc[start < 0, "truth_status"] = "no embedded exposure motif"
+    table.loc[start < 0, "truth_status"] = f"no embedded {role} motif"
     if not len(rows):
         return table
 
     reference = encode(sequences["sequence"].iloc[rows])
-    width = parameters.motifs["exposure"].width
+    width = parameters.motifs[role].width
     n_mutants = 3 * width
     position = start[rows, None] + np.repeat(np.arange(width), 3)
     row = np.arange(len(rows))[:, None]
@@ -431,24 +463,32 @@ def local_truth(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -
     q = occupancies(one_hot(codes.reshape(-1, codes.shape[-1]), torch.float64), parameters)
     q = {name: values.view(len(rows), -1) for name, values in q.items()}
 
-    unconfounded = rates._replace(eta=0.0, nu=0.0, tau1=0.0, tau2=0.0)
+    unconfounded = rates._replace(eta=0.0, nu=0.0, tau1=0.0, tau2=0.0, gc=0.0)
     fixed = dict(q)
-    if "confounder" in q:
-        fixed["confounder"] = q["confounder"][:, :1].expand_as(q["confounder"])
+    for name in ("confounder", "gc"):
+        if name in q:
+            fixed[name] = q[name][:, :1].expand_as(q[name])
     for column, features in {
         "truth": _mean_anscombe(fixed, rates, parameters.p_batch),
         "truth_published": anscombe(expected_counts(q, unconfounded, 0.0)),
     }.items():
         change = (features[:, 1:] - features[:, :1]).numpy()
-        exposure, outcome = change[..., 0], change[..., 1]
+        exposure, outcome = change[..., FEATURES.index(role)], change[..., FEATURES.index(other)]
         slope = (exposure * outcome).sum(1) / np.maximum((exposure**2).sum(1), 1e-300)
         weak = np.abs(exposure).max(1) < MIN_EXPOSURE_CHANGE
         table.loc[rows, column] = np.where(weak, np.nan, slope)
         if column == "truth":
             table.loc[rows[weak], "truth_status"] = (
-                f"no substitution changes the exposure by {MIN_EXPOSURE_CHANGE:g}"
+                f"no substitution changes the {role} by {MIN_EXPOSURE_CHANGE:g}"
             )
     return table
+
+
+def analysed_features(direction: str) -> tuple[str, str]:
+    """Features that are taken for exposure and outcome in a direction of `DIRECTIONS`."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}: choose one of {', '.join(DIRECTIONS)}")
+    return DIRECTIONS[direction]
 
 
 def stratum(sequences: pd.DataFrame) -> pd.Categorical:
@@ -473,7 +513,8 @@ def noise_floor(sequences: pd.DataFrame, parameters: Parameters, rates: Rates) -
     The variance of the label given the sequence, over Poisson noise and the unseen batch, averaged
     over the sequences.
     """
-    q = {name: torch.tensor(sequences[f"q_{name}"].to_numpy()) for name in parameters.motifs}
+    names = (*parameters.motifs, "gc")
+    q = {name: torch.tensor(sequences[f"q_{name}"].to_numpy()) for name in names}
     means, variances = zip(
         *(anscombe_moments(expected_counts(q, rates, batch).numpy()) for batch in (0.0, 1.0)),
         strict=True,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
-from deepmr_utils import rounds, simulation
+from deepmr_utils import ensemble_intervals, meta, rounds, simulation
 
 STORED = Path(__file__).parents[1] / "book" / "results" / "simulation"
 SMALL = rounds.Settings(
@@ -16,6 +17,7 @@ SMALL = rounds.Settings(
     n_members=2,
     epochs=15,
     max_excess=0.6,
+    calibrations=("none", "isotonic"),
 )
 
 
@@ -56,6 +58,40 @@ def test_round_learns_and_estimates(result):
     }  # fmt: skip
 
 
+def test_round_says_what_each_member_says_alone(result):
+    """Global effects by member, of the sequences with a truth, and intervals as wide as they ask."""
+    table = rounds.global_table([result])
+    members = result.members
+    assert len(members) == 2 * len(table)
+    assert members.groupby(rounds.GLOBAL_KEYS)["member"].apply(list).map([0, 1].__eq__).all()
+    spread = members.groupby(rounds.GLOBAL_KEYS)["effect"].std()
+    table = table.set_index(rounds.GLOBAL_KEYS)
+    np.testing.assert_allclose(table["between_se"], spread[table.index])
+    np.testing.assert_allclose(
+        table["total_se"] ** 2, table["se"] ** 2 + 1.5 * spread[table.index] ** 2
+    )
+    assert (table["sample_se"] <= table["se"] * (1 + 1e-9)).all()
+    local = result.local.dropna(subset=["causal_effect"])
+    expected = ensemble_intervals.intervals(
+        local["causal_effect"], local["se"], local["between_se"], 2, "rubin_few"
+    )
+    np.testing.assert_allclose(local["total_ci_high"], expected["total_ci_high"])
+    assert (table["local_total_width"] > table["local_width"]).all()
+    assert table["effect_ratio"].to_numpy() == pytest.approx(3.0)
+
+
+def test_reverse_direction_analyses_sequences_with_the_outcome_motif():
+    result = rounds.run_round(
+        replace(SMALL, direction="reverse", calibrations=("none",)), "none", 0
+    )
+    assert set(result.local["stratum"]) == {"outcome motif only", "both motifs"}
+    assert result.local["truth"].abs().median() < 1e-3
+    with pytest.raises(ValueError, match="unknown direction 'sideways'"):
+        replace(SMALL, direction="sideways")
+    with pytest.raises(ValueError, match="unknown rule 'bayes'"):
+        replace(SMALL, interval_rule="bayes")
+
+
 def test_stored_rounds_are_found_again(store, result):
     stamp = (store / "none" / "round-000.json").stat().st_mtime_ns
     found = rounds.run_rounds(SMALL, ["none", "both"], 1, store)
@@ -64,6 +100,10 @@ def test_stored_rounds_are_found_again(store, result):
     numbers = result.local.select_dtypes("float64").astype("float32")
     pd.testing.assert_frame_equal(found[0].local[numbers.columns], numbers, rtol=1e-5, atol=1e-5)
     assert found[0].record["rates"] == result.record["rates"]
+    key = rounds.MEMBER_COLUMNS[:-1]
+    mine, theirs = (r.members.set_index(key)["effect"].sort_index() for r in (found[0], result))
+    np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    assert (mine.index == theirs.index).all()
 
 
 def test_an_interrupted_round_is_run_again(store):
@@ -83,6 +123,11 @@ def test_another_studys_directory_is_refused(store, tmp_path):
         match=r"other settings \(n_test: 40 there, 50 now; threshold: 1.0 there, 2.0 now\)",
     ):
         rounds.run_rounds(other, ["none"], 1, store)
+    settings = store / "settings.json"
+    old = json.loads(settings.read_text())
+    del old["direction"]  # as an earlier version wrote it, before there was a choice
+    settings.write_text(json.dumps(old))
+    assert rounds.run_rounds(SMALL, ["none"], 1, store)
     stray = tmp_path / "none"
     stray.mkdir()
     (stray / "round-000.json").write_text("{}")
@@ -93,8 +138,8 @@ def test_another_studys_directory_is_refused(store, tmp_path):
 
 
 def test_bad_settings_raise(tmp_path):
-    with pytest.raises(ValueError, match="unknown scenario 'gc'"):
-        rounds.run_rounds(SMALL, ["gc"], 1, tmp_path)
+    with pytest.raises(ValueError, match="unknown scenario 'batch'"):
+        rounds.run_rounds(SMALL, ["batch"], 1, tmp_path)
     with pytest.raises(ValueError, match="nothing to run: 0 rounds of 1 scenarios"):
         rounds.run_rounds(SMALL, ["none"], 0, tmp_path)
     with pytest.raises(ValueError, match=r"unknown calibration \['beta'\]: choose from none"):
@@ -149,6 +194,42 @@ def test_global_and_score_tables_by_hand():
     assert scores.loc["exposure motif only", "local_coverage"] == pytest.approx(2 / 3)
     assert scores.loc["all", "local_rmse"] == pytest.approx(0.1)
     assert scores.loc["all", "rounds"] == 4
+    assert scores.loc["both motifs", "local_bias"] == pytest.approx(0.1)
+    truth = np.arange(4) + 1.1
+    slope = (truth * (truth + 0.1)).sum() / (truth**2).sum()
+    assert scores.loc["both motifs", "slope"] == pytest.approx(slope)
+    assert scores.loc["both motifs", ["trend", "trend_se"]].tolist() == pytest.approx(
+        [1, 0], abs=1e-6
+    )
+    assert scores.loc["both motifs", "relative_rmse"] == pytest.approx(0.1 / truth.mean())
+    assert np.isnan(scores.loc["both motifs", "total_coverage"])  # no members, no total interval
+
+
+def test_scores_of_total_intervals_and_components_by_hand():
+    """Two members at effect -/+ 1 make the interval wide; the rounds' ratios make two components."""
+    results = []
+    for r, result in enumerate(make_local()):
+        frame = rounds.global_table([result])[[*rounds.GLOBAL_KEYS, "effect"]]
+        members = pd.concat([frame.assign(member=m, effect=frame["effect"] + d) for m, d in enumerate((-1, 1))])  # fmt: skip
+        record = {"scenario": "none", "round": r, "rates": {"alpha": 100.0, "beta": 90.0 + 900 * (r % 2)}}  # fmt: skip
+        local = result.local.assign(total_ci_low=result.local["truth"] - 1, total_ci_high=result.local["truth"] + 1)  # fmt: skip
+        results.append(rounds.RoundResult(local, result.quality, record, members))
+    table = rounds.global_table(results)
+    both = table.query("stratum == 'both motifs'").iloc[0]
+    sd = np.sqrt(2)
+    assert both["between_se"] == pytest.approx(sd)
+    se = meta.conditional_se([0.05, 0.05], both["tau2"])
+    total = se**2 + 1.5 * sd**2
+    half = scipy.stats.t.ppf(0.975, (total / (1.5 * sd**2)) ** 2) * np.sqrt(total)
+    assert both["sample_ci_high"] == pytest.approx(both["effect"] + half)
+    table = rounds.with_component(table, simulation.Parameters())
+    scores = rounds.score_table(table, ["component", "stratum"]).set_index(["component", "stratum"])
+    assert set(scores.index.get_level_values(0)) == {"small", "large"}
+    assert (scores["rounds"] == 2).all()
+    assert (scores[["total_coverage", "sample_coverage", "local_total_coverage"]] == 1).all(
+        axis=None
+    )
+    assert scores["local_total_width"].to_numpy() == pytest.approx(2)
 
 
 def test_published_rounds():
@@ -171,13 +252,14 @@ def stored_settings():
     return rounds.Settings(simulation.Parameters(**parameters), **as_tuples)
 
 
-@pytest.mark.parametrize("scenario", simulation.SCENARIOS)
+@pytest.mark.parametrize("scenario", simulation.PUBLISHED_SCENARIOS)
 def test_a_stored_round_recomputes_its_data_and_truth(scenario):
     """What the book shows at paper scale: labels and truths are rebuilt from the seed, exactly."""
     stored = rounds.load_round(STORED, scenario, 0)
     data, seed = rounds.draw_round(stored_settings(), scenario, 0)
     assert seed == stored.record["model_seed"]
-    assert data.rates == pytest.approx(tuple(stored.record["rates"].values()), rel=1e-12)
+    rates = data.rates._asdict()
+    assert {n: rates[n] for n in stored.record["rates"]} == pytest.approx(stored.record["rates"])
     analysed = data.split("test").dropna(subset=["exposure_start"])
     truth = simulation.local_truth(analysed, data.parameters, data.rates).set_index("sequence_id")
     one = stored.local.query("method == 'ivw' and calibration == 'none'").set_index("sequence_id")

@@ -11,6 +11,7 @@ import xarray as xr
 
 from deepmr_utils import simulation
 from deepmr_utils.instruments import select_instruments
+from deepmr_utils.motifs import log_odds, occupancy
 from deepmr_utils.mr import local_mr
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import ALPHABET, one_hot
@@ -123,9 +124,15 @@ def test_labels_are_poisson_draws_of_the_rates(scenario):
     assert data["batch"].any() == parameters.batch_confounded
     assert (data["q_confounder"] > 0).any() == parameters.sequence_confounded
     if scenario == "none":
-        assert rates[2:] == (0, 0, 0, 0)
+        assert rates[2:] == (0, 0, 0, 0, 0)
     if scenario == "both":
-        assert rates[2:] == (20, 30, 25, 25)
+        assert rates[2:] == (20, 30, 25, 25, 0)
+    if scenario == "gc_bias":
+        assert rates[2:] == (0, 0, 0, 0, 4)
+        share = data["sequence"].str.count("[GC]") / 100
+        np.testing.assert_allclose(data["q_gc"], share)
+        unbiased = 1 + rates.alpha * data["q_exposure"]
+        np.testing.assert_allclose(data["rate_exposure"], unbiased * np.exp(4 * (share - 0.5)))
 
 
 def test_background_alone_gives_the_confounder_a_mean_occupancy_of_069():
@@ -282,8 +289,9 @@ def test_pipeline_is_unbiased_on_the_oracle(scenario):
     offset = effects["position"] - start.assign_coords(sequence=effects["sequence"])
     in_motif = effects.assign(effect=effects["effect"].where((offset >= 0) & (offset < 10)))
     assert slope(effects) == pytest.approx(1, abs=0.01)  # 0.998 to 1.000 seen
-    # inside the exposure motif the estimate is the truth, but for the confounder's own motif
-    assert slope(in_motif) == pytest.approx(1, abs=1e-3 if parameters.sequence_confounded else 1e-9)
+    # inside the exposure motif the estimate is the truth, but for confounders read off the sequence
+    confounded = parameters.sequence_confounded or parameters.gc_biased
+    assert slope(in_motif) == pytest.approx(1, abs=1e-3 if confounded else 1e-9)
 
 
 def test_robust_egger_overshoots_on_a_perfect_model_where_the_relation_is_curved():
@@ -366,3 +374,43 @@ def test_ten_thousand_labelled_sequences_take_less_than_half_a_second(benchmark)
 def test_bad_parameters_raise(change, message):
     with pytest.raises(ValueError, match=message):
         simulation.Parameters(**change)
+
+
+def test_truth_holds_the_share_of_g_and_c_by_brute_force():
+    parameters = simulation.Parameters(scenario="gc_bias", n_train=100, n_augmented=0, n_test=30)
+    data = simulation.simulate_round(parameters, 5)
+    test = data.split("test").dropna(subset=["exposure_start"])
+    row = test[test["outcome_start"].notna()].iloc[0]
+    motifs = {name: log_odds(m, parameters.background) for name, m in parameters.motifs.items()}
+    fold = np.exp(4 * (np.mean([base in "GC" for base in row["sequence"]]) - 0.5))
+
+    def features(sequence):
+        x = one_hot([sequence], torch.float64)
+        q = {name: float(occupancy(x, scores)) for name, scores in motifs.items()}
+        exposure = 1 + data.rates.alpha * q["exposure"]
+        outcome = 1 + data.rates.beta * q["exposure"] * q["outcome"]
+        return simulation.anscombe(fold * np.array([exposure, outcome]))
+
+    start, sequence = row["exposure_start"], row["sequence"]
+    change = np.array([
+        features(sequence[:i] + base + sequence[i + 1 :]) - features(sequence)
+        for i in range(start, start + WIDTH["exposure"])
+        for base in set("ACGT") - {sequence[i]}
+    ])  # fmt: skip
+    slope = change.prod(1).sum() / (change[:, 0] ** 2).sum()
+    truth = simulation.local_truth(test, parameters, data.rates).set_index("sequence_id")["truth"]
+    assert truth[row["sequence_id"]] == pytest.approx(slope, rel=1e-9)
+
+
+def test_nothing_leads_from_the_outcome_to_the_exposure(small_round):
+    test = small_round.split("test")
+    truth = simulation.local_truth(test, small_round.parameters, small_round.rates, "reverse")
+    told = truth["truth_status"] == "no embedded outcome motif"
+    assert (told.to_numpy() == test["outcome_start"].isna().to_numpy()).all()
+    assert truth["truth"].notna().sum() > 20
+    # an outcome motif may overlap a weak background site of the exposure's
+    assert truth["truth"].abs().median() < 1e-3
+    with pytest.raises(
+        ValueError, match="unknown direction 'back': choose one of forward, reverse"
+    ):
+        simulation.local_truth(test, small_round.parameters, small_round.rates, "back")

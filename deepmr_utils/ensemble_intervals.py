@@ -1,0 +1,270 @@
+"""Intervals that carry the model's uncertainty, from what every ensemble member says alone.
+
+The standard error of a local or global effect describes the spread of instruments or sequences
+under one set of predictions. All of them come from one ensemble, so its error is shared and no
+number of instruments or sequences averages it away. The analysis is therefore repeated with the
+predictions of each member, and the variance between the answers is added.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy import special
+
+from .meta import random_effects
+from .mr import estimate
+from .numerics import pad_groups
+
+RULES = ("rubin", "rubin_few", "mean", "plain")
+COLUMNS = ["between_se", "total_se", "total_df", "total_ci_low", "total_ci_high"]
+
+
+def check_rule(rule: str) -> None:
+    """Raise a ValueError for a rule that `total_variance` does not know."""
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+
+
+def total_variance(
+    within: ArrayLike,
+    between: ArrayLike,
+    n_members: ArrayLike,
+    rule: str = "rubin",
+    *,
+    complete_df: ArrayLike = np.inf,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Combine the variance of an estimate given the model with that between members.
+
+    Parameters
+    ----------
+    within : array_like, float (S,)
+        Squared standard errors of the estimates of the whole ensemble.
+    between : array_like, float (S,)
+        Variances (ddof 1) of the estimates over members.
+    n_members : array_like, int (S,)
+        Number of members M that gave an estimate.
+    rule : {"rubin", "rubin_few", "mean", "plain"}
+        ``"rubin"``: members are draws of what the model could have been, ``W + (1 + 1 / M) B``.
+        ``"rubin_few"``: the same with M - 1 degrees of freedom, whatever W is. ``"mean"``: the
+        error of the mean of M members about that of infinitely many, ``W + B / M``; what all
+        members have wrong, because they learned from the same data, is left out. ``"plain"``: W
+        alone, normal.
+    complete_df : array_like, float (S,)
+        Degrees of freedom of W.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (S,)
+        Total variance and degrees of freedom of the t distribution; NaN below 2 members.
+
+    Notes
+    -----
+    Rubin (1987), Multiple Imputation for Nonresponse in Surveys, eq. 3.1.5 and 3.1.6, with the
+    members in the place of imputations: ``df = (M - 1) (1 + W / (c B))^2`` where c is the factor of
+    B. For a finite `complete_df` the degrees of freedom are those of Barnard and Rubin (1999),
+    Biometrika 86:948, eq. 3.
+    """
+    check_rule(rule)
+    within, between, members, complete = np.broadcast_arrays(
+        *(np.asarray(a, np.float64) for a in (within, between, n_members, complete_df))
+    )
+    if (within < 0).any() or (between < 0).any():
+        raise ValueError("variances must be 0 or more: give squared standard errors")
+    with np.errstate(all="ignore"):
+        enough = np.where(members >= 2, 1.0, np.nan)
+        if rule == "plain":
+            return within.copy(), complete.copy()
+        model = between * np.where(rule == "mean", 1 / members, 1 + 1 / members) * enough
+        total = within + model
+        df = (members - 1) * enough
+        if rule == "rubin_few":
+            return total, df
+        df = np.where(
+            model > 0, df * (total / model) ** 2, np.where(np.isnan(model), model, np.inf)
+        )
+        observed = (complete + 1) / (complete + 3) * complete * within / total
+        finite = np.isfinite(complete)
+        return total, np.where(finite, 1 / (1 / df + 1 / observed), df)
+
+
+def jackknife_variance(leave_one_out: ArrayLike) -> np.ndarray:
+    """Variance of an ensemble's estimate from those of the ensembles without one member.
+
+    Parameters
+    ----------
+    leave_one_out : array_like, float (M, ...)
+        Estimates of the ensembles that lack member 0, 1, ...
+
+    Returns
+    -------
+    np.ndarray, float64 (...)
+        ``(M - 1) / M`` times the sum of squares about their mean (Efron and Tibshirani, 1993,
+        eq. 11.5). For a mean of members it is their variance divided by M, so it goes with
+        rule "mean" of `total_variance`, and misses the same.
+    """
+    values = np.asarray(leave_one_out, np.float64)
+    return (len(values) - 1) * values.var(axis=0)
+
+
+def member_local(
+    effects: xr.Dataset, instruments: pd.DataFrame, method: str = "ivw", **options: object
+) -> pd.DataFrame:
+    """Local causal effects by the predictions of each member alone.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects with ``member_effect``, of `saturation_mutagenesis(..., keep_members=True)`.
+    instruments : pd.DataFrame
+        What `deepmr_utils.instruments.select_instruments` made of them.
+    method : str
+    **options
+        As in `deepmr_utils.mr.estimate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``member, sequence_id, method, causal_effect``, one row a member and sequence.
+
+    Notes
+    -----
+    Instruments and standard errors are those of the ensemble, so that what differs between members
+    is what they predict. All members are one call of the estimator.
+    """
+    if "member_effect" not in effects:
+        raise ValueError("effects have no member_effect: compute them with keep_members=True")
+    ids = effects.indexes["sequence"]
+    names = instruments["sequence_id"].cat.categories
+    sequence = ids.get_indexer(names)[instruments["sequence_id"].cat.codes]
+    position = effects.indexes["position"].get_indexer(instruments["position"])
+    allele = effects.indexes["allele"].get_indexer(instruments["alternate"])
+    if min(index.min(initial=0) for index in (sequence, position, allele)) < 0:
+        raise ValueError("instruments are not from these effects: select them from the same ones")
+    arrays = []
+    codes = instruments["sequence_id"].cat.codes.to_numpy().astype(np.intp)
+    dims = ("member", "sequence", "position", "allele")
+    for role in ("exposure", "outcome"):
+        values = effects["member_effect"].sel(feature=instruments.attrs[role])
+        values = values.transpose(*dims).to_numpy()[:, sequence, position, allele]
+        (se,) = pad_groups(codes, len(names), instruments[f"se_{role}"])
+        arrays += [
+            np.concatenate([pad_groups(codes, len(names), member)[0] for member in values]),
+            np.tile(se, (len(values), 1)),
+        ]
+    table = estimate(*arrays, method, **options)
+    members = len(values)
+    return pd.DataFrame({
+        "member": np.repeat(np.arange(members), len(names)),
+        "sequence_id": pd.Categorical.from_codes(
+            np.tile(np.arange(len(names)), members), dtype=instruments["sequence_id"].dtype
+        ),
+        "method": method,
+        "causal_effect": table["causal_effect"],
+    })  # fmt: skip
+
+
+def member_global(
+    local: pd.DataFrame, members: pd.DataFrame, by: Sequence[str] = ("method",), **options: object
+) -> pd.DataFrame:
+    """Global causal effects by the predictions of each member alone.
+
+    Parameters
+    ----------
+    local : pd.DataFrame
+        Local effects of the ensemble, `deepmr_utils.mr.local_mr`: the sequences that enter, their
+        standard errors, and the columns of `by`.
+    members : pd.DataFrame
+        `member_local` of the same sequences and methods.
+    by : sequence of str
+        Columns of `local` whose values make the groups; "method" among them where there are
+        several.
+    **options
+        As in `deepmr_utils.meta.random_effects`.
+
+    Returns
+    -------
+    pd.DataFrame
+        The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
+        ensemble and of every member enter.
+    """
+    by, keys = list(by), ["sequence_id", "method"]
+    wide = members.pivot_table("causal_effect", keys, "member", observed=True, dropna=False)
+    wide = wide.dropna()
+    names = wide.columns
+    used = local[local["causal_effect"].notna()].merge(wide.reset_index(), on=keys)
+    groups = list(used.groupby(by, sort=False, observed=True))
+    tables = []
+    for key, group in groups:
+        table = random_effects(
+            group[names].to_numpy().T, np.tile(group["se"], (len(names), 1)), **options
+        )
+        table = pd.DataFrame({"member": names, "effect": table["effect"]})
+        tables.append(table.assign(**dict(zip(by, key, strict=True)))[[*by, "member", "effect"]])
+    return pd.concat(tables, ignore_index=True)
+
+
+def add_intervals(
+    estimates: pd.DataFrame,
+    members: pd.DataFrame,
+    on: Sequence[str],
+    effect: str = "causal_effect",
+    *,
+    rule: str = "rubin",
+    complete_df: str | None = None,
+) -> pd.DataFrame:
+    """Add 95 % intervals that carry the variance between members.
+
+    Parameters
+    ----------
+    estimates : pd.DataFrame
+        Local or global effects of the ensemble, with their standard errors ``se``.
+    members : pd.DataFrame
+        The same by member: `member_local` or `member_global`.
+    on : sequence of str
+        Columns that tell the estimates apart.
+    effect : str
+        Column of the estimates in both tables: "causal_effect" if local, "effect" if global.
+    rule : str
+        As in `total_variance`.
+    complete_df : str, optional
+        Column of `estimates` with the degrees of freedom of the standard errors.
+
+    Returns
+    -------
+    pd.DataFrame
+        `estimates`, in their order, with ``between_se`` (standard deviation over members),
+        ``total_se``, ``total_df`` and ``total_ci_low, total_ci_high``. ``ci_low, ci_high`` stay
+        what they were: intervals given the model.
+    """
+    on = list(on)
+    spread = members.groupby(on, observed=True)[effect].agg(["std", "count"]).reset_index()
+    table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
+    between, count = table["std"].to_numpy(), table["count"].to_numpy()
+    df = np.inf if complete_df is None else estimates[complete_df]
+    return estimates.assign(
+        **intervals(estimates[effect], estimates["se"], between, count, rule, df)
+    )
+
+
+def intervals(
+    effect: ArrayLike,
+    se: ArrayLike,
+    between_se: ArrayLike,
+    n_members: ArrayLike,
+    rule: str = "rubin",
+    complete_df: ArrayLike = np.inf,
+) -> dict[str, np.ndarray]:
+    """95 % intervals (S,) of effects, by `total_variance`, as the columns of `add_intervals`."""
+    effect, se, between_se = (np.asarray(a, np.float64) for a in (effect, se, between_se))
+    total, df = total_variance(se**2, between_se**2, n_members, rule, complete_df=complete_df)
+    half = np.sqrt(total) * _t_quantile(df)
+    values = between_se, np.sqrt(total), df, effect - half, effect + half
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _t_quantile(df: np.ndarray) -> np.ndarray:
+    """97.5 % quantile of t; normal where the degrees of freedom are infinite."""
+    return np.where(np.isinf(df), special.ndtri(0.975), special.stdtrit(df, 0.975))
