@@ -7,9 +7,10 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
-from .mr import EFFECTS, INSTRUMENT_COLUMNS, check_effects
+from .mr import INSTRUMENT_COLUMNS, local_mr
 from .mutagenesis import SCHEMA_VERSION
 from .sequences import ALPHABET, UNKNOWN, decode, encode
+from .tables import check_rows, require, whole_numbers
 
 EFFECT_COLUMNS = ["sequence_id", "position", "reference", "alternate", "feature", "effect", "se"]
 KEY = ["sequence_id", "position", "alternate", "feature"]
@@ -64,12 +65,7 @@ def import_effects(
         If a column is missing, a value is malformed (see above), a substitution is listed twice
         or lacks a feature, or references disagree with each other or with ``sequences``.
     """
-    missing = [name for name in EFFECT_COLUMNS if name not in table.columns]
-    if missing or table.empty:
-        raise ValueError(
-            f"an effect table needs the columns {EFFECT_COLUMNS} and at least one row; got "
-            f"{list(table.columns)} and {len(table)} rows: rename or add {missing or 'rows'}"
-        )
+    require(table, EFFECT_COLUMNS, "an effect table")
     table = _check_table(table)
     ids, codes = _references(table, sequences)
     features = table["feature"].drop_duplicates().tolist()
@@ -92,12 +88,11 @@ def import_effects(
         "feature": features,
         "reference": (("sequence", "position"), np.array(list(ALPHABET + "N"))[codes]),
     }
-    if sequences is not None:
-        for name in REGION_COLUMNS:
-            if name in sequences.columns:
-                values = sequences[name].to_numpy()
-                text = values.dtype.kind not in "iu"
-                coordinates[name] = ("sequence", values.astype(str) if text else values)
+    for name in REGION_COLUMNS if sequences is not None else ():
+        if name in sequences.columns:
+            values = sequences[name].to_numpy()
+            text = values.dtype.kind not in "iu"
+            coordinates[name] = ("sequence", values.astype(str) if text else values)
     attributes = {
         "schema_version": SCHEMA_VERSION,
         "model_hash": "unknown",
@@ -117,48 +112,40 @@ def import_effects(
 
 def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     """Effects with checked values, bases in upper case and whole positions."""
-    table = table.reset_index(drop=True).copy()
-
-    def check(bad: pd.Series, rule: str, *columns: str) -> None:
-        if bad.any():
-            row = table.iloc[int(bad.to_numpy().argmax())]
-            got = ", ".join(f"{name} {row[name]}" for name in columns)
-            raise ValueError(f"{rule}; row {row.name} has {got}")
-
+    table = table.reset_index(drop=True)
     for name in ("sequence_id", "feature"):
-        check(table[name].isna(), f"every row needs a {name}", name)
+        check_rows(table, table[name].isna(), f"every row needs a {name}", name)
         table[name] = table[name].astype(str)
-    position = pd.to_numeric(table["position"], errors="coerce")
-    rule = "position must be a whole number, 0 or more (0-based)"
-    check(~(position >= 0) | (position % 1 != 0), rule, "position")
-    table["position"] = position.astype(np.int64)
+    table["position"] = whole_numbers(table, "position", "0-based")
     for name in ("reference", "alternate"):
         table[name] = table[name].astype(str).str.upper()
-        check(~table[name].isin(list(ALPHABET)), f"{name} must be one of A, C, G, T", name)
+        unknown = ~table[name].isin(list(ALPHABET))
+        check_rows(table, unknown, f"{name} must be one of A, C, G, T", name)
     same = table["reference"] == table["alternate"]
-    check(same, "reference and alternate must differ", "reference", "alternate")
-    check(table.duplicated(KEY), "a substitution may be listed once a feature", *KEY)
+    check_rows(table, same, "reference and alternate must differ", "reference", "alternate")
+    twice = table.duplicated(KEY)
+    check_rows(table, twice, "a substitution may be listed once a feature", *KEY)
 
-    numbers = ["effect", "se", *({"reference_prediction"} & set(table.columns))]
-    for name in numbers:
-        number = pd.to_numeric(table[name], errors="coerce")
-        check(number.isna() & table[name].notna(), f"{name} must be a number", name)
-        check(np.isinf(number), f"{name} must be finite", name)
-        table[name] = number.astype(np.float64)
-    check(table["se"] < 0, "se must be 0 or more", "se")
+    for name in ("effect", "se", "reference_prediction"):
+        if name in table.columns:
+            number = pd.to_numeric(table[name], errors="coerce")
+            bad = (number.isna() & table[name].notna()) | np.isinf(number)
+            check_rows(table, bad, f"{name} must be a finite number", name)
+            table[name] = number.astype(np.float64)
+    check_rows(table, table["se"] < 0, "se must be 0 or more", "se")
     half = table["effect"].isna() != table["se"].isna()
-    check(half, "effect and se must be NaN together", "effect", "se")
+    check_rows(table, half, "effect and se must be NaN together", "effect", "se")
 
-    counts = table.groupby(KEY[:3])["feature"].transform("size")
-    features = table["feature"].unique().tolist()
+    features = table["feature"].unique()
+    fewer = table.groupby(KEY[:3])["feature"].transform("size") < len(features)
     rule = f"every substitution needs all features ({', '.join(features)})"
-    check(counts < len(features), rule, *KEY[:3])
+    check_rows(table, fewer, rule, *KEY[:3])
     if "reference_prediction" in table.columns:
         groups = table.groupby(["sequence_id", "feature"])["reference_prediction"]
         rule = "reference_prediction must be the same for all substitutions of a sequence"
         differs = table["reference_prediction"] != groups.transform("first")
         differs &= groups.transform("count") > 0  # not given at all is given alike
-        check(differs, rule, "sequence_id", "feature", "reference_prediction")
+        check_rows(table, differs, rule, "sequence_id", "feature", "reference_prediction")
     return table
 
 
@@ -175,38 +162,25 @@ def _references(
             )
         codes = np.full((len(ids), last + 1), UNKNOWN, dtype=np.uint8)
     else:
-        if not {"sequence_id", "sequence"} <= set(sequences.columns):
-            raise ValueError(
-                "sequences needs the columns sequence_id and sequence; got "
-                f"{list(sequences.columns)}: rename or add them"
-            )
+        require(sequences, ("sequence_id", "sequence"), "sequences")
         ids = sequences["sequence_id"].astype(str).tolist()
-        if len(set(ids)) < len(ids):
-            raise ValueError("sequence_id of sequences must be unique: remove the repeated rows")
+        twice = sequences["sequence_id"].duplicated()
+        check_rows(sequences, twice, "sequence_id of sequences must be unique", "sequence_id")
         codes = encode(sequences["sequence"])
     row, position = pd.Index(ids).get_indexer(table["sequence_id"]), table["position"].to_numpy()
-    unknown = row < 0
-    beyond = position >= codes.shape[1]
-    for bad, what in ((unknown, "no such sequence"), (beyond, "no such position")):
-        if bad.any():
-            first = table.iloc[int(np.argmax(bad))]
-            raise ValueError(
-                f"sequences has {what}: the table has position {first['position']} of "
-                f"{first['sequence_id']!r}, sequences has {len(ids)} of {codes.shape[1]} bases"
-            )
+    for bad, what in ((row < 0, "no such sequence"), (position >= codes.shape[1], "no such base")):
+        rule = f"sequences has {len(ids)} of {codes.shape[1]} bases, and {what}"
+        check_rows(table, pd.Series(bad), rule, "sequence_id", "position")
     alleles = encode(table["reference"])[:, 0]
     if sequences is None:
         codes[row, position] = alleles
-    differs = codes[row, position] != alleles
-    if differs.any():
-        i = int(np.argmax(differs))
-        there, first = decode(codes[row[i], position[i]].reshape(1, 1))[0], table.iloc[i]
-        raise ValueError(
-            f"reference must be the base of the sequence; row {i} has {first['reference']} at "
-            f"position {position[i]} of {first['sequence_id']!r}, "
-            + (f"sequences has {there}" if sequences is not None else f"another row has {there}")
-            + ": are positions 0-based, and on the same strand?"
-        )
+    found = table.assign(found=decode(codes[row, position][:, None]))
+    rule = (
+        f"reference must be the base found in {'another row' if sequences is None else 'sequences'}"
+        " (are positions 0-based, on the same strand?)"
+    )
+    differs = found["found"] != found["reference"]
+    check_rows(found, differs, rule, "sequence_id", "position", "reference", "found")
     return ids, codes
 
 
@@ -255,22 +229,11 @@ def export_twosamplemr(
     Both effects are those of the alternate allele on the sequence's own strand, so there is nothing
     to harmonise; ``harmonise_data()`` would drop palindromic substitutions for want of frequencies.
     """
-    missing = [name for name in INSTRUMENT_COLUMNS if name not in instruments.columns]
-    if missing:
-        raise ValueError(
-            f"an instrument table needs the columns {INSTRUMENT_COLUMNS}; {missing} missing from "
-            f"{list(instruments.columns)}: rename or add them"
-        )
-    check_effects(*(instruments[name] for name in EFFECTS))
-    ids = instruments["sequence_id"].astype(str)
-    position, reference = instruments["position"].astype(str), instruments["reference"].astype(str)
-    alternate = instruments["alternate"].astype(str)
+    local_mr(instruments, "ivw")  # checks columns, values and repeated rows
+    ids, position, reference, alternate = (
+        instruments[name].astype(str) for name in INSTRUMENT_COLUMNS[:4]
+    )
     snp = ids + ":" + position + ":" + reference + ">" + alternate
-    if snp.duplicated().any():
-        raise ValueError(
-            f"an instrument may be listed once; {snp[snp.duplicated()].iloc[0]!r} is there twice: "
-            "export one exposure-outcome pair at a time"
-        )
     table = {"SNP": snp}
     for role, name in (("exposure", exposure), ("outcome", outcome)):
         name = name if name is not None else instruments.attrs.get(role)

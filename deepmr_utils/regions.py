@@ -6,13 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
 from pyfaidx import Fasta, FastaIndexingError, UnsupportedCompressionFormat
 
 from .sequences import check_letters, reverse_complement
+from .tables import check_rows, require, whole_numbers
 
 EDGES = ("raise", "pad", "drop")
 STRANDS = ("+", "-", ".")
@@ -120,35 +121,28 @@ def read_regions(
         raise ValueError(f"unknown edge {edge!r}: choose one of {', '.join(EDGES)}")
     table = _check_bed(bed if isinstance(bed, pd.DataFrame) else _read_bed(bed))
     table = _windows(table, length)
-    n_regions = len(table)
     with _open_indexed(fasta) as genome:
         sizes = {name: len(record) for name, record in genome.items()}
         table["size"] = _chromosome_sizes(table["chrom"], sizes, fasta)
         table, counts = _at_edges(table, edge)
-        sequences = [
+        forward = [
             "N" * max(0, -row.start)
             + genome[row.chrom][max(0, row.start) : min(row.end, row.size)]
             + "N" * max(0, row.end - row.size)
             for row in table.itertuples()
         ]
-    for action in ("padded", "dropped"):
-        if counts[action]:
-            message = "%d of %d regions run off their chromosome and were %s"
-            _LOGGER.warning(message, counts[action], n_regions, action)
-    minus = (table["strand"] == "-").tolist()
-    spans = [_span(row) for row in table.itertuples()]
-    names = [
-        name if name not in ("", ".") else f"{span}(-)" if reverse else span
-        for name, span, reverse in zip(table["name"], spans, minus, strict=True)
-    ]
-    sequences = [
-        reverse_complement(sequence) if reverse else sequence
-        for sequence, reverse in zip(check_letters(sequences, spans), minus, strict=True)
-    ]
-    result = table[["chrom", "start", "end"]].reset_index(drop=True)
+    forward = check_letters(forward, table["span"].tolist())
+    strand = np.where(table["strand"] == "-", "-", "+")
+    span = table["span"] + np.where(strand == "-", "(-)", "")
+    result = table[["chrom", "start", "end"]].assign(
+        strand=strand,
+        sequence=[
+            reverse_complement(sequence) if s == "-" else sequence
+            for sequence, s in zip(forward, strand, strict=True)
+        ],
+    )
+    names = table["name"].where(~table["name"].isin(["", "."]), span)
     result.insert(0, "sequence_id", unique(names))
-    result["strand"] = np.where(minus, "-", "+")
-    result["sequence"] = sequences
     result.attrs = {"counts": counts}
     return result
 
@@ -200,33 +194,17 @@ def _read_bed(path: str | Path) -> pd.DataFrame:
 
 def _check_bed(bed: pd.DataFrame) -> pd.DataFrame:
     """Regions with integer starts and ends, a name and a strand each, or an error with the row."""
-    missing = [name for name in ("chrom", "start", "end") if name not in bed.columns]
-    if missing or bed.empty:
-        raise ValueError(
-            "a table of regions needs the columns chrom, start and end and at least one row; got "
-            f"columns {list(bed.columns)} and {len(bed)} rows"
-        )
-    row_name = bed.index.name or "row"
+    require(bed, ("chrom", "start", "end"), "a table of regions")
     table = pd.DataFrame({"chrom": bed["chrom"].astype(str)}, index=bed.index)
-
-    def check(bad: pd.Series, rule: str, column: str) -> None:
-        if bad.any():
-            i = int(bad.to_numpy().argmax())
-            raise ValueError(
-                f"{rule}; {row_name} {bed.index[i]} has {column} {bed[column].iloc[i]}"
-            )
-
     for column in ("start", "end"):
-        number = pd.to_numeric(bed[column], errors="coerce")
-        rule = f"{column} must be a whole number, 0 or more (0-based; no header line)"
-        check(~(number >= 0) | (number % 1 != 0), rule, column)
-        table[column] = number.astype(np.int64)
-    empty = table["end"] <= table["start"]
-    check(empty, "a region needs end > start (0-based start, exclusive end)", "end")
+        table[column] = whole_numbers(bed, column, "0-based; no header line")
     for column in ("name", "strand"):
         values = bed[column] if column in bed.columns else pd.Series(".", bed.index)
         table[column] = values.fillna(".").astype(str)
-    check(~table["strand"].isin(STRANDS), "strand must be '+', '-' or '.'", "strand")
+    empty = table["end"] <= table["start"]
+    check_rows(table, empty, "a region needs end > start (half-open)", "start", "end")
+    unknown = ~table["strand"].isin(STRANDS)
+    check_rows(table, unknown, "strand must be '+', '-' or '.'", "strand")
     return table
 
 
@@ -236,14 +214,15 @@ def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
         if length < 1:
             raise ValueError(f"length must be at least 1 base; got {length}")
         start = (table["start"] + table["end"]) // 2 - length // 2
-        return table.assign(start=start, end=start + length)
+        table = table.assign(start=start, end=start + length)
     lengths = table["end"] - table["start"]
     if lengths.nunique() > 1:
         raise ValueError(
             f"all regions must have one length; got {lengths.min()} to {lengths.max()} bases: give "
             "length to cut or widen them around their centres"
         )
-    return table
+    start, end = table["start"].astype(str), table["end"].astype(str)
+    return table.assign(span=table["chrom"] + ":" + start + "-" + end)
 
 
 def _open_indexed(fasta: str | Path) -> Fasta:
@@ -290,22 +269,18 @@ def _at_edges(table: pd.DataFrame, edge: str) -> tuple[pd.DataFrame, dict[str, i
     beside = (table["end"] <= 0) | (table["start"] >= table["size"])
     refused = {"raise": off, "pad": beside, "drop": off & off.all()}[edge]
     if refused.any():
-        row = table[refused].iloc[0]
-        rule, fix = {
-            "raise": ("lie within", "edge='pad' or edge='drop', "),
-            "pad": ("overlap", "edge='drop', "),
-            "drop": ("lie within", ""),
-        }[edge]
+        first = table[refused].iloc[0]
         raise ValueError(
-            f"windows must {rule} their chromosome; {refused.sum()} of {len(table)} do not, the "
-            f"first {_span(row)} ({row['chrom']} has {row['size']} bases): use {fix}a shorter "
+            "windows must lie within their chromosome, or reach into it with edge='pad'; "
+            f"{refused.sum()} of {len(table)} do not, the first {first['span']} "
+            f"({first['chrom']} has {first['size']} bases): choose edge='pad' or 'drop', a shorter "
             "length, or the assembly that the regions come from"
         )
     counts = {"regions": len(table), "padded": 0, "dropped": 0}
-    if edge == "drop":
-        return table[~off], {**counts, "dropped": int(off.sum())}
-    return table, {**counts, "padded": int(off.sum())}
-
-
-def _span(row: Any) -> str:
-    return f"{row.chrom}:{row.start}-{row.end}"
+    if off.any():
+        action = "padded" if edge == "pad" else "dropped"
+        counts[action] = int(off.sum())
+        message = "%d of %d regions run off their chromosome and were %s"
+        _LOGGER.warning(message, counts[action], len(table), action)
+    kept = table[~off] if edge == "drop" else table
+    return kept.reset_index(drop=True), counts

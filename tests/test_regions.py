@@ -135,8 +135,8 @@ EDGE = bed(
 
 def test_windows_off_the_chromosome_raise_by_default(genome):
     message = (
-        r"windows must lie within their chromosome; 3 of 4 do not, the first chr1:-5-7 \(chr1 has "
-        r"30 bases\): use edge='pad' or edge='drop', a shorter length, or the assembly"
+        r"windows must lie within their chromosome, or reach into it with edge='pad'; 3 of 4 do not, "
+        r"the first chr1:-5-7 \(chr1 has 30 bases\): choose edge='pad' or 'drop', a shorter length, or"
     )
     with pytest.raises(ValueError, match=message):
         read_regions(EDGE, genome, 12)
@@ -157,7 +157,7 @@ def test_windows_off_the_chromosome_can_be_padded(genome, caplog):
     assert table.attrs["counts"] == {"regions": 4, "padded": 3, "dropped": 0}
     assert caplog.messages == ["3 of 4 regions run off their chromosome and were padded"]
     with pytest.raises(
-        ValueError, match="must overlap their chromosome; 1 of 1 do not, the first chr2:40-45"
+        ValueError, match="reach into it with edge='pad'; 1 of 1 do not, the first chr2:40-45"
     ):
         read_regions(bed(("chr2", 40, 45)), genome, edge="pad")
 
@@ -168,9 +168,7 @@ def test_windows_off_the_chromosome_can_be_dropped(genome, caplog):
     assert table["sequence_id"].tolist() == ["inside"]
     assert table.attrs["counts"] == {"regions": 4, "padded": 0, "dropped": 3}
     assert caplog.messages == ["3 of 4 regions run off their chromosome and were dropped"]
-    with pytest.raises(
-        ValueError, match=r"1 of 1 do not, the first chr2:40-45 .*: use a shorter length"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 1 do not, the first chr2:40-45 .*: choose"):
         read_regions(bed(("chr2", 40, 45)), genome, edge="drop")
 
 
@@ -183,7 +181,7 @@ def test_windows_off_the_chromosome_can_be_dropped(genome, caplog):
         ("chrom\tstart\tend\nchr1\t0\t5\n", r"start must be a whole number, 0 or more \(0-based; no header line\); line 1 has start start"),
         ("#\nchr1\t0\t5\nchr1\t-1\t5\n", "start must be a whole number.*; line 3 has start -1"),
         ("chr1\t0\t5.5\n", "end must be a whole number.*; line 1 has end 5.5"),
-        ("chr1\t5\t5\n", r"a region needs end > start \(0-based start, exclusive end\); line 1 has end 5"),
+        ("chr1\t5\t5\n", r"a region needs end > start \(half-open\); line 1 has start 5, end 5"),
         ("chr1\t0\t5\tx\t0\t*\n", r"strand must be '\+', '-' or '.'; line 1 has strand \*"),
         ("chr1\t0\t5\nchr1\t0\t6\n", "all regions must have one length; got 5 to 6 bases: give length"),
         ("1\t0\t5\nX\t1\t6\n", r"unknown chromosome '1': .*genome.fa has 2 sequences \(chr1, chr2; near names: chr1\); 2 regions"),
@@ -198,7 +196,7 @@ def test_bad_bed_raises(tmp_path, genome, text, message):
 @pytest.mark.parametrize(
     ("regions", "options", "message"),
     [
-        (pd.DataFrame({"chrom": ["chr1"], "chromStart": [0]}), {}, r"needs the columns chrom, start and end and at least one row; got columns \['chrom', 'chromStart'\] and 1 rows"),
+        (pd.DataFrame({"chrom": ["chr1"], "chromStart": [0]}), {}, r"a table of regions needs the columns chrom, start, end and at least one row; got \['chrom', 'chromStart'\] and 1 rows: add \['start', 'end'\]"),
         (bed(("chr1", 0, 5)).iloc[:0], {}, "at least one row; got .* and 0 rows"),
         (bed(("chr1", 0, 5), ("chr1", np.nan, 5)), {}, "row 1 has start nan"),
         (bed(("chr1", 0, 5)), {"edge": "clip"}, "unknown edge 'clip': choose one of raise, pad, drop"),
