@@ -128,10 +128,10 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
 
     for name in ("effect", "se", "reference_prediction"):
         if name in table.columns:
-            number = pd.to_numeric(table[name], errors="coerce")
+            number = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
             bad = (number.isna() & table[name].notna()) | np.isinf(number)
             check_rows(table, bad, f"{name} must be a finite number", name)
-            table[name] = number.astype(np.float64)
+            table[name] = number
     check_rows(table, table["se"] < 0, "se must be 0 or more", "se")
     half = table["effect"].isna() != table["se"].isna()
     check_rows(table, half, "effect and se must be NaN together", "effect", "se")

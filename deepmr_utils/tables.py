@@ -26,7 +26,7 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, rule: str, *columns: str) ->
 
 def whole_numbers(table: pd.DataFrame, column: str, note: str) -> pd.Series:
     """A column as int64, or a ValueError where it is not a whole number, 0 or more."""
-    number = pd.to_numeric(table[column], errors="coerce")
-    bad = ~(number >= 0) | (number % 1 != 0) | np.isinf(number)
+    number = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+    bad = ~((number >= 0) & (number < 2**53)) | (number % 1 != 0)  # below: exact as a float
     check_rows(table, bad, f"{column} must be a whole number, 0 or more ({note})", column)
     return number.astype(np.int64)

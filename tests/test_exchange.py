@@ -104,6 +104,8 @@ def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
     table.to_csv(tmp_path / "effects.csv", index=False)
     imported = import_effects(pd.read_csv(tmp_path / "effects.csv"))
     xr.testing.assert_identical(imported, import_effects(TABLE))
+    nullable = TABLE.convert_dtypes().astype({"sequence_id": "category", "effect": "Float64"})
+    xr.testing.assert_identical(import_effects(nullable), imported)
     backward = import_effects(TABLE.iloc[::-1], SEQUENCES)
     forward = import_effects(TABLE, SEQUENCES)
     xr.testing.assert_identical(backward.sel(feature=["x", "y"]), forward)
