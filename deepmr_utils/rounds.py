@@ -408,7 +408,13 @@ def store_round(directory: Path, result: RoundResult) -> None:
         name: "float32" for name in result.local.columns if result.local[name].dtype == "float64"
     })  # fmt: skip
     partial = path.with_suffix(".parquet.partial")
-    local.to_parquet(partial, index=False, compression="zstd")
+    numbers = [name for name in local.columns if local[name].dtype == "float32"]
+    repeated = ["truth", "truth_published", "naive"]  # the same for every method
+    local.to_parquet(
+        partial, index=False, compression="zstd", compression_level=19,
+        use_dictionary=[name for name in local.columns if name not in numbers or name in repeated],
+        use_byte_stream_split=[name for name in numbers if name not in repeated],
+    )  # fmt: skip
     partial.replace(path.with_suffix(".parquet"))
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
     record = {**result.record, "quality": quality, "members": _member_lists(result.members)}

@@ -97,6 +97,33 @@ def test_rubins_interval_covers_when_members_are_draws_of_the_model():
     assert covered["plain"] < 0.6
 
 
+def test_moderated_variances_recover_their_prior():
+    """Variances drawn as the model says: prior 0.3 on 6 degrees of freedom, seen on 4."""
+    rng = np.random.default_rng(3)
+    true = 0.3 * 6 / rng.chisquare(6, 20_000)
+    seen = true * rng.chisquare(4, 20_000) / 4
+    shrunk, df = ensemble_intervals.moderated_variance(seen, 5)
+    assert df == pytest.approx(6 + 4, abs=0.6)  # 5 standard errors of the fit
+    slope = np.polyfit(seen, shrunk, 1)
+    np.testing.assert_allclose(slope, [4 / df, 0.3 * (df - 4) / df], rtol=0.05)
+    error = rng.normal(size=20_000) * np.sqrt(true)
+    covered = np.abs(error) <= np.sqrt(shrunk) * scipy.stats.t.ppf(0.975, df)
+    assert covered.mean() == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 20_000))
+    plain = np.sqrt(seen) * scipy.stats.t.ppf(0.975, 4)
+    assert np.sqrt(shrunk).mean() * scipy.stats.t.ppf(0.975, df) < 0.95 * plain.mean()
+
+
+def test_equal_variances_are_pooled_and_few_are_left_alone():
+    seen = 0.2 * np.random.default_rng(4).chisquare(4, 50) / 4
+    seen = np.append(np.exp(np.log(seen) * 0.5 + 0.5 * np.log(0.2)), np.nan)  # less than by chance
+    shrunk, df = ensemble_intervals.moderated_variance(seen, 5)
+    assert np.isinf(df)
+    assert np.ptp(shrunk[:-1]) == 0
+    assert np.isnan(shrunk[-1])
+    few, df = ensemble_intervals.moderated_variance([0.1, 0.2], 5)
+    assert (few.tolist(), df) == ([0.1, 0.2], 4)
+
+
 def test_jackknife_of_a_mean_is_the_variance_of_the_mean():
     members = np.random.default_rng(2).normal(size=(6, 3))
     without = np.array([np.delete(members, m, axis=0).mean(0) for m in range(6)])
@@ -130,6 +157,9 @@ def test_member_order_and_row_order_do_not_matter(effects, instruments):
     two = ensemble_intervals.add_intervals(local, flipped, keys)
     pd.testing.assert_frame_equal(one, two)
     assert (one["total_se"] > one["se"]).all()
+    moderated = ensemble_intervals.add_intervals(local, members, keys, moderate=True)
+    assert (moderated["total_df"] > one["total_df"]).mean() > 0.5
+    pd.testing.assert_series_equal(moderated["between_se"], one["between_se"])
     assert one[["ci_low", "ci_high"]].equals(local[["ci_low", "ci_high"]])
     centre = (one["total_ci_low"] + one["total_ci_high"]) / 2
     np.testing.assert_allclose(centre, one["causal_effect"])
