@@ -1,12 +1,18 @@
 """Saturation in-silico mutagenesis: the effect of every substitution, with its standard error."""
 
+import copy
+import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import joblib
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
+from torch import nn
 
 from . import __version__
 from .predict import (
@@ -22,10 +28,17 @@ from .predict import (
     resolve_device,
     resolve_features,
 )
+from .propagation import Engine, engines_of
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
+from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
+
+PRECISIONS = ("float32", "float64", "tf32", "bfloat16")
+MAX_COVARIANCE = 64  # features of which all covariances may be asked for
+MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored
 Transform = Callable[[np.ndarray], np.ndarray]
+log = logging.getLogger(__name__)
 
 
 def saturation_mutagenesis(
@@ -35,124 +48,361 @@ def saturation_mutagenesis(
     sequence_ids: Sequence[str] | None = None,
     features: Features = None,
     transform: Transform | None = None,
-    batch_size: int = 2048,
+    positions: ArrayLike | None = None,
+    reverse_complement: bool = False,
+    batch_size: int | None = None,
+    max_memory: int = 2**31,
+    precision: str | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
     keep_members: bool = False,
+    covariance: bool = False,
+    store: str | Path | None = None,
+    propagate: bool = True,
 ) -> xr.Dataset:
     """Predict the effect of all 3 L substitutions of every sequence.
+
+    Only what a substitution changes of each layer is computed again, exactly (see
+    `deepmr_utils.propagation`); a network for which that is not possible is predicted in full for
+    every mutant, and a log line says which part of it is the reason.
 
     Parameters
     ----------
     members : nn.Module, list of nn.Module or MCDropout
-        Each maps (N, 4, L) to (N, K); used in evaluation mode. A member sees a reference and all
-        its mutants under the same weights and the same dropout mask.
+        Each maps (N, 4, L) to (N, K), or to several heads (see `deepmr_utils.predict.forward`);
+        used in evaluation mode. A member sees a reference and all its mutants under the same
+        weights and the same dropout mask.
     one_hot : array or tensor (N, 4, L)
-        Reference sequences; unknown bases are all-zero columns and are not mutated.
+        Reference sequences. Unknown bases, all-zero or soft columns, are not mutated.
     sequence_ids : sequence of str (N,), optional
         Unique identifiers; ``sequence-0`` ... by default.
     features : optional
         Names or columns of the outputs to keep, see `deepmr_utils.predict.resolve_features`.
     transform : callable, optional
-        Recalibration: maps predictions (M, n, K) of all members to recalibrated ones, applied to
-        references and mutants before differencing.
-    batch_size : int
-        Mutants predicted at a time, across sequences; bounds the memory beside the result.
+        Maps predictions (M, n, K) of all members to the scale on which effects are taken, before
+        differencing: a recalibrator, or `deepmr_utils.calibration.logit` for probabilities.
+    positions : array_like, optional
+        What to mutate: positions, int (P,), of all sequences, for instance
+        ``np.r_[100:120, 180:200]``; or a mask, bool (N, L). All by default.
+    reverse_complement : bool
+        Average every prediction with that of the reverse complement, on the scale of the model.
+    batch_size : int, optional
+        Mutants predicted at a time, across sequences and positions; by default as many as
+        `max_memory` allows. It does not change the result.
+    max_memory : int
+        Bytes that may be used beside weights and result. Where a GPU has less, batches are halved
+        until they fit.
+    precision : {"float32", "float64", "tf32", "bfloat16"}, optional
+        Type of the computation; that of the members by default. "tf32" (GPU only) and "bfloat16"
+        round the factors of matrix products.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     progress : bool
         Show a progress bar.
     keep_members : bool
         Also return the effect of every member.
+    covariance : bool
+        Also return the covariance over members between the effects on each two features.
+    store : path, optional
+        Write the effects to a Zarr store at this path as they are computed, and return them lazily.
+        A run that was interrupted goes on where it stopped; a finished one is found again.
+    propagate : bool
+        False predicts every mutant in full.
 
     Returns
     -------
     xr.Dataset
         Dimensions sequence, position, allele (A, C, G, T), feature. ``effect`` and ``se`` are NaN
-        at the reference allele and at unknown bases; ``se`` is NaN for a single member.
-        ``reference_prediction`` (sequence, feature) is the mean over members, coordinate
-        ``reference`` (sequence, position) the reference base. With ``keep_members`` also
-        ``member_effect`` (member, sequence, position, allele, feature).
+        at the reference allele, at unknown bases and where nothing was to be mutated; ``se`` is NaN
+        for a single member. ``reference_prediction`` (sequence, feature) is the mean over members,
+        coordinate ``reference`` (sequence, position) the reference base. With ``keep_members`` also
+        ``member_effect`` (member, sequence, position, allele, feature), with ``covariance`` also
+        ``covariance`` (sequence, position, allele, feature, other_feature).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument or the model does not fit.
+    FileExistsError
+        If the store holds effects of something else.
 
     Notes
     -----
     For member m, feature k and substitution v, ``d = f(x with v) - f(x)``; the effect is the mean
-    over members and its standard error their standard deviation (ddof 1).
+    over members, its standard error their standard deviation and its covariance theirs (ddof 1).
     """
     one_hot = check_one_hot(one_hot)
     dropout_seed = members.seed if isinstance(members, MCDropout) else None
     members = as_members(members)
     device = resolve_device(device)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    n, _, length = one_hot.shape
-    ids = _check_ids(sequence_ids, n)
+    ids = _check_ids(sequence_ids, len(one_hot))
     codes = base_codes(one_hot)
-    one_hot = one_hot.to(device, member_dtype(members, one_hot.dtype))
-    mutants = np.argwhere((codes[:, :, None] != np.arange(4)) & (codes[:, :, None] != UNKNOWN))
-
-    with evaluating(members, device):
-        n_outputs = forward(members[0], one_hot[:1]).shape[1]
-        names, columns = resolve_features(members, features, n_outputs)
-
-        def predict(batch: torch.Tensor) -> np.ndarray:
-            outputs = torch.stack([forward(member, batch)[:, columns] for member in members])
-            outputs = outputs.cpu().numpy()
-            return outputs if transform is None else transform(outputs)
-
-        references = np.concatenate([predict(batch) for batch in one_hot.split(batch_size)], axis=1)
-        shape = (n, length, len(ALPHABET), len(names))
-        effect = np.full(shape, np.nan, dtype=references.dtype)
-        se = effect.copy()
-        kept = np.full((len(members), *shape), np.nan, references.dtype) if keep_members else None
-        chunks = range(0, len(mutants), batch_size)
-        for start in progress_bar(chunks, progress, desc="mutagenesis"):
-            where = tuple(mutants[start : start + batch_size].T)
-            difference = predict(_mutate(one_hot, *where)) - references[:, where[0]]
-            effect[where] = difference.mean(0)
-            if len(members) > 1:
-                se[where] = difference.std(0, ddof=1)
-            if keep_members:
-                kept[:, *where] = difference
-
-    dims = ("sequence", "position", "allele", "feature")
-    data = {
-        "effect": (dims, effect),
-        "se": (dims, se),
-        "reference_prediction": (("sequence", "feature"), references.mean(0)),
-    }
-    if keep_members:
-        data["member_effect"] = (("member", *dims), kept)
-    coordinates = {
-        "sequence": ids,
-        "position": np.arange(length),
-        "allele": list(ALPHABET),
-        "feature": names,
-        "reference": (("sequence", "position"), np.array(list(ALPHABET + "N"))[codes]),
-    }
-    attributes = {
-        "schema_version": SCHEMA_VERSION,
-        "model_hash": model_hash(members),
-        "n_members": len(members),
-        "dropout_seed": "none" if dropout_seed is None else dropout_seed,
-        "calibration": "none" if transform is None else type(transform).__name__,
-        "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}",
-    }
-    return xr.Dataset(data, coordinates, attributes)
+    mask = _check_positions(positions, codes.shape)
+    limits = _Limits(batch_size, max_memory, device)
+    members, dtype = _of_precision(members, precision, one_hot.dtype, device)
+    shown = np.flatnonzero(mask.any(0))
+    with evaluating(members, device, tf32=precision == "tf32"):
+        one_hot = one_hot.to(device, dtype)
+        heads = forward(members[0], one_hot[:1])
+        names, columns = resolve_features(members, features, heads.values.shape[1], heads.names)
+        if covariance and len(names) > MAX_COVARIANCE:
+            raise ValueError(
+                f"the covariance of {len(names)} features takes {len(names)} times their space: "
+                f"name at most {MAX_COVARIANCE} features"
+            )
+        letters = np.array(list(ALPHABET + "N"))[codes[:, shown]]
+        coordinates = {
+            "sequence": ids,
+            "position": shown,
+            "allele": list(ALPHABET),
+            "feature": names,
+            "reference": (("sequence", "position"), letters),
+        }
+        attributes = {
+            "schema_version": SCHEMA_VERSION,
+            "model_hash": model_hash(members),
+            "n_members": len(members),
+            "dropout_seed": "none" if dropout_seed is None else dropout_seed,
+            "calibration": "none" if transform is None else _name(transform),
+            "strands": "both" if reverse_complement else "forward",
+            "precision": precision or str(dtype).removeprefix("torch."),
+            "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
+            f"Python {platform.python_version()}",
+        }
+        key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
+        fingerprint = joblib.hash((*key, keep_members, covariance)) if store is not None else ""
+        writer = EffectsWriter(coordinates, attributes, store, fingerprint)
+        if writer.finished:
+            return writer.finish()
+        engines = engines_of(members, one_hot[0], columns, propagate, precision == "bfloat16")
+        size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
+        for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
+            if writer.needs(start):
+                rows = slice(start, start + size)
+                sites = _Sites(one_hot[rows], codes[rows], mask[rows], reverse_complement)
+                moments = _moments(sites, engines, limits, transform, keep_members or covariance)
+                values = sites.spread(moments, shown, keep_members, covariance)
+                writer.write(start, size, values)
+    return writer.finish()
 
 
-def _mutate(
-    one_hot: torch.Tensor, sequence: np.ndarray, position: np.ndarray, allele: np.ndarray
-) -> torch.Tensor:
-    """Mutants (B, 4, L) of references (N, 4, L), one substitution each."""
-    device = one_hot.device
-    mutants = one_hot[torch.from_numpy(sequence).to(device)]
-    row = torch.arange(len(mutants), device=device)
-    position = torch.from_numpy(position).to(device)
-    mutants[row, :, position] = 0
-    mutants[row, torch.from_numpy(allele).to(device), position] = 1
-    return mutants
+class _Limits:
+    """How much is done at a time: by memory, by what the caller asked for, and after failures."""
+
+    def __init__(self, batch_size: int | None, max_memory: int, device: torch.device) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if max_memory < 2**20:
+            raise ValueError(f"max_memory is in bytes, at least a mebibyte; got {max_memory}")
+        self.batch_size, self.memory = batch_size, max_memory
+        # a CPU works fastest on windows that stay in its cache, a GPU on large ones
+        self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
+
+    def sites(self, engines: list[Engine], alleles: int = 3) -> int:
+        """Sites whose mutants are predicted at a time."""
+        most = max(1, int(self.memory / 2 / max(e.bytes_per_site for e in engines)))
+        if self.batch_size is not None:
+            most = min(most, max(1, self.batch_size // alleles))
+        return most
+
+    def sequences(self, engines: list[Engine], sites: int, n_features: int) -> int:
+        """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
+        result = 16 * len(ALPHABET) * sites * n_features
+        by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
+        by_sites = min(MAX_SITES, self.sites(engines)) / max(1, sites)
+        return max(1, int(min(by_memory, by_sites)))
+
+    def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
+        """After a GPU ran out of memory."""
+        if sites == 1:
+            raise error
+        torch.cuda.empty_cache()
+        self.memory, self.window = self.memory // 2, self.window // 2
+        self.batch_size = max(1, 3 * sites // 2)
+        log.warning(
+            "out of GPU memory with %d sites: going on with batches of half the size", sites
+        )
+
+
+class _Moments(NamedTuple):
+    """Over members: mean reference (n, K); mean and sd of effects (S, 3, K); each member's."""
+
+    reference: np.ndarray
+    effect: np.ndarray
+    se: np.ndarray
+    members: np.ndarray | None = None  # (M, S, 3, K), where asked for
+
+
+class _Sites:
+    """What is to be mutated of a block of sequences."""
+
+    def __init__(
+        self, one_hot: torch.Tensor, codes: np.ndarray, mask: np.ndarray, both_strands: bool
+    ) -> None:
+        self.one_hot, self.both_strands = one_hot, both_strands
+        self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
+        self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
+
+    def predictions(
+        self, engine: Engine, chosen: slice, window: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """References (n, K), and mutants (S, 3, K) of the chosen sites."""
+        sequence, position = self.sequence[chosen], self.position[chosen]
+        device, length = self.one_hot.device, self.one_hot.shape[2]
+        rows, columns = (torch.from_numpy(index).to(device) for index in (sequence, position))
+        allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(device)
+        change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
+        change = change - self.one_hot[rows, :, columns][:, None]
+        strands = [(self.one_hot, position, change)]
+        if self.both_strands:  # in A, C, G, T order the complement is the reverse
+            strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
+        sums = []
+        for one_hot, where, what in strands:
+            state, reference = engine.reference(one_hot)
+            mutants = reference.new_zeros(*change.shape[:2], reference.shape[1])
+            if len(sequence):
+                mutants = engine.mutants(state, sequence, where, what, window)
+            sums.append((reference, mutants))
+        if self.both_strands:
+            return tuple((a + b) / 2 for a, b in zip(*sums, strict=True))
+        return sums[0]
+
+    def spread(
+        self, moments: _Moments, shown: np.ndarray, keep_members: bool, covariance: bool
+    ) -> dict[str, np.ndarray]:
+        """Variables of the data set, NaN where nothing was mutated."""
+        site = (self.sequence[:, None], np.searchsorted(shown, self.position)[:, None], self.allele)
+        shape = (len(self.one_hot), len(shown), len(ALPHABET))
+
+        def whole(values: np.ndarray) -> np.ndarray:
+            result = np.full((*shape, *values.shape[2:]), np.nan, values.dtype)
+            result[site] = values
+            return result
+
+        result = {
+            "effect": whole(moments.effect),
+            "se": whole(moments.se),
+            "reference_prediction": moments.reference,
+        }
+        if keep_members:
+            result["member_effect"] = np.stack([whole(values) for values in moments.members])
+        if covariance:
+            centred = moments.members - moments.effect
+            product = np.einsum("msak,msal->sakl", centred, centred)
+            result["covariance"] = whole(product / (len(centred) - 1 or np.nan))
+        return result
+
+
+def _moments(
+    sites: _Sites,
+    engines: list[Engine],
+    limits: _Limits,
+    transform: Transform | None,
+    keep_members: bool,
+) -> _Moments:
+    """Predict, difference and take moments over members, as many sites at a time as fit."""
+    parts, start = [], 0
+    together = transform is not None or keep_members
+    while start < max(1, len(sites.sequence)):
+        chosen = slice(start, start + limits.sites(engines))
+        sequence = sites.sequence[chosen]
+        try:
+            predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
+            if together:
+                parts.append(_together(predictions, sequence, transform))
+            else:
+                parts.append(_streamed(predictions, sequence))
+        except torch.OutOfMemoryError as error:
+            limits.halve(error, len(sequence))
+            continue
+        start = chosen.stop
+    if len(parts) == 1:
+        return parts[0]
+    effect, se = (np.concatenate([getattr(p, name) for p in parts]) for name in ("effect", "se"))
+    members = np.concatenate([p.members for p in parts], axis=1) if together else None
+    return _Moments(parts[0].reference, effect, se, members)
+
+
+def _streamed(
+    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]], sequence: np.ndarray
+) -> _Moments:
+    """Moments of one member after the other (Welford 1962, Technometrics 4:419)."""
+    mean = effect = squares = torch.zeros(())
+    for m, (reference, mutants) in enumerate(predictions, start=1):
+        rows = torch.from_numpy(sequence).to(reference.device)
+        difference = mutants - reference[rows][:, None]
+        mean = mean + (reference - mean) / m
+        deviation = difference - effect
+        effect = effect + deviation / m
+        squares = squares + deviation * (difference - effect)
+    se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
+    return _Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
+
+
+def _together(
+    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    sequence: np.ndarray,
+    transform: Transform | None,
+) -> _Moments:
+    """Moments of all members at once, recalibrated together."""
+    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
+    reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
+    shape = mutants.shape
+    if transform is not None:
+        reference = transform(reference)
+        mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
+    difference = mutants - reference[:, sequence][:, :, None]
+    se = np.full_like(difference[0], np.nan)
+    if len(difference) > 1:
+        se = difference.std(0, ddof=1)
+    return _Moments(reference.mean(0), difference.mean(0), se, difference)
+
+
+def _check_positions(positions: ArrayLike | None, shape: tuple[int, int]) -> np.ndarray:
+    """Mask (N, L) of what is to be mutated."""
+    length = shape[1]
+    mask = np.zeros(shape, bool)
+    if positions is None:
+        return ~mask
+    positions = np.asarray(positions)
+    if positions.dtype == bool:
+        if positions.shape != shape:
+            raise ValueError(f"a mask of positions must be (N, L) = {shape}; got {positions.shape}")
+        mask = positions
+    elif positions.ndim != 1 or positions.dtype.kind not in "iu":
+        raise ValueError(
+            f"positions must be integers (P,) or a mask (N, L); got {positions.dtype} "
+            f"{positions.shape}"
+        )
+    else:
+        beyond = positions[(positions < 0) | (positions >= length)]
+        if len(beyond):
+            raise ValueError(f"position {beyond[0]} is not among 0 to {length - 1}")
+        mask[:, positions] = True
+    if not mask.any():
+        raise ValueError("positions name nothing to mutate: give at least one")
+    return mask
+
+
+def _of_precision(
+    members: list[nn.Module], precision: str | None, default: torch.dtype, device: torch.device
+) -> tuple[list[nn.Module], torch.dtype]:
+    """Members and input in the type asked for; the caller's own members stay as they are."""
+    dtype = member_dtype(members, default)
+    if precision is None:
+        return members, dtype
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
+    wanted = torch.float64 if precision == "float64" else torch.float32
+    if dtype != wanted:
+        members = [member.to(wanted) for member in copy.deepcopy(members)]
+    return members, wanted
+
+
+def _name(transform: Transform) -> str:
+    return getattr(transform, "__name__", type(transform).__name__)
 
 
 def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:
@@ -165,42 +415,3 @@ def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:
         repeated = next(i for i in ids if ids.count(i) > 1)
         raise ValueError(f"sequence_ids must be unique; {repeated!r} occurs more than once")
     return ids
-
-
-def save_effects(effects: xr.Dataset, path: str | Path) -> None:
-    """Write variant effects to a Zarr store (a new directory).
-
-    Raises
-    ------
-    FileExistsError
-        If the path exists.
-    """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists: choose another path or remove it first")
-    partial = path.with_name(f"{path.name}.partial")
-    # Zarr 2 because fixed-width strings have no stable form in Zarr 3 yet
-    effects.to_zarr(partial, mode="w", zarr_format=2, consolidated=True)
-    partial.replace(path)  # a store that was cut short never carries the final name
-
-
-def load_effects(path: str | Path) -> xr.Dataset:
-    """Read variant effects that `save_effects` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no store.
-    ValueError
-        If it was written under another schema version.
-    """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no variant effects at {path}")
-    effects = xr.open_zarr(path, consolidated=True, chunks=None)
-    version = effects.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {version}; this version of deepmr_utils reads "
-            f"{SCHEMA_VERSION}: compute the effects again"
-        )
-    return effects.load()

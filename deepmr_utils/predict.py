@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -119,17 +119,28 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @contextmanager
-def evaluating(members: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Hold members in evaluation mode on a device, without gradients; then put them back."""
+def evaluating(
+    members: Sequence[nn.Module], device: torch.device, tf32: bool = False
+) -> Iterator[None]:
+    """Hold members in evaluation mode on a device, without gradients; then put them back.
+
+    Products of float32 matrices keep full precision on a GPU, unless `tf32` is asked for.
+    """
     modules = [module for member in members for module in member.modules()]
     modes = [module.training for module in modules]
     homes = [next(member.parameters(), torch.empty(0)).device for member in members]
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    allowed = [switch.allow_tf32 for switch in switches]
     try:
+        for switch in switches:
+            switch.allow_tf32 = tf32
         for member in members:
             member.eval().to(device)
         with torch.inference_mode():
             yield
     finally:
+        for switch, value in zip(switches, allowed, strict=True):
+            switch.allow_tf32 = value
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
         for member, home in zip(members, homes, strict=True):
@@ -145,15 +156,19 @@ def member_dtype(members: Sequence[nn.Module], default: torch.dtype) -> torch.dt
 
 
 def resolve_features(
-    members: Sequence[nn.Module], features: Features, n_outputs: int
+    members: Sequence[nn.Module],
+    features: Features,
+    n_outputs: int,
+    names: Sequence[str] | None = None,
 ) -> tuple[list[str], list[int]]:
     """Names and output columns of the requested features.
 
     ``features`` is None (all outputs), a mapping of name to column, a list of columns, or a list of
-    names. Names are looked up in the members' ``feature_names``; where a model declares none, a
-    list of names must name all outputs in order.
+    names. Names are looked up in the members' ``feature_names``, else in ``names``, those of the
+    heads; where there are none, a list of names must name all outputs in order.
     """
     declared = getattr(members[0], "feature_names", None)
+    declared = names if declared is None else declared
     names = [str(n) for n in declared] if declared is not None else None
     if names is not None and len(names) != n_outputs:
         raise ValueError(f"the model names {len(names)} features but gives {n_outputs} outputs")
@@ -188,22 +203,55 @@ def resolve_features(
     return chosen, columns
 
 
-def forward(member: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Outputs (N, K) of a member, or a clear error where the input or output does not fit."""
+class Heads(NamedTuple):
+    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads."""
+
+    parts: list[torch.Tensor]
+    names: list[str] | None
+
+    @property
+    def values(self) -> torch.Tensor:
+        """All columns side by side, (N, K)."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+
+
+def forward(member: nn.Module, x: torch.Tensor) -> Heads:
+    """Outputs of a member, or a clear error where the input or output does not fit.
+
+    A model gives one tensor (N, K), or a dict, list or tuple of heads, each (N, K) or (N,). The
+    columns of a head are called ``head:0``, ``head:1``, ... after its key or number, or ``head``
+    where it has one.
+    """
     try:
         output = member(x)
     except RuntimeError as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ValueError(
             f"the model refused sequences of shape {tuple(x.shape)} (N, 4, L): {error}. Sequences "
             "shorter than its receptive field, or of a length its dense layers do not expect, are "
             "the usual reason"
         ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(x):
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"a model must map ({len(x)}, 4, L) to ({len(x)}, K); got {got}")
-    return output
+    heads = output
+    if isinstance(output, list | tuple):
+        heads = dict(enumerate(output))
+    several = isinstance(heads, Mapping) and len(heads) > 0
+    names, parts = [], []
+    for key, head in (heads if several else {"": output}).items():
+        if isinstance(head, torch.Tensor) and several and head.ndim == 1:
+            head = head[:, None]
+        if not isinstance(head, torch.Tensor) or head.ndim != 2 or len(head) != len(x):
+            got = tuple(head.shape) if isinstance(head, torch.Tensor) else type(head).__name__
+            where = f" in head {key!r}" if several else ""
+            raise ValueError(
+                f"a model must map ({len(x)}, 4, L) to ({len(x)}, K), or to a dict or tuple of "
+                f"such heads; got {got}{where}: wrap the model in a module that reduces it, or "
+                "leaves it out"
+            )
+        width = head.shape[1]
+        names += [str(key)] if width == 1 else [f"{key}:{i}" for i in range(width)]
+        parts.append(head)
+    return Heads(parts, names if several else None)
 
 
 def predict(
@@ -219,7 +267,7 @@ def predict(
     Parameters
     ----------
     members : nn.Module, list of nn.Module or MCDropout
-        Each maps (N, 4, L) to (N, K).
+        Each maps (N, 4, L) to (N, K), or to several heads, see `forward`.
     one_hot : array or tensor (N, 4, L)
     features : optional
         Names or columns of the outputs to keep, see `resolve_features`.
@@ -242,9 +290,10 @@ def predict(
         for batch in one_hot.split(batch_size):
             batch = batch.to(device, dtype)
             for part, member in zip(parts, members, strict=True):
-                output = forward(member, batch)
+                heads = forward(member, batch)
+                output = heads.values
                 if columns is None:
-                    _, columns = resolve_features(members, features, output.shape[1])
+                    _, columns = resolve_features(members, features, output.shape[1], heads.names)
                 part.append(output[:, columns].cpu())
     return torch.stack([torch.cat(part) for part in parts]).numpy()
 

@@ -120,7 +120,8 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     TypeError
         If it is not a floating-point array or tensor.
     ValueError
-        If it is not (N, 4, L), is empty, or a column is neither one-hot nor all zero.
+        If it is not (N, 4, L), is empty, or a column is neither a distribution over A, C, G, T
+        (one-hot, or soft such as 0.25 each) nor all zero.
     """
     if isinstance(array, np.ndarray):
         if array.dtype.kind != "f":
@@ -145,19 +146,20 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"one_hot holds no sequence or no position; got shape {tuple(array.shape)}"
         )
-    binary = ((array == 0) | (array == 1)).all(1)
-    bad = ~(binary & (array.sum(1) <= 1))
+    total = array.sum(1)
+    bad = ~((array >= 0).all(1) & ((total == 0) | ((total - 1).abs() < 1e-3)))  # NaN is bad, too
     if bad.any():
         i, position = torch.nonzero(bad)[0].tolist()
         column = array[i, :, position].tolist()
         raise ValueError(
-            f"every column of one_hot must hold a single 1, or only 0 for an unknown base; "
-            f"sequence {i}, position {position} holds {column}"
+            "every column of one_hot must hold probabilities of A, C, G, T that sum to 1, or only "
+            f"0 for an unknown base; sequence {i}, position {position} holds {column}"
         )
     return array
 
 
 def base_codes(array: torch.Tensor) -> np.ndarray:
-    """Base codes (N, L) of a one-hot tensor (N, 4, L): 0 to 3, and 4 for an all-zero column."""
+    """Base codes (N, L) of a tensor (N, 4, L): 0 to 3 where one base is certain, else 4."""
     array = array.detach().cpu()
-    return torch.where(array.any(1), array.argmax(1), UNKNOWN).to(torch.uint8).numpy()
+    known = (array == 1).any(1)
+    return torch.where(known, array.argmax(1), UNKNOWN).to(torch.uint8).numpy()

@@ -44,14 +44,21 @@ def test_bad_sequences_raise(texts, message):
         (np.zeros((2, 4, 5), np.int8), TypeError, "got dtype int8"),
         (torch.zeros(2, 4, 5, dtype=torch.long), TypeError, "got dtype torch.int64"),
         (["ACGT"], TypeError, "got list: encode strings"),
-        (np.full((1, 4, 2), 0.25, np.float32), ValueError, "sequence 0, position 0 holds"),
+        (np.full((1, 4, 2), 0.2, np.float32), ValueError, "sequence 0, position 0 holds"),
         (np.full((1, 4, 2), np.nan, np.float32), ValueError, "sequence 0, position 0 holds"),
-        (np.ones((1, 4, 2), np.float32), ValueError, "must hold a single 1"),
+        (np.ones((1, 4, 2), np.float32), ValueError, "probabilities of A, C, G, T that sum to 1"),
     ],
 )  # fmt: skip
 def test_bad_one_hot_raises(array, error, message):
     with pytest.raises(error, match=message):
         sequences.check_one_hot(array)
+
+
+def test_soft_columns_are_sequences_with_unknown_bases():
+    soft = sequences.one_hot(["ACGT"])
+    soft[0, :, 1] = 0.25
+    soft[0, :, 2] = torch.tensor([0.1, 0.9, 0, 0])
+    assert sequences.decode(sequences.base_codes(sequences.check_one_hot(soft))) == ["ANNT"]
 
 
 def test_letters_of_sequences_of_any_length_are_checked():

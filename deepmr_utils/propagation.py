@@ -1,0 +1,364 @@
+"""Exact propagation of substitutions: only what a substitution changes is computed again.
+
+A substitution changes one input column. After a convolution the change spans a few positions, after
+the next a few more; pooling narrows it again. `Propagator` records the operations of one forward
+pass (`recording`) and carries, for every mutant, the window in which it differs from its reference
+(`windows`) through them (`layers`). Behind the first dense layer or a global pool everything is
+small, and is computed as usual.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .layers import LAYERS, Action, Dense, pointwise, reads_absolute, reshape
+from .predict import forward
+from .recording import Function, Step, UnsupportedError, narrow_last_layers, record
+from .windows import Batch, Place, References, Tensor, Window
+
+__all__ = ["Engine", "Propagator", "UnsupportedError", "engines_of", "propagator"]
+
+log = logging.getLogger(__name__)
+MIN_SITES = 40  # sites below which matrix products become too small to run at full speed
+
+
+class Propagator:
+    """Predictions for the mutants of one network.
+
+    Parameters
+    ----------
+    function : callable
+        Maps one-hot sequences (N, 4, L) to a list of outputs (N, K); calls `module`.
+    module : nn.Module
+        In evaluation mode; its parts give their names to messages.
+    probe : Tensor (P, 4, L)
+        Sequences with which the operations are recorded.
+    columns : list of list of int
+        Columns wanted of each output; predictions hold them side by side.
+    prepared : dict, optional
+        Rearranged weights, shared between networks that share weights (draws of dropout masks).
+    bfloat16 : bool
+        Multiply differences in bfloat16; references, sums and all else keep their type.
+
+    Raises
+    ------
+    UnsupportedError
+        If the network holds an operation through which differences cannot be carried.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        module: nn.Module,
+        probe: Tensor,
+        columns: list[list[int]],
+        prepared: dict[tuple, Any] | None = None,
+        bfloat16: bool = False,
+    ) -> None:
+        recording = record(function, module, probe)
+        self.recorded = [recording.values[o] for o in recording.outputs]
+        self.columns = narrow_last_layers(recording, columns)
+        self.steps, self.outputs, self.values = recording.steps, recording.outputs, recording.values
+        self.n_probe, self.length, self.bfloat16 = len(probe), probe.shape[2], bfloat16
+        self.shapes: dict[int, tuple[int, int]] = {0: (4, self.length)}
+        self.strides: dict[int, int] = {0: 1}
+        self.dense: list[Dense] = []
+        self._prepared = {} if prepared is None else prepared
+        self.wants_absolute: set[int] = set()
+        for step in reversed(self.steps):
+            passes_on = not step.is_pointwise and LAYERS.get(step.name) is reshape
+            if reads_absolute(step) or (passes_on and step.outputs[0] in self.wants_absolute):
+                self.wants_absolute.update(step.inputs)
+        self.actions = [self._compile(step) for step in self.steps]
+        if any(o in self.shapes for o in self.outputs):
+            raise UnsupportedError("an output has one value a position")
+        self._last_use = {i: s for s, step in enumerate(self.steps) for i in step.inputs}
+        self._last_use |= {dense.source: len(self.steps) for dense in self.dense}
+        # activations, and their position-major copies
+        self.bytes_per_sequence = 2 * sum(v.nbytes for v in self.values) // len(probe)
+        self.window_bytes = 0  # of a site's largest window, measured
+        self.bytes_per_site = 0
+        self.values = []  # the recorded pass is needed no more
+
+    def reference(self, x: Tensor) -> tuple[References, Tensor]:
+        """Activations of reference sequences (N, 4, L), and their predictions (N, K)."""
+        values = {0: x}
+        for step in self.steps:
+            step.run(values, len(x), self.n_probe)
+        return References(values, self.shapes, len(x)), self._gather(values)
+
+    def mutants(
+        self,
+        references: References,
+        sequence: np.ndarray,
+        position: np.ndarray,
+        change: Tensor,
+        window_bytes: float,
+    ) -> Tensor:
+        """Predictions for mutants.
+
+        Parameters
+        ----------
+        references : References
+            Of `reference`.
+        sequence, position : np.ndarray, int (S,)
+            Row among the references, and position, of each mutated site.
+        change : Tensor (S, A, 4)
+            What each of A alternate alleles adds to the input column.
+        window_bytes : float
+            About the size of the largest windows of a batch: small enough for the cache of a CPU,
+            large enough for fast matrix products.
+
+        Returns
+        -------
+        Tensor (S, A, K)
+        """
+        batches = []
+        order, groups = self._order(position)
+        size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
+        for start, stop in _ranges(groups, size):
+            sites = order[start:stop]
+            changes = change[torch.from_numpy(sites).to(change.device)]
+            batches.append(self._carry(references, sequence[sites], position[sites], changes))
+        values = self._head_inputs(batches, references, sequence[order])
+        sites, alleles = change.shape[:2]
+        for step, action in zip(self.steps, self.actions, strict=True):
+            if action is None:
+                step.run(values, sites * alleles, self.n_probe)
+        back = torch.from_numpy(np.argsort(order)).to(change.device)
+        return self._gather(values).view(sites, alleles, -1)[back]
+
+    def _order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An order of sites in which neighbours fall into bins alike, and the sizes of groups."""
+        strides = sorted(set(self.strides.values()), reverse=True)
+        stride = next((s for s in strides if len(position) >= s * MIN_SITES), 1)
+        phase = position % stride
+        return np.lexsort((position, phase)), np.bincount(phase, minlength=stride)
+
+    def _carry(
+        self, references: References, sequence: np.ndarray, position: np.ndarray, change: Tensor
+    ) -> Batch:
+        """Carry sites through the windowed layers."""
+        batch = Batch(references, sequence)
+        start = position.astype(np.int64)
+        batch.windows[0] = Window(0, Place(start, 1, self.length), change[None], True)
+        for s, (step, action) in enumerate(zip(self.steps, self.actions, strict=True)):
+            if action is None:
+                continue
+            action(batch)
+            for i in step.outputs:
+                if i in batch.windows:
+                    data = batch.windows[i].data
+                    size = data.numel() * data.element_size() // len(position)
+                    self.window_bytes = max(self.window_bytes, size)
+            for i in {*step.inputs, *step.outputs}:
+                if self._last_use.get(i, -1) <= s:
+                    batch.windows.pop(i, None)
+        batch.forget_places()
+        return batch
+
+    def _head_inputs(
+        self, batches: list[Batch], references: References, sequence: np.ndarray
+    ) -> dict[int, Tensor]:
+        """Full values (S * A, ...) where windows end: behind global pools and dense layers."""
+        values = {i: torch.cat([batch.full[i] for batch in batches]) for i in batches[0].full}
+        for dense in self.dense:
+            windows = [batch.windows[dense.source] for batch in batches]
+            differences = [b.difference(w) for b, w in zip(batches, windows, strict=True)]
+            change = dense(differences, [w.place for w in windows])
+            reference = references.values[dense.output]
+            reference = reference[torch.from_numpy(sequence).to(change.device)]
+            values[dense.output] = (change + reference[:, None]).flatten(0, 1)
+        # what is held for all sites at once: rows of dense layers twice, and full values
+        held = 2 * sum(d.numel() for d in differences) if self.dense else 0
+        held = (held + 8 * max(v.numel() for v in values.values())) * next(
+            iter(values.values())
+        ).element_size()
+        self.bytes_per_site = max(self.bytes_per_site, 4 * held // len(sequence))
+        return values
+
+    def _gather(self, values: dict[int, Tensor]) -> Tensor:
+        parts = zip(self.outputs, self.columns, strict=True)
+        return torch.cat([values[o] if c is None else values[o][:, c] for o, c in parts], dim=1)
+
+    # what layers need while they are prepared, see `layers.Network`
+
+    def _compile(self, step: Step) -> Action | None:
+        """What a step does to windows; None where it works on full values."""
+        windowed = [i for i in step.inputs if i in self.shapes]
+        if not windowed:
+            return None
+        if len(windowed) < len(step.inputs):
+            raise step.unsupported("joins values by position with values of a whole sequence")
+        if step.op._schema.is_mutable and not step.is_pointwise:
+            raise step.unsupported("writes in place")
+        if step.name in ("addmm", "mm"):
+            self.dense.append(Dense(self, step))
+            return lambda batch: None
+        layer = pointwise if step.is_pointwise else LAYERS.get(step.name)
+        if layer is None:
+            raise step.unsupported("is not known to be local along the sequence")
+        return layer(self, step)
+
+    def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
+        """Note that the output of a step is windowed; its channels and length."""
+        output, source = step.outputs[0], step.inputs[0]
+        shape = tuple(self.values[output].shape)
+        if len(shape) == 2:
+            self.shapes[output] = self.shapes[source]
+        elif len(shape) == 3 or (len(shape) == 4 and shape[2] == 1):
+            self.shapes[output] = (shape[1], shape[-1])
+        else:
+            raise step.unsupported(f"gives shape {shape}, not (N, C, L) or (N, C, 1, L)")
+        self.strides[output] = stride * max(self.strides[i] for i in step.inputs)
+        return self.shapes[output]
+
+    def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
+        """Make a rearranged form of a weight, once for all networks that share the weight."""
+        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight.dtype, *key)
+        if key not in self._prepared:
+            self._prepared[key] = (weight, make())  # the weight is kept, so its address is its own
+        return self._prepared[key][1]
+
+
+def propagator(
+    member: nn.Module,
+    sequence: Tensor,
+    columns: list[int],
+    prepared: dict[tuple, Any],
+    bfloat16: bool = False,
+) -> "Propagator":
+    """A `Propagator` for columns of a member's outputs, checked against full predictions.
+
+    Parameters
+    ----------
+    member : nn.Module
+        As `deepmr_utils.predict.forward` takes it, in evaluation mode.
+    sequence : Tensor (4, L)
+    columns : list of int
+        Wanted columns of all heads side by side.
+    prepared, bfloat16
+        As for `Propagator`.
+
+    Raises
+    ------
+    UnsupportedError
+        If the member cannot be propagated, or a mutant at either end or in the middle of the
+        sequence would come out differently.
+    """
+    length = sequence.shape[1]
+    positions = np.unique([0, length // 2, length - 1])
+    old = sequence[:, positions].T
+    change = torch.roll(old, 1, dims=1) + (old.sum(1, keepdim=True) == 0) * 0.5 - old
+    probe = sequence.repeat(len(positions) + 1, 1, 1)
+    rows = torch.arange(len(positions), device=sequence.device)
+    probe[rows + 1, :, torch.from_numpy(positions).to(sequence.device)] += change
+    widths = [part.shape[1] for part in forward(member, probe[:1]).parts]
+    starts = np.cumsum([0, *widths])
+    heads = np.searchsorted(starts, columns, side="right") - 1
+    used = sorted(set(heads.tolist()))
+    if not (np.diff(heads) >= 0).all():
+        raise UnsupportedError("features of different heads are asked for in turns")
+    wanted = [
+        [c - int(starts[h]) for c, k in zip(columns, heads, strict=True) if k == h] for h in used
+    ]
+
+    def function(x: Tensor) -> list[Tensor]:
+        parts = forward(member, x).parts
+        return [parts[h] for h in used]
+
+    try:
+        net = Propagator(function, member, probe, wanted, prepared, bfloat16)
+        full = torch.cat([y[:, c] for y, c in zip(net.recorded, wanted, strict=True)], dim=1)
+        references, _ = net.reference(sequence[None])
+        at = np.zeros(len(positions), int)
+        got = net.mutants(references, at, positions, change[:, None], 2**20)[:, 0]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedError(f"the attempt failed ({error})") from error
+    worst = ((got - full[1:]).abs().max() / full.abs().max().clamp_min(1e-30)).item()
+    limit = 0.1 if bfloat16 else 1e-9 if sequence.dtype == torch.float64 else 1e-4
+    if not worst <= limit:
+        raise UnsupportedError(
+            f"mutants come out differently, by {worst:.1g} of the largest prediction"
+        )
+    return net
+
+
+def _ranges(groups: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `size` sites that do not cross the boundary of a group."""
+    end = 0
+    for group in groups[groups > 0].tolist():
+        start, end = end, end + group
+        edges = np.linspace(start, end, math.ceil(group / size) + 1).astype(int).tolist()
+        yield from itertools.pairwise(edges)
+
+
+class FullPrediction:
+    """Predicts mutants in full, where a `Propagator` cannot."""
+
+    def __init__(self, member: nn.Module, sequence: Tensor, columns: list[int], half: bool) -> None:
+        self.member, self.columns, self.half = member, columns, half
+        sizes = [sequence.numel()]
+        hooks = [
+            module.register_forward_hook(
+                lambda _, __, out: sizes.append(out.numel()) if torch.is_tensor(out) else None
+            )
+            for module in member.modules()
+        ]
+        self._predict(sequence[None])
+        for hook in hooks:
+            hook.remove()
+        # input, output and a working copy of the largest layer
+        self.bytes_per_sequence = 4 * max(sizes) * sequence.element_size()
+        self.bytes_per_site = 3 * self.bytes_per_sequence
+
+    def _predict(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            return forward(self.member, x).values[:, self.columns].to(x.dtype)
+
+    def reference(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, self._predict(x)
+
+    def mutants(
+        self,
+        references: Tensor,
+        sequence: np.ndarray,
+        position: np.ndarray,
+        change: Tensor,
+        window_bytes: float,
+    ) -> Tensor:
+        sites, alleles = change.shape[:2]
+        device = references.device
+        mutants = references[torch.from_numpy(sequence.repeat(alleles)).to(device)]
+        row = torch.arange(len(mutants), device=device)
+        at = torch.from_numpy(position.repeat(alleles)).to(device)
+        mutants[row, :, at] += change.flatten(0, 1)
+        return self._predict(mutants).view(sites, alleles, -1)
+
+
+Engine = Propagator | FullPrediction
+
+
+def engines_of(
+    members: list[nn.Module],
+    sequence: Tensor,
+    columns: list[int],
+    propagate: bool,
+    bfloat16: bool,
+) -> list[Engine]:
+    """One engine a member; full prediction for all where one cannot be propagated."""
+    prepared: dict = {}
+    if propagate:
+        try:
+            return [propagator(m, sequence, columns, prepared, bfloat16) for m in members]
+        except UnsupportedError as reason:
+            log.warning("every mutant is predicted in full: %s", reason)
+    return [FullPrediction(member, sequence, columns, bfloat16) for member in members]

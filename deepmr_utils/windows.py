@@ -1,0 +1,183 @@
+"""Windows: what a substitution changes of a layer, for many substitutions at once.
+
+A window holds, for S mutated sites with A alternate alleles each, the values of all channels at
+`width` consecutive positions. Data are position-major, (width, S, A, channels): whatever the
+dilation, one tap of a convolution is then a single matrix product added in place; and the alleles
+of a site share one look-up of the reference.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+Tensor = torch.Tensor
+
+
+class Place:
+    """Where windows lie: row i of site s is position ``start[s] + i`` of ``length`` positions.
+
+    Rows may hang over either end; there a difference is 0 and an absolute value undefined.
+    """
+
+    def __init__(self, start: np.ndarray, width: int, length: int) -> None:
+        self.start, self.width, self.length = start, width, length
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Position of every row, int (width, S)."""
+        return self.start + np.arange(self.width)[:, None]
+
+    @cached_property
+    def clipped(self) -> np.ndarray:
+        """Positions, those outside moved to the nearest end."""
+        return self.positions.clip(0, self.length - 1)
+
+    @cached_property
+    def outside(self) -> np.ndarray:
+        """Flat indices of the rows that hang over an end."""
+        if self.start.min() >= 0 and self.start.max() + self.width <= self.length:
+            return np.empty(0, np.int64)
+        return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
+
+    def fill_outside(self, data: Tensor, value: float) -> Tensor:
+        """Fill the rows that hang over an end, in place."""
+        if len(self.outside):
+            rows = torch.from_numpy(self.outside).to(data.device)
+            data.view(self.width * len(self.start), -1).index_fill_(0, rows, value)
+        return data
+
+    def trimmed(self) -> tuple["Place", int]:
+        """The place without leading and trailing rows that hang over for all; first row kept."""
+        low = min(max(0, -int(self.start.max())), self.width - 1)
+        high = max(low + 1, min(self.width, self.length - int(self.start.min())))
+        return Place(self.start + low, high - low, self.length), low
+
+    def row_of(self, other: "Place") -> np.ndarray | int:
+        """Row at which each window of another place starts here; an int if all alike."""
+        row = other.start - self.start
+        return int(row[0]) if (row == row[0]).all() else row
+
+
+def union(places: list[Place]) -> Place:
+    """The smallest place that holds all of these; one of themselves where possible."""
+    start = np.minimum.reduce([p.start for p in places])
+    width = int((np.maximum.reduce([p.start + p.width for p in places]) - start).max())
+    for place in places:
+        if place.width == width and (place.start == start).all():
+            return place
+    return Place(start, width, places[0].length)
+
+
+def put(wide: Tensor, data: Tensor, row: np.ndarray | int, accumulate: bool = False) -> Tensor:
+    """Copy or add windows into wider ones, from the same row of all or from each site's own."""
+    if isinstance(row, int):
+        target = wide[row : row + len(data)]
+        target.add_(data) if accumulate else target.copy_(data)
+        return wide
+    rows = _flat_rows(row, *data.shape[:2], wide.device)
+    flat = wide.view(wide.shape[0] * wide.shape[1], -1)
+    write = flat.index_add_ if accumulate else flat.index_copy_
+    write(0, rows, data.reshape(len(rows), -1))
+    return wide
+
+
+def take(data: Tensor, row: np.ndarray | int, width: int) -> Tensor:
+    """`width` rows of each window, from the same row of all or from each site's own."""
+    if isinstance(row, int):
+        return data[row : row + width]
+    rows = _flat_rows(row, width, data.shape[1], data.device)
+    flat = data.view(data.shape[0] * data.shape[1], -1)
+    return flat.index_select(0, rows).view(width, *data.shape[1:])
+
+
+def _flat_rows(row: np.ndarray, width: int, sites: int, device: torch.device) -> Tensor:
+    rows = (row + np.arange(width)[:, None]) * sites + np.arange(sites)
+    return torch.from_numpy(rows.ravel()).to(device)
+
+
+class Window(NamedTuple):
+    """Windows (width, S, A, channels) of one value: differences to the reference, or absolute."""
+
+    value: int
+    place: Place
+    data: Tensor
+    is_difference: bool
+
+
+class References:
+    """Values of N reference sequences, looked up by position and sequence."""
+
+    def __init__(
+        self, values: dict[int, Tensor], shapes: dict[int, tuple[int, int]], n: int
+    ) -> None:
+        self.values, self.n = values, n
+        self._shapes = shapes
+        self._tables: dict[int, Tensor] = {}
+
+    def table(self, value: int) -> Tensor:
+        """Reference values, (length * N, channels)."""
+        if value not in self._tables:
+            channels, length = self._shapes[value]
+            x = self.values[value].reshape(self.n, channels, length)
+            self._tables[value] = x.permute(2, 0, 1).reshape(length * self.n, channels)
+        return self._tables[value]
+
+
+class Batch:
+    """Sites that go through the windowed layers together, and their windows by value."""
+
+    def __init__(self, references: References, sequence: np.ndarray) -> None:
+        self.references, self.sequence = references, sequence
+        self.windows: dict[int, Window] = {}
+        self.full: dict[int, Tensor] = {}
+        self._rows: dict[int, tuple[Place, Tensor]] = {}
+
+    def reference(self, value: int, place: Place) -> Tensor:
+        """Reference values (width, S, 1, channels) at a place."""
+        table = self.references.table(value)
+        _, rows = self._rows.get(id(place), (None, None))
+        if rows is None:
+            rows = place.clipped * self.references.n + self.sequence
+            rows = torch.from_numpy(rows.ravel()).to(table.device)
+            self._rows[id(place)] = place, rows  # the place is kept, so its identity is its own
+        return table.index_select(0, rows).view(place.width, len(self.sequence), 1, -1)
+
+    def constant(self, table: Tensor, place: Place) -> Tensor:
+        """Rows (width, S, 1, channels) of a constant (length, channels)."""
+        rows = torch.from_numpy(place.clipped.ravel()).to(table.device)
+        return table.index_select(0, rows).view(place.width, len(self.sequence), 1, -1)
+
+    def of_sequences(self, reference: Tensor) -> Tensor:
+        """Reference values (N, ...) for every site, (S, 1, ...)."""
+        return reference[torch.from_numpy(self.sequence).to(reference.device)][:, None]
+
+    def forget_places(self) -> None:
+        """Free what was kept to look references up."""
+        self._rows.clear()
+
+    def difference(self, window: Window) -> Tensor:
+        """Differences to the reference at a window's own place."""
+        if window.is_difference:
+            return window.data
+        data = window.data - self.reference(window.value, window.place)
+        return window.place.fill_outside(data, 0)
+
+    def difference_at(self, window: Window, place: Place) -> Tensor:
+        """Differences at a place that holds the window's, as a new tensor."""
+        data = self.difference(window)
+        if place is window.place:
+            return data.clone() if window.is_difference else data
+        return put(data.new_zeros(place.width, *data.shape[1:]), data, place.row_of(window.place))
+
+    def absolute_at(self, window: Window, place: Place, reference: Tensor | None = None) -> Tensor:
+        """Absolute values at a place that holds the window's, as a new tensor."""
+        if place is window.place and not window.is_difference:
+            return window.data.clone()
+        if reference is None:
+            reference = self.reference(window.value, place)
+        if place is window.place:
+            return window.data + reference
+        wide = reference.repeat(1, 1, window.data.shape[2], 1)
+        return put(wide, window.data, place.row_of(window.place), window.is_difference)
