@@ -10,7 +10,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 SCALE := book/parameters/simulation_paper_scale.yml
 CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
-EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb simulation.ipynb simulation_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb simulation_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
@@ -64,7 +64,7 @@ notebooks: .venv/.installed
 
 outputs: .venv/.installed
 	rm -rf notebooks/results
-	for name in quickstart estimators simulation; do \
+	for name in quickstart estimators your_own_model simulation; do \
 	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
 	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 

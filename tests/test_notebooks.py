@@ -28,6 +28,7 @@ def test_the_notebooks_are_there():
         "estimators.ipynb",
         "quickstart.ipynb",
         "simulation.ipynb",
+        "your_own_model.ipynb",
     }
 
 
