@@ -64,6 +64,7 @@ class Propagator:
         recording = record(function, module, probe)
         self.recorded = [recording.values[o] for o in recording.outputs]
         self.columns = narrow_last_layers(recording, columns)
+        self.order: list[int] | None = None  # of predictions, where not by output
         self.steps, self.outputs, self.values = recording.steps, recording.outputs, recording.values
         self.n_probe, self.length, self.bfloat16 = len(probe), probe.shape[2], bfloat16
         self.shapes: dict[int, tuple[int, int]] = {0: (4, self.length)}
@@ -185,7 +186,8 @@ class Propagator:
 
     def _gather(self, values: dict[int, Tensor]) -> Tensor:
         parts = zip(self.outputs, self.columns, strict=True)
-        return torch.cat([values[o] if c is None else values[o][:, c] for o, c in parts], dim=1)
+        joined = torch.cat([values[o] if c is None else values[o][:, c] for o, c in parts], dim=1)
+        return joined if self.order is None else joined[:, self.order]
 
     # what layers need while they are prepared, see `layers.Network`
 
@@ -262,12 +264,9 @@ def propagator(
     widths = [part.shape[1] for part in forward(member, probe[:1]).parts]
     starts = np.cumsum([0, *widths])
     heads = np.searchsorted(starts, columns, side="right") - 1
+    by_head = np.argsort(heads, kind="stable")
     used = sorted(set(heads.tolist()))
-    if not (np.diff(heads) >= 0).all():
-        raise UnsupportedError("features of different heads are asked for in turns")
-    wanted = [
-        [c - int(starts[h]) for c, k in zip(columns, heads, strict=True) if k == h] for h in used
-    ]
+    wanted = [(np.asarray(columns)[heads == h] - starts[h]).tolist() for h in used]
 
     def function(x: Tensor) -> list[Tensor]:
         parts = forward(member, x).parts
@@ -276,6 +275,9 @@ def propagator(
     try:
         net = Propagator(function, member, probe, wanted, prepared, bfloat16)
         full = torch.cat([y[:, c] for y, c in zip(net.recorded, wanted, strict=True)], dim=1)
+        if len(used) > 1:
+            net.order = np.argsort(by_head).tolist()
+            full = full[:, net.order]
         references, _ = net.reference(sequence[None])
         at = np.zeros(len(positions), int)
         got = net.mutants(references, at, positions, change[:, None], 2**20)[:, 0]

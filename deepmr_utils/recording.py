@@ -16,6 +16,9 @@ Function = Callable[[Tensor], list[Tensor]]
 # their second argument is a shape, whose first entry is the number of sequences
 RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
 
+# pointwise functions that torch does not mark as such
+UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp")
+
 
 class UnsupportedError(Exception):
     """An operation through which differences cannot be carried; says which, where and why."""
@@ -56,7 +59,7 @@ class Step:
     @property
     def is_pointwise(self) -> bool:
         """Whether every element of the output depends on the same element of the inputs."""
-        return torch.Tag.pointwise in self.op.tags
+        return torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
 
     @cached_property
     def function(self) -> Callable:
@@ -78,8 +81,12 @@ class Step:
         args, kwargs = tree_map_only(Ref, lambda r: values[r.index], (self.args, self.kwargs))
         if self.name in RESHAPES and args[1][0] == n_recorded:
             args = (args[0], [n, *args[1][1:]], *args[2:])
-        outputs = tree_leaves(self.function(*args, **kwargs))
+        outputs = filter(_is_tensor, tree_leaves(self.function(*args, **kwargs)))
         values.update(zip(self.outputs, outputs, strict=True))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 class _Recorder(TorchDispatchMode):
@@ -97,11 +104,11 @@ class _Recorder(TorchDispatchMode):
         step = Step(op, *tree_map_only(Tensor, self._refer, refer), self.modules[-1])
         output = op(*args, **(kwargs or {}))
         if step.inputs:
-            if not all(isinstance(v, Tensor) for v in tree_leaves(output)):
+            if any(isinstance(v, bool | int | float) for v in tree_leaves(output)):
                 raise step.unsupported("turns data into a Python value")
             if op._schema.is_mutable and not isinstance(step.args[0], Ref):
                 raise step.unsupported("writes into a tensor that does not depend on the input")
-            for tensor in tree_leaves(output):
+            for tensor in filter(_is_tensor, tree_leaves(output)):
                 step.outputs.append(len(self.values))
                 self.index[id(tensor)] = len(self.values)
                 self.values.append(tensor)

@@ -1,6 +1,5 @@
 """Variant effects on disk: saved whole, or written block by block by a run that can be resumed."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,26 +106,24 @@ class EffectsWriter:
             self._resume(fingerprint)
 
     def _resume(self, fingerprint: str) -> None:
-        partial, note = _partial(self.path), json.dumps({"fingerprint": fingerprint})
+        partial = _partial(self.path)
+        self.whole.attrs["fingerprint"] = fingerprint
         self.finished = self.path.exists()
-        for store in (self.path, partial):
-            if not store.exists():
-                continue
-            written = store / "fingerprint.json"
-            if not written.exists() or written.read_text() != note:
+        for store in filter(Path.exists, (self.path, partial)):
+            if zarr.open_group(store, mode="r").attrs.get("fingerprint") != fingerprint:
                 raise FileExistsError(
                     f"{store} holds other effects (another model, sequences or options): choose "
                     "another path or remove it"
                 )
+        self.done = partial.with_name(f"{partial.name}-blocks")  # one empty file a finished block
         if self.finished:
             return
-        self.done = partial / "finished-blocks"
-        if not partial.exists():
-            self.done.mkdir(parents=True)
-            (partial / "fingerprint.json").write_text(note)
+        group = zarr.open_group(
+            partial, mode="a", zarr_format=2, attributes={"fingerprint": fingerprint}
+        )
+        self.done.mkdir(exist_ok=True)
         if (self.done / "size").exists():
             self.block = int((self.done / "size").read_text())
-            group = zarr.open_group(partial, mode="r+")
             self.arrays = {name: group[name] for name in DIMENSIONS if name in group}
 
     def needs(self, start: int) -> bool:
@@ -148,9 +145,7 @@ class EffectsWriter:
 
     def _create(self, size: int, values: Mapping[str, np.ndarray]) -> None:
         n = self.whole.sizes["sequence"]
-        group = None if self.path is None else zarr.open_group(
-            _partial(self.path), mode="a", zarr_format=2
-        )  # fmt: skip
+        group = None if self.path is None else zarr.open_group(_partial(self.path), mode="r+")
         for name, value in values.items():
             dimensions = DIMENSIONS[name]
             axis = dimensions.index("sequence")
@@ -176,8 +171,8 @@ class EffectsWriter:
             partial = _partial(self.path)
             self.whole.to_zarr(partial, mode="a", zarr_format=2, consolidated=False)
             zarr.consolidate_metadata(partial, zarr_format=2)
-            shutil.rmtree(self.done)
             partial.replace(self.path)
+            shutil.rmtree(self.done)
         return load_effects(self.path, lazy=True)
 
 

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from deepmr_utils import propagation, storage
 from deepmr_utils.models import SimulationCNN
 from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
 from deepmr_utils.predict import MCDropout
@@ -225,3 +226,252 @@ def test_bad_input_raises(change, error, message):
     arguments = {"members": ensemble(), "one_hot": sequences(2), "device": "cpu", **change}
     with pytest.raises(error, match=message):
         saturation_mutagenesis(arguments.pop("members"), arguments.pop("one_hot"), **arguments)
+
+
+class TwoHeads(nn.Module):
+    """Heads of several kinds, made from one trunk."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv1d(4, 6, 5, padding=2), nn.ReLU())
+        self.dense, self.pooled = nn.Linear(6 * 24, 3), nn.Linear(6, 1)
+        self.kind = kind
+
+    def forward(self, x):
+        x = self.trunk(x)
+        dense, pooled = self.dense(x.flatten(1)), self.pooled(x.mean(2))
+        if self.kind == "dict":
+            return {"counts": dense, "open": pooled[:, 0]}
+        return (dense, pooled) if self.kind == "tuple" else torch.cat([dense, pooled], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("dict", ["counts:0", "counts:1", "counts:2", "open"]),
+        ("tuple", ["0:0", "0:1", "0:2", "1"]),
+        ("tensor", ["0", "1", "2", "3"]),
+    ],
+)
+def test_heads_are_columns(kind, names, caplog):
+    torch.manual_seed(0)
+    net, x = TwoHeads(kind).double(), sequences(2)
+    effects = saturation_mutagenesis(net, x, device="cpu")
+    assert effects["feature"].to_numpy().tolist() == names
+    full = saturation_mutagenesis(net, x, device="cpu", propagate=False)
+    np.testing.assert_allclose(effects["effect"], full["effect"], rtol=0, atol=1e-12)
+    one = saturation_mutagenesis(net, x, device="cpu", features={"open": 3})
+    np.testing.assert_allclose(one["effect"][..., 0], effects["effect"][..., 3], atol=1e-14)
+    if kind != "tensor":
+        turns = saturation_mutagenesis(net, x, device="cpu", features=[names[3], names[0]])
+        np.testing.assert_allclose(turns["effect"], effects["effect"][..., [3, 0]], atol=1e-14)
+    assert not caplog.messages
+
+
+def test_a_head_that_is_no_table_is_refused():
+    class Profile(nn.Module):
+        def forward(self, x):
+            return {"profile": x, "counts": x.sum(2)}
+
+    with pytest.raises(ValueError, match=r"got \(1, 4, 24\) in head 'profile': wrap the model"):
+        saturation_mutagenesis(Profile(), sequences(1), device="cpu")
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+def test_reverse_complements_are_averaged(propagate):
+    members, x = ensemble(), sequences(3)
+    x[1, :, 4] = 0
+
+    class BothStrands(nn.Module):
+        def __init__(self, member):
+            super().__init__()
+            self.member = member
+
+        def forward(self, x):
+            return (self.member(x) + self.member(x.flip(1, 2))) / 2
+
+    expected = brute_force([BothStrands(m) for m in members], x)
+    effects = saturation_mutagenesis(
+        members, x, device="cpu", reverse_complement=True, keep_members=True, propagate=propagate
+    )
+    known = ~np.isnan(effects["member_effect"].to_numpy())
+    assert known.sum() == 3 * 2 * 3 * (3 * 24 - 1)
+    np.testing.assert_allclose(
+        effects["member_effect"].to_numpy()[known], expected[known], rtol=0, atol=1e-12
+    )
+    assert effects.attrs["strands"] == "both"
+
+
+def test_positions_and_masks():
+    members, x = ensemble(), sequences(3)
+    whole = saturation_mutagenesis(members, x, device="cpu")
+    some = saturation_mutagenesis(members, x, device="cpu", positions=np.r_[20:24, 3, 4])
+    assert some["position"].to_numpy().tolist() == [3, 4, 20, 21, 22, 23]
+    xr.testing.assert_allclose(some, whole.sel(position=some["position"]), rtol=1e-12)
+    mask = np.zeros((3, 24), bool)
+    mask[0, 5], mask[2, 7:9] = True, True
+    masked = saturation_mutagenesis(members, x, device="cpu", positions=mask)
+    assert masked["position"].to_numpy().tolist() == [5, 7, 8]
+    assert masked["effect"].notnull().sum() == 3 * 3 * 2
+    assert masked["reference_prediction"].notnull().all()
+    np.testing.assert_allclose(masked["effect"][2, 1:], whole["effect"][2, 7:9], rtol=1e-12)
+
+
+def test_soft_columns_are_context_and_not_mutated():
+    members, x = ensemble(1), sequences(2)
+    x[0, :, 6] = 0.25
+    x[1, :, :] = 0.25  # nothing to mutate
+    effects = saturation_mutagenesis(members, x, device="cpu")
+    assert effects["reference"][0, 6] == "N"
+    assert effects["effect"].notnull().sum() == 23 * 3 * 2
+    with torch.no_grad():
+        expected = members[0].eval()(x)
+    np.testing.assert_allclose(effects["reference_prediction"], expected, rtol=1e-12)
+    mutant = x[:1].clone()
+    mutant[0, :, 5] = torch.eye(4)[(x[0, :, 5].argmax() + 1) % 4]
+    with torch.no_grad():
+        change = members[0](mutant)[0] - expected[0]
+    allele = mutant[0, :, 5].argmax().item()
+    np.testing.assert_allclose(effects["effect"][0, 5, allele], change, rtol=0, atol=1e-12)
+
+
+def test_covariance_over_members():
+    effects = saturation_mutagenesis(
+        ensemble(4), sequences(2), device="cpu", keep_members=True, covariance=True
+    )
+    member = effects["member_effect"].stack(site=("sequence", "position", "allele"))
+    member = member.dropna("site").transpose("site", "member", "feature").to_numpy()
+    expected = np.stack([np.cov(m.T) for m in member])
+    got = effects["covariance"].stack(site=("sequence", "position", "allele")).dropna("site")
+    got = got.transpose("site", "feature", "other_feature").to_numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(
+        np.sqrt(effects["covariance"].to_numpy()[..., [0, 1], [0, 1]]), effects["se"], rtol=1e-9
+    )
+    with pytest.raises(ValueError, match="covariance of 70 features .* at most 64"):
+        wide = nn.Sequential(nn.Flatten(), nn.Linear(96, 70)).double()
+        saturation_mutagenesis([wide, wide], sequences(1), device="cpu", covariance=True)
+
+
+def test_precision_on_request_leaves_the_members_alone():
+    members, x = ensemble(dtype=torch.float32), sequences(2, dtype=torch.float32)
+    single = saturation_mutagenesis(members, x, device="cpu")
+    double = saturation_mutagenesis(members, x, device="cpu", precision="float64")
+    assert double["effect"].dtype == np.float64
+    assert single["effect"].dtype == np.float32
+    assert next(members[0].parameters()).dtype == torch.float32
+    scale = np.abs(double["reference_prediction"]).max().item()
+    np.testing.assert_allclose(single["effect"], double["effect"], rtol=0, atol=1e-5 * scale)
+    for propagate in (True, False):
+        half = saturation_mutagenesis(
+            members, x, device="cpu", precision="bfloat16", propagate=propagate
+        )
+        error = np.abs(half["effect"] - double["effect"]).max().item()
+        assert 1e-5 * scale < error < 0.05 * scale
+    with pytest.raises(ValueError, match="'tf32' is a mode of GPUs"):
+        saturation_mutagenesis(members, x, device="cpu", precision="tf32")
+
+
+def test_masks_of_dropout_do_not_depend_on_batches():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(4, 8, 5), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Dropout(0.2),
+        nn.Linear(8 * 20, 2),
+    ).double()  # fmt: skip
+    draws, x = MCDropout(net, 6, seed=4), sequences(3)
+    expected = brute_force(draws.members(), x)
+    for batch_size, propagate in ((7, True), (10_000, True), (11, False)):
+        effects = saturation_mutagenesis(
+            draws, x, device="cpu", batch_size=batch_size, keep_members=True, propagate=propagate
+        )
+        np.testing.assert_allclose(effects["member_effect"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+def test_out_of_memory_halves_the_batch(monkeypatch, propagate, caplog):
+    members, x = ensemble(2), sequences(2)
+    expected = saturation_mutagenesis(members, x, device="cpu")
+    engine = propagation.Propagator if propagate else propagation.FullPrediction
+    mutants = engine.mutants
+
+    def small(self, references, sequence, position, change, window_bytes):
+        if len(sequence) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return mutants(self, references, sequence, position, change, window_bytes)
+
+    monkeypatch.setattr(engine, "mutants", small)
+    effects = saturation_mutagenesis(members, x, device="cpu", propagate=propagate)
+    xr.testing.assert_allclose(effects, expected, rtol=1e-12)
+    assert [m.split(":")[0] for m in caplog.messages] == [
+        "out of GPU memory with 48 sites",
+        "out of GPU memory with 24 sites",
+        "out of GPU memory with 12 sites",
+    ]
+    monkeypatch.setattr(
+        engine, "mutants", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no memory"))
+    )
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        saturation_mutagenesis(members, x, device="cpu", propagate=propagate)
+
+
+def test_a_store_resumes_where_it_was_interrupted(tmp_path, monkeypatch):
+    members, x, path = ensemble(), sequences(7), tmp_path / "effects.zarr"
+    options = {"device": "cpu", "batch_size": 3 * 24 * 2, "keep_members": True, "covariance": True}
+    expected = saturation_mutagenesis(members, x, **options)
+    write, calls = storage.EffectsWriter.write, []
+
+    def interrupted(self, start, size, values):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(start)
+        write(self, start, size, values)
+
+    monkeypatch.setattr(storage.EffectsWriter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        saturation_mutagenesis(members, x, store=path, **options)
+    assert not path.exists()
+    with pytest.raises(FileExistsError, match="holds other effects"):
+        saturation_mutagenesis(members, x.flip(0), store=path, **options)
+    later = []
+    monkeypatch.setattr(
+        storage.EffectsWriter,
+        "write",
+        lambda self, start, size, values: (later.append(start), write(self, start, size, values)),
+    )
+    options["batch_size"] = None  # the blocks of the store stay
+    resumed = saturation_mutagenesis(members, x, store=path, **options)
+    assert (calls, later) == ([0, 2], [4, 6])
+    assert resumed.attrs.pop("fingerprint")
+    xr.testing.assert_identical(resumed.load(), expected)
+    xr.testing.assert_equal(load_effects(path), expected)
+    again = saturation_mutagenesis(members, x, store=path, **options)
+    assert len(later) == 2
+    xr.testing.assert_equal(again.load(), expected)
+    some = load_effects(path, features=["outcome"], lazy=True)
+    xr.testing.assert_equal(some.load(), expected.sel(feature=["outcome"]))
+    with pytest.raises(ValueError, match="no feature 'x' in .*: it has exposure, outcome"):
+        load_effects(path, features=["x"])
+    with pytest.raises(FileExistsError, match="choose another path or remove it"):
+        saturation_mutagenesis(members[:2], x, store=path, **options)
+
+
+def test_memory_is_bounded_by_the_budget():
+    """Peak of torch's own allocations while 40 sequences are mutated, against the budget."""
+    net = nn.Sequential(
+        nn.Conv1d(4, 64, 9, padding=4), nn.ReLU(), nn.Conv1d(64, 64, 9, padding=4), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64 * 200, 8),
+    )  # fmt: skip
+    x = sequences(40, 200, torch.float32)
+    from torch.profiler import ProfilerActivity, profile
+
+    for propagate in (True, False):
+        for budget in (2**25, 2**27):
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+                saturation_mutagenesis(
+                    net, x, device="cpu", max_memory=budget, propagate=propagate,
+                    positions=range(0, 200, 20),
+                )  # fmt: skip
+            held = np.cumsum([
+                e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"
+            ])  # fmt: skip
+            assert 0 < held.max() < budget
