@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepmr_utils import predict, sequences
+from deepmr_utils import mutagenesis, predict, sequences
 from deepmr_utils.models import mtsplice
 
 # float32 sums of hundreds of terms in another order than TensorFlow's: the largest difference seen
@@ -97,6 +97,21 @@ def test_sharing_windows_between_mutants_changes_nothing(members, exons):
     alone = [predict.predict(members, one[None], device="cpu") for one in batch]
     # rounding of batches of another size
     np.testing.assert_allclose(together, np.concatenate(alone, 1), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("exon", "positions"), [(3, [10, 350, 390, 700]), (1, [350, 420, 450, 600])]
+)
+def test_mutagenesis_follows_a_substitution_into_both_windows(members, exons, exon, positions):
+    x = sequences.one_hot([exons.table["sequence"][exon]])
+    options = {"positions": positions, "device": "cpu", "features": ["Liver", "Testis"]}
+    effects = mutagenesis.saturation_mutagenesis(members, x, **options)
+    whole = mutagenesis.saturation_mutagenesis(members, x, **options, propagate=False)
+    for name in ("effect", "se"):
+        np.testing.assert_allclose(effects[name], whole[name], atol=TOLERANCE, rtol=0)
+    seen = [p < 400 or p >= x.shape[2] - 400 for p in positions]
+    largest = abs(effects["effect"]).max(["sequence", "allele", "feature"]).to_numpy()
+    assert (largest > 1e-6).tolist() == seen  # nothing but rounding where the model cannot see
 
 
 def test_a_sequence_without_introns_is_refused(members):
