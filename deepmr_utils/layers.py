@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map_only
 
-from .recording import RESHAPES, Ref, Step
+from .recording import RESHAPES, Ref, Step, substitute
 from .windows import Batch, Place, Tensor, Window, put, take, union
 
 Action = Callable[[Batch], None]
@@ -26,7 +25,8 @@ class Network(Protocol):
 
     values: list[Tensor]  # of the recorded pass
     shapes: dict[int, tuple[int, int]]  # channels and length of windowed values
-    wants_absolute: set[int]
+    wants_absolute: set[int]  # values of which absolute windows are read
+    exclusive: set[int]  # values whose windows are read by one step alone, which may overwrite them
     bfloat16: bool
 
     def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
@@ -100,14 +100,16 @@ def convolution(net: Network, step: Step) -> Action:
             matrices = net.prepare(weight, ("spectrum", len(difference)), make)
             out = spectral_convolution(difference, *matrices, low, place.width)
         else:
-            out = difference.new_zeros(place.width, *difference.shape[1:3], channels)
+            products = []
             for t, tap in enumerate(taps):
                 skip = (dilation * t - lead) % stride
                 used = difference[skip::stride]
                 offset = (lead + skip - dilation * t) // stride - first - low
                 a, b = max(0, -offset), min(len(used), place.width - offset)
                 if a < b:
-                    _add_product(out[offset + a : offset + b], used[a:b], tap)
+                    products.append((slice(offset + a, offset + b), used[a:b], tap))
+            out = difference.new_empty(place.width, *difference.shape[1:3], channels)
+            _sum_products(out, products)
         place.fill_outside(out, 0)
         batch.windows[output] = Window(output, place, out, True)
 
@@ -123,17 +125,28 @@ def _taps(weight: Tensor, groups: int) -> Tensor:
     return taps.contiguous()
 
 
-def _add_product(out: Tensor, rows: Tensor, tap: Tensor) -> None:
-    """Out (..., O) += rows (..., I) @ tap (I, O), or by groups with tap (groups, I, O)."""
-    flat = out.view(-1, out.shape[-1])
-    rows = rows.reshape(len(flat), -1)
-    if tap.ndim == 3:
-        grouped = rows.view(len(rows), len(tap), -1).transpose(0, 1).to(tap.dtype)
-        flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
-    elif tap.dtype == flat.dtype:
-        flat.addmm_(rows, tap)
-    else:
-        flat += rows.to(tap.dtype) @ tap
+def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> None:
+    """Fill out (width, S, A, O) with sums of rows (n, S, A, I) @ tap (I, O) at slices.
+
+    A tap by groups is (groups, I, O / groups); a tap of bfloat16 rounds the rows, too.
+    """
+    simple = products and products[0][2].ndim == 2 and products[0][2].dtype == out.dtype
+    done = slice(0, 0)
+    if simple:  # the first product is written, not added
+        done, rows, tap = products.pop(0)
+        torch.mm(rows.reshape(-1, len(tap)), tap, out=out[done].view(-1, out.shape[-1]))
+    out[: done.start].zero_()
+    out[done.stop :].zero_()
+    for where, rows, tap in products:
+        flat = out[where].view(-1, out.shape[-1])
+        rows = rows.reshape(len(flat), -1)
+        if simple:
+            flat.addmm_(rows, tap)
+        elif tap.ndim == 2:
+            flat += rows.to(tap.dtype) @ tap
+        else:
+            grouped = rows.view(len(rows), len(tap), -1).transpose(0, 1).to(tap.dtype)
+            flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
 
 
 def spectral_pays(width: int, taps: Tensor) -> bool:
@@ -223,7 +236,8 @@ def batch_norm(net: Network, step: Step) -> Action:
 
     def act(batch: Batch) -> None:
         window = batch.windows[source.index]
-        data = batch.difference(window) * scale
+        own = source.index in net.exclusive
+        data = batch.difference_at(window, window.place, overwrite=own).mul_(scale)
         batch.windows[output] = Window(output, window.place, data, True)
 
     return act
@@ -245,7 +259,7 @@ def pointwise(net: Network, step: Step) -> Action:
             value = constants[id(leaf)]
             return batch.constant(value, place) if value.ndim == 2 else value
 
-        args, kwargs = tree_map_only((Ref, Tensor), fill, (step.args, step.kwargs))
+        args, kwargs = substitute((step.args, step.kwargs), (Ref, Tensor), fill)
         return function(*args, **kwargs)
 
     def scale(batch: Batch) -> None:
@@ -263,7 +277,8 @@ def pointwise(net: Network, step: Step) -> Action:
             terms = [(windows[0], 1), (windows[1], factor)]
             terms.sort(key=lambda term: term[0].place is not place)
             (wide, factor), (other, other_factor) = terms
-            data = _times(batch.difference_at(wide, place), factor)
+            own = wide.value in net.exclusive
+            data = _times(batch.difference_at(wide, place, overwrite=own), factor)
             term = _times(batch.difference(other), other_factor)
             put(data, term, place.row_of(other.place), accumulate=True)
         batch.windows[output] = Window(output, place, data, True)
@@ -273,7 +288,10 @@ def pointwise(net: Network, step: Step) -> Action:
         place = union([w.place for w in windows.values()])
         keep = output in net.wants_absolute
         reference = {} if keep else {i: batch.reference(i, place) for i in windows}
-        data = {i: batch.absolute_at(w, place, reference.get(i)) for i, w in windows.items()}
+        data = {
+            i: batch.absolute_at(w, place, reference.get(i), overwrite=i in net.exclusive)
+            for i, w in windows.items()
+        }
         data = evaluate(batch, place, data, in_place)
         if not keep:
             data -= evaluate(batch, place, reference, in_place)
@@ -346,7 +364,7 @@ def max_pool(net: Network, step: Step) -> Action:
         window = batch.windows[source]
         pooled, read = _bins(window.place, kernel, stride, padding, dilation, length)
         cover = union([read, window.place])
-        values = batch.absolute_at(window, cover)
+        values = batch.absolute_at(window, cover, overwrite=source in net.exclusive)
         if not inside:
             cover.fill_outside(values, -torch.inf)
         values = take(values, cover.row_of(read), read.width)

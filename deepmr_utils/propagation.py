@@ -10,6 +10,7 @@ small, and is computed as usual.
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .layers import LAYERS, Action, Dense, pointwise, reads_absolute, reshape
+from .layers import LAYERS, Action, Dense, is_sum, pointwise, reads_absolute, reshape
 from .predict import forward
 from .recording import Function, Step, UnsupportedError, narrow_last_layers, record
 from .windows import Batch, Place, References, Tensor, Window
@@ -73,9 +74,15 @@ class Propagator:
         self._prepared = {} if prepared is None else prepared
         self.wants_absolute: set[int] = set()
         for step in reversed(self.steps):
-            passes_on = not step.is_pointwise and LAYERS.get(step.name) is reshape
-            if reads_absolute(step) or (passes_on and step.outputs[0] in self.wants_absolute):
+            passed_on = _is_view(step) and step.outputs[0] in self.wants_absolute
+            if reads_absolute(step) or passed_on:
                 self.wants_absolute.update(step.inputs)
+        reads = Counter(i for step in self.steps for i in step.inputs)
+        self.exclusive: set[int] = set()
+        for step in self.steps:
+            shares = _is_view(step) or (is_sum(step) and len(step.inputs) == 1)
+            if not shares or step.inputs[0] in self.exclusive:
+                self.exclusive.update(i for i in step.outputs if reads[i] == 1)
         self.actions = [self._compile(step) for step in self.steps]
         if any(o in self.shapes for o in self.outputs):
             raise UnsupportedError("an output has one value a position")
@@ -85,6 +92,7 @@ class Propagator:
         self.bytes_per_sequence = 2 * sum(v.nbytes for v in self.values) // len(probe)
         self.window_bytes = 0  # of a site's largest window, measured
         self.bytes_per_site = 0
+        self._dense_outputs = {dense.output for dense in self.dense}
         self.values = []  # the recorded pass is needed no more
 
     def reference(self, x: Tensor) -> tuple[References, Tensor]:
@@ -92,7 +100,9 @@ class Propagator:
         values = {0: x}
         for step in self.steps:
             step.run(values, len(x), self.n_probe)
-        return References(values, self.shapes, len(x)), self._gather(values)
+        references = References(values, self.shapes, len(x))
+        references.predictions = self._gather(values)
+        return references, references.predictions
 
     def mutants(
         self,
@@ -127,13 +137,16 @@ class Propagator:
             sites = order[start:stop]
             changes = change[torch.from_numpy(sites).to(change.device)]
             batches.append(self._carry(references, sequence[sites], position[sites], changes))
-        values = self._head_inputs(batches, references, sequence[order])
         sites, alleles = change.shape[:2]
+        values, moved = self._head_inputs(batches, references, sequence[order])
         for step, action in zip(self.steps, self.actions, strict=True):
             if action is None:
                 step.run(values, sites * alleles, self.n_probe)
-        back = torch.from_numpy(np.argsort(order)).to(change.device)
-        return self._gather(values).view(sites, alleles, -1)[back]
+        predictions = self._gather(values).view(sites, alleles, -1)
+        # what no change reaches is the reference itself, whatever the rounding of another batch
+        same = references.predictions[torch.from_numpy(sequence[order]).to(change.device)]
+        predictions = torch.where(moved[..., None], predictions, same[:, None])
+        return predictions[torch.from_numpy(np.argsort(order)).to(change.device)]
 
     def _order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An order of sites in which neighbours fall into bins alike, and the sizes of groups."""
@@ -166,23 +179,32 @@ class Propagator:
 
     def _head_inputs(
         self, batches: list[Batch], references: References, sequence: np.ndarray
-    ) -> dict[int, Tensor]:
-        """Full values (S * A, ...) where windows end: behind global pools and dense layers."""
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Values (S * A, ...) where windows end, and whether they differ (S, A) from the reference.
+
+        Windows end behind global pools and dense layers.
+        """
         values = {i: torch.cat([batch.full[i] for batch in batches]) for i in batches[0].full}
+        rows = torch.from_numpy(sequence)
         for dense in self.dense:
             windows = [batch.windows[dense.source] for batch in batches]
             differences = [b.difference(w) for b, w in zip(batches, windows, strict=True)]
-            change = dense(differences, [w.place for w in windows])
-            reference = references.values[dense.output]
-            reference = reference[torch.from_numpy(sequence).to(change.device)]
-            values[dense.output] = (change + reference[:, None]).flatten(0, 1)
+            values[dense.output] = dense(differences, [w.place for w in windows])
+        moved = []
+        for i, value in values.items():
+            reference = references.values[i][rows.to(value.device)][:, None]
+            value = value.view(len(rows), -1, *reference.shape[2:])
+            if i in self._dense_outputs:
+                moved.append((value != 0).flatten(2).any(2))
+                value += reference
+            else:
+                moved.append((value != reference).flatten(2).any(2))
+            values[i] = value.flatten(0, 1)
         # what is held for all sites at once: rows of dense layers twice, and full values
         held = 2 * sum(d.numel() for d in differences) if self.dense else 0
-        held = (held + 8 * max(v.numel() for v in values.values())) * next(
-            iter(values.values())
-        ).element_size()
+        held += 8 * max(v.numel() for v in values.values())
         self.bytes_per_site = max(self.bytes_per_site, 4 * held // len(sequence))
-        return values
+        return values, torch.stack(moved).any(0)
 
     def _gather(self, values: dict[int, Tensor]) -> Tensor:
         parts = zip(self.outputs, self.columns, strict=True)
@@ -232,10 +254,11 @@ class Propagator:
 def propagator(
     member: nn.Module,
     sequence: Tensor,
+    widths: list[int],
     columns: list[int],
     prepared: dict[tuple, Any],
     bfloat16: bool = False,
-) -> "Propagator":
+) -> Propagator:
     """A `Propagator` for columns of a member's outputs, checked against full predictions.
 
     Parameters
@@ -243,6 +266,8 @@ def propagator(
     member : nn.Module
         As `deepmr_utils.predict.forward` takes it, in evaluation mode.
     sequence : Tensor (4, L)
+    widths : list of int
+        Columns of each head.
     columns : list of int
         Wanted columns of all heads side by side.
     prepared, bfloat16
@@ -261,7 +286,6 @@ def propagator(
     probe = sequence.repeat(len(positions) + 1, 1, 1)
     rows = torch.arange(len(positions), device=sequence.device)
     probe[rows + 1, :, torch.from_numpy(positions).to(sequence.device)] += change
-    widths = [part.shape[1] for part in forward(member, probe[:1]).parts]
     starts = np.cumsum([0, *widths])
     heads = np.searchsorted(starts, columns, side="right") - 1
     by_head = np.argsort(heads, kind="stable")
@@ -292,6 +316,10 @@ def propagator(
             f"mutants come out differently, by {worst:.1g} of the largest prediction"
         )
     return net
+
+
+def _is_view(step: Step) -> bool:
+    return LAYERS.get(step.name) is reshape and not step.is_pointwise
 
 
 def _ranges(groups: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
@@ -352,6 +380,7 @@ Engine = Propagator | FullPrediction
 def engines_of(
     members: list[nn.Module],
     sequence: Tensor,
+    widths: list[int],
     columns: list[int],
     propagate: bool,
     bfloat16: bool,
@@ -360,7 +389,7 @@ def engines_of(
     prepared: dict = {}
     if propagate:
         try:
-            return [propagator(m, sequence, columns, prepared, bfloat16) for m in members]
+            return [propagator(m, sequence, widths, columns, prepared, bfloat16) for m in members]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
     return [FullPrediction(member, sequence, columns, bfloat16) for member in members]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 Tensor = torch.Tensor
 Function = Callable[[Tensor], list[Tensor]]
@@ -18,6 +17,24 @@ RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
 
 # pointwise functions that torch does not mark as such
 UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp")
+
+
+def substitute(value: Any, kinds: type | tuple[type, ...], function: Callable) -> Any:
+    """Replace what is of these kinds in nested tuples, lists and dicts."""
+    if isinstance(value, kinds):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return type(value)([substitute(v, kinds, function) for v in value])
+    if isinstance(value, dict):
+        return {k: substitute(v, kinds, function) for k, v in value.items()}
+    return value
+
+
+def leaves(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """What is of these kinds in nested tuples, lists and dicts."""
+    found: list[Any] = []
+    substitute(value, kinds, found.append)
+    return found
 
 
 class UnsupportedError(Exception):
@@ -49,12 +66,12 @@ class Step:
     @cached_property
     def inputs(self) -> list[int]:
         """Values that are read."""
-        return [v.index for v in tree_leaves((self.args, self.kwargs)) if isinstance(v, Ref)]
+        return [v.index for v in leaves((self.args, self.kwargs), Ref)]
 
     @cached_property
     def constants(self) -> list[Tensor]:
         """Tensors that do not depend on the input."""
-        return [v for v in tree_leaves((self.args, self.kwargs)) if isinstance(v, Tensor)]
+        return leaves((self.args, self.kwargs), Tensor)
 
     @property
     def is_pointwise(self) -> bool:
@@ -78,15 +95,11 @@ class Step:
 
     def run(self, values: dict[int, Tensor], n: int, n_recorded: int) -> None:
         """Run on `values` of n sequences, and add the outputs to them."""
-        args, kwargs = tree_map_only(Ref, lambda r: values[r.index], (self.args, self.kwargs))
+        args, kwargs = substitute((self.args, self.kwargs), Ref, lambda r: values[r.index])
         if self.name in RESHAPES and args[1][0] == n_recorded:
             args = (args[0], [n, *args[1][1:]], *args[2:])
-        outputs = filter(_is_tensor, tree_leaves(self.function(*args, **kwargs)))
+        outputs = leaves(self.function(*args, **kwargs), Tensor)
         values.update(zip(self.outputs, outputs, strict=True))
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 class _Recorder(TorchDispatchMode):
@@ -100,15 +113,15 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        refer = (tuple(args), dict(kwargs or {}))
-        step = Step(op, *tree_map_only(Tensor, self._refer, refer), self.modules[-1])
+        refer = substitute((tuple(args), dict(kwargs or {})), Tensor, self._refer)
+        step = Step(op, *refer, self.modules[-1])
         output = op(*args, **(kwargs or {}))
         if step.inputs:
-            if any(isinstance(v, bool | int | float) for v in tree_leaves(output)):
+            if leaves(output, (bool, int, float)):
                 raise step.unsupported("turns data into a Python value")
             if op._schema.is_mutable and not isinstance(step.args[0], Ref):
                 raise step.unsupported("writes into a tensor that does not depend on the input")
-            for tensor in filter(_is_tensor, tree_leaves(output)):
+            for tensor in leaves(output, Tensor):
                 step.outputs.append(len(self.values))
                 self.index[id(tensor)] = len(self.values)
                 self.values.append(tensor)

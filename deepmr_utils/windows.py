@@ -115,6 +115,7 @@ class References:
         self.values, self.n = values, n
         self._shapes = shapes
         self._tables: dict[int, Tensor] = {}
+        self.predictions: Tensor | None = None  # (N, K)
 
     def table(self, value: int) -> Tensor:
         """Reference values, (length * N, channels)."""
@@ -164,20 +165,26 @@ class Batch:
         data = window.data - self.reference(window.value, window.place)
         return window.place.fill_outside(data, 0)
 
-    def difference_at(self, window: Window, place: Place) -> Tensor:
-        """Differences at a place that holds the window's, as a new tensor."""
+    def difference_at(self, window: Window, place: Place, overwrite: bool = False) -> Tensor:
+        """Differences at a place that holds the window's; a new tensor, or the window's own."""
         data = self.difference(window)
         if place is window.place:
-            return data.clone() if window.is_difference else data
+            return data.clone() if window.is_difference and not overwrite else data
         return put(data.new_zeros(place.width, *data.shape[1:]), data, place.row_of(window.place))
 
-    def absolute_at(self, window: Window, place: Place, reference: Tensor | None = None) -> Tensor:
-        """Absolute values at a place that holds the window's, as a new tensor."""
+    def absolute_at(
+        self,
+        window: Window,
+        place: Place,
+        reference: Tensor | None = None,
+        overwrite: bool = False,
+    ) -> Tensor:
+        """Absolute values at a place that holds the window's; a new tensor, or the window's own."""
         if place is window.place and not window.is_difference:
-            return window.data.clone()
+            return window.data if overwrite else window.data.clone()
         if reference is None:
             reference = self.reference(window.value, place)
         if place is window.place:
-            return window.data + reference
+            return window.data.add_(reference) if overwrite else window.data + reference
         wide = reference.repeat(1, 1, window.data.shape[2], 1)
         return put(wide, window.data, place.row_of(window.place), window.is_difference)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy import special
 from torch import nn
 
 from deepmr_utils import propagation, storage
@@ -475,3 +476,24 @@ def test_memory_is_bounded_by_the_budget():
                 e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"
             ])  # fmt: skip
             assert 0 < held.max() < budget
+
+
+def test_effects_on_the_logit_scale():
+    members, x = ensemble(), sequences(2)
+    odds = [nn.Sequential(member, nn.Sigmoid()) for member in members]
+    expected = saturation_mutagenesis(members, x, device="cpu")
+    effects = saturation_mutagenesis(odds, x, device="cpu", transform=special.logit)
+    np.testing.assert_allclose(effects["effect"], expected["effect"], rtol=0, atol=1e-12)
+    assert effects.attrs["calibration"] == "logit"
+    back = saturation_mutagenesis(members, x, device="cpu", transform=special.expit)
+    np.testing.assert_allclose(
+        back["effect"], saturation_mutagenesis(odds, x, device="cpu")["effect"], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("transform", [None, special.logit])
+def test_predictions_that_are_not_finite_raise(transform):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(96, 1), nn.Sigmoid()).double()
+    net[1].weight.data *= 1e6 if transform else np.nan
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="model gives NaN or infinity"):
+        saturation_mutagenesis(net, sequences(2), device="cpu", transform=transform)
