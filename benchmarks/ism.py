@@ -6,11 +6,12 @@ Run from the repository root (not part of the tests):
     python benchmarks/ism.py --peer                # also tangermeme 1.6.0, which must be installed
     python benchmarks/ism.py --shapes basset --sequences 8 --threads 1 --device cuda
     python benchmarks/ism.py --scaling             # time by sequences, members and features
+    python benchmarks/ism.py --precision           # error of every type of computation
     python benchmarks/ism.py --memory              # 1,000 windows x 919 features into a store
 
 Tables are printed as CSV. A time a sequence is the difference between calls with several sequences
-and with one, so set-up (recording, rearranging weights, checking) is counted apart. Set OMP_NUM_THREADS
-as well as --threads where a library asks for threads of its own.
+and with one, so set-up (recording, rearranging weights, checking) is counted apart. Set
+OMP_NUM_THREADS as well as --threads where a library asks for threads of its own.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -112,7 +114,7 @@ class MultiplyAdds(TorchDispatchMode):
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # noqa: ANN001, ANN204, D105
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         output = op(*args, **(kwargs or {}))
         name = op.overloadpacket.__name__.removesuffix("_")
         if name in ("mm", "bmm"):
@@ -173,8 +175,8 @@ def compare(shapes: list[str], n: int | None, device: str, with_peer: bool) -> p
         scale = np.abs(exact["reference_prediction"]).max().item()
         naive = multiply_adds(lambda: ours(x[:1], False))  # noqa: B023
         engines: dict[str, Callable[[torch.Tensor], object]] = {
-            "propagated": lambda x: ours(x, True),  # noqa: B023
-            "in full": lambda x: ours(x, False),  # noqa: B023
+            "propagated": lambda x: ours(x, True),
+            "in full": lambda x: ours(x, False),
         }
         if with_peer:
             engines["tangermeme fast"] = lambda x: peer(network, x, True, device)  # noqa: B023
@@ -230,8 +232,35 @@ def scaling(device: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def precision(device: str) -> pd.DataFrame:
+    """Largest error of effects against float64, over the largest prediction and largest effect."""
+    rows = []
+    for shape in SHAPES:
+        network, x = made(shape, 2)
+        positions = np.linspace(0, x.shape[2] - 1, 40).astype(int)
+
+        def effects(kind: str, propagate: bool) -> xr.Dataset:
+            return saturation_mutagenesis(
+                network, x, device=device, positions=positions, precision=kind,  # noqa: B023
+                propagate=propagate,
+            )  # fmt: skip
+
+        exact = effects("float64", False)
+        prediction = np.abs(exact["reference_prediction"]).max().item()
+        largest = np.abs(exact["effect"]).max().item()
+        for kind in ("float64", "float32", "bfloat16") + ("tf32",) * (device != "cpu"):
+            for propagate in (True, False):
+                error = np.abs(effects(kind, propagate)["effect"] - exact["effect"]).max().item()
+                rows.append({
+                    "shape": shape, "precision": kind,
+                    "engine": "propagated" if propagate else "in full",
+                    "of_prediction": error / prediction, "of_effect": error / largest,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def memory(device: str, windows: int = 1000, positions: int = 100) -> pd.DataFrame:
-    """Peak memory of a run of 919 features into a store; the network is narrow, the result is not."""
+    """Peak memory of a run of 919 features into a store: a narrow network, a wide result."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv1d(4, 32, 8), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(32, 48, 8), nn.ReLU(),
@@ -266,12 +295,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--precision", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--output", type=Path, help="write the table to this CSV file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.scaling:
         table = scaling(options.device)
+    elif options.precision:
+        table = precision(options.device)
     elif options.memory:
         table = memory(options.device)
     else:

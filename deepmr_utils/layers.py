@@ -2,38 +2,19 @@
 
 Every function here checks one recorded step and returns what it does to a `Batch`, or raises
 `UnsupportedError`. Linear layers carry differences; pointwise functions and maxima look the
-reference
-up.
+reference up.
 """
 
 import itertools
-import math
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from . import pooling, reshaping
 from .recording import RESHAPES, Ref, Step, substitute
-from .windows import Batch, Place, Tensor, Window, put, take, union
-
-Action = Callable[[Batch], None]
-
-
-class Network(Protocol):
-    """What layers may know of the network that they are in."""
-
-    values: list[Tensor]  # of the recorded pass
-    shapes: dict[int, tuple[int, int]]  # channels and length of windowed values
-    wants_absolute: set[int]  # values of which absolute windows are read
-    exclusive: set[int]  # values whose windows are read by one step alone, which may overwrite them
-    bfloat16: bool
-
-    def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
-        """Note that the output of a step is windowed; its channels and length."""
-
-    def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
-        """Make a rearranged form of a weight, once."""
+from .spectral import spectral_convolution, spectral_pays, spectrum
+from .windows import Action, Batch, Network, Place, Tensor, Window, is_flat, last, put, union
 
 
 def is_sum(step: Step) -> bool:
@@ -58,15 +39,6 @@ def reads_absolute(step: Step) -> bool:
     return step.name in MAXIMA
 
 
-def _last(value: list[int] | int) -> int:
-    """A hyperparameter along positions, which may be given for (height, width)."""
-    return int(value[-1]) if isinstance(value, list | tuple) else int(value)
-
-
-def _is_flat(net: Network, value: int) -> bool:
-    return net.values[value].ndim == 2
-
-
 def convolution(net: Network, step: Step) -> Action:
     """``W * difference``: only the changed positions, without their surroundings."""
     source, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
@@ -76,7 +48,7 @@ def convolution(net: Network, step: Step) -> Action:
         raise step.unsupported("has weights that depend on the sequence")
     if weight.ndim == 4 and (weight.shape[2] != 1 or padding[0] != 0):
         raise step.unsupported("has a kernel higher than 1")
-    stride, padding, dilation = _last(stride), _last(padding), _last(dilation)
+    stride, padding, dilation = last(stride), last(padding), last(dilation)
     channels, length = net.declare(step, stride)
     kind = torch.bfloat16 if net.bfloat16 else weight.dtype
     taps = net.prepare(weight, ("taps", groups, kind), lambda: _taps(weight, groups).to(kind))
@@ -149,85 +121,12 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
             flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
 
 
-def spectral_pays(width: int, taps: Tensor) -> bool:
-    """Whether `spectral_convolution` needs clearly fewer multiplications than tap by tap."""
-    k, i, o = taps.shape
-    n = width + k - 1
-    products = 3 * (n // 2) + n % 2 - 2 * (n % 2 == 0)
-    # the small transforms run at the speed of memory: each counts about three times
-    transforms = 3 * products * (width * i + n * o)
-    return products * i * o + transforms < width * k * i * o
-
-
-def spectrum(taps: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices of `spectral_convolution` for windows of a width.
-
-    Returns
-    -------
-    analysis : Tensor (F, width)
-    weights : Tensor (F, I, O)
-    synthesis : Tensor (n, F), n = width + k - 1
-    """
-    k = len(taps)
-    n = width + k - 1
-    turn = lambda f, steps: 2 * math.pi * f * torch.arange(steps, dtype=torch.float64) / n  # noqa: E731
-    kernel = taps.flip(0).double().reshape(k, -1)
-    analysis, weights, synthesis = [], [], []
-    for f in range(n // 2 + 1):
-        angle, tap_angle, back = (turn(f, steps) for steps in (width, k, n))
-        real, imaginary = tap_angle.cos().to(kernel) @ kernel, -tap_angle.sin().to(kernel) @ kernel
-        if f == 0 or 2 * f == n:  # a real point
-            analysis.append(angle.cos())
-            weights.append(real)
-            synthesis.append(back.cos() / n)
-        else:  # (a + ib)(c + id) by the three products (a + b)c, a(d - c), b(c + d)
-            analysis += [angle.cos() - angle.sin(), angle.cos(), -angle.sin()]
-            weights += [real, imaginary - real, real + imaginary]
-            scale = 2 / n
-            synthesis += [
-                (back.cos() - back.sin()) * scale, -back.sin() * scale, -back.cos() * scale,
-            ]  # fmt: skip
-    stack = lambda rows, dim: torch.stack(rows, dim).to(taps)  # noqa: E731
-    return stack(analysis, 0), stack(weights, 0).view(-1, *taps.shape[1:]), stack(synthesis, 1)
-
-
-def spectral_convolution(
-    difference: Tensor,
-    analysis: Tensor,
-    weights: Tensor,
-    synthesis: Tensor,
-    low: int,
-    width: int,
-) -> Tensor:
-    """Full convolution of short windows through a discrete Fourier transform of their own length.
-
-    A window of w positions and a kernel of k taps need w * k products of matrices tap by tap, and
-    about 1.5 (w + k) of them here: one for each real frequency, three for each complex one.
-
-    Parameters
-    ----------
-    difference : Tensor (w, S, A, I)
-    analysis, weights, synthesis : Tensor
-        Of `spectrum`.
-    low, width : int
-        First output row and number of rows wanted.
-
-    Returns
-    -------
-    Tensor (width, S, A, O)
-    """
-    w, sites, alleles, channels = difference.shape
-    points = (analysis @ difference.reshape(w, -1)).view(len(analysis), -1, channels)
-    products = torch.bmm(points, weights).view(len(analysis), -1)
-    return (synthesis[low : low + width] @ products).view(width, sites, alleles, -1)
-
-
 def batch_norm(net: Network, step: Step) -> Action:
     """A factor a channel; the shift cancels in a difference."""
     source, weight, _bias, _mean, variance, *rest = step.args
     if (rest[0] is True) or len(step.inputs) > 1 or variance is None:
         raise step.unsupported("uses the statistics of the batch")
-    if _is_flat(net, source.index):
+    if is_flat(net, source.index):
         raise step.unsupported("normalises flattened features")
     net.declare(step)
     scale = torch.rsqrt(variance + rest[-1])
@@ -329,229 +228,6 @@ def _constant(step: Step, tensor: Tensor, like: torch.Size, shape: tuple[int, in
     return table.t().contiguous()
 
 
-def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
-    """Kernel, stride and padding of a pooling step along positions."""
-    _, kernel, *rest = step.args
-    if net.values[step.inputs[0]].ndim == 4 and isinstance(kernel, list) and kernel[0] != 1:
-        raise step.unsupported("pools over more than one row")
-    kernel = _last(kernel)
-    stride = _last(rest[0]) if rest and rest[0] else kernel
-    return kernel, stride, _last(rest[1]) if len(rest) > 1 else 0
-
-
-def _bins(
-    place: Place, kernel: int, stride: int, padding: int, dilation: int, length: int
-) -> tuple[Place, Place]:
-    """Place of the pooled windows, and of the rows that they read."""
-    reach = dilation * (kernel - 1)
-    first = -((reach - place.start - padding) // stride)  # the ceiling of a quotient
-    last = (place.start + place.width - 1 + padding) // stride
-    pooled, _ = Place(first, max(1, int((last - first).max()) + 1), length).trimmed()
-    width = (pooled.width - 1) * stride + reach + 1
-    return pooled, Place(pooled.start * stride - padding, width, place.length)
-
-
-def max_pool(net: Network, step: Step) -> Action:
-    """Maxima of bins, whose unchanged rows come from the reference."""
-    kernel, stride, padding = _pooling(net, step)
-    rest = step.args[4:]
-    dilation = _last(rest[0]) if rest else 1
-    inside = padding == 0 and not (len(rest) > 1 and rest[1])  # no bin reaches over an end
-    _, length = net.declare(step, stride)
-    source, output = step.inputs[0], step.outputs[0]
-
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        pooled, read = _bins(window.place, kernel, stride, padding, dilation, length)
-        cover = union([read, window.place])
-        values = batch.absolute_at(window, cover, overwrite=source in net.exclusive)
-        if not inside:
-            cover.fill_outside(values, -torch.inf)
-        values = take(values, cover.row_of(read), read.width)
-        if kernel == stride and dilation == 1:
-            data = values.view(pooled.width, kernel, *values.shape[1:]).amax(1)
-        else:
-            span = (pooled.width - 1) * stride + 1
-            data = values[:span:stride].clone()
-            for t in range(1, kernel):
-                torch.maximum(data, values[t * dilation :][:span:stride], out=data)
-        batch.windows[output] = Window(output, pooled, data, False)
-
-    return act
-
-
-def average_pool(net: Network, step: Step) -> Action:
-    """Means of bins; linear."""
-    kernel, stride, padding = _pooling(net, step)
-    _, length = net.declare(step, stride)
-    source, output = step.inputs[0], step.outputs[0]
-    # the divisor depends on options for padding and for the last bin: the step itself, applied to
-    # ones, gives the number of valid positions over the divisor
-    like = net.values[source]
-    share = step.function(torch.ones_like(like[:1, :1]), *step.args[1:], **step.kwargs).flatten()
-    begin = torch.arange(length, device=like.device) * stride - padding
-    valid = (begin + kernel).clamp(max=like.shape[-1]) - begin.clamp(min=0)
-    factor = (share / valid)[:, None]
-
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        pooled, read = _bins(window.place, kernel, stride, padding, 1, length)
-        cover = union([read, window.place])
-        values = take(batch.difference_at(window, cover), cover.row_of(read), read.width)
-        span = (pooled.width - 1) * stride + 1
-        data = values[:span:stride].clone()
-        for t in range(1, kernel):
-            data += values[t:][:span:stride]
-        data *= batch.constant(factor, pooled)
-        batch.windows[output] = Window(output, pooled, pooled.fill_outside(data, 0), True)
-
-    return act
-
-
-def _check_over_positions(net: Network, step: Step) -> None:
-    """A reduction must run over all positions, and rows of height 1, and nothing else."""
-    ndim = net.values[step.inputs[0]].ndim
-    dims = step.args[1] if len(step.args) > 1 else []
-    dims = {d % ndim for d in ([dims] if isinstance(dims, int) else dims)}
-    if ndim == 2 or ndim - 1 not in dims or not dims <= {2, 3}:
-        raise step.unsupported("reduces another dimension than positions")
-
-
-def global_sum(net: Network, step: Step) -> Action:
-    """Sum or mean over positions; linear."""
-    _check_over_positions(net, step)
-    if step.kwargs.get("dtype") is not None:
-        raise step.unsupported("changes the type")
-    source, output = step.inputs[0], step.outputs[0]
-    factor = 1 / net.shapes[source][1] if step.name == "mean" else 1
-    shape = net.values[output].shape[1:]
-
-    def act(batch: Batch) -> None:
-        change = batch.difference(batch.windows[source]).sum(0).mul_(factor)
-        reference = batch.of_sequences(batch.references.values[output])
-        batch.full[output] = (reference + change.view(*change.shape[:2], *shape)).flatten(0, 1)
-
-    return act
-
-
-def global_max(net: Network, step: Step) -> Action:
-    """Maximum over positions: of the window, and of the reference before and behind it."""
-    if step.name.startswith("adaptive"):
-        if any(size != 1 for size in step.args[1]):
-            raise step.unsupported("pools to more than one position")
-    else:
-        _check_over_positions(net, step)
-    source, output = step.inputs[0], step.outputs[0]
-    channels, length = net.shapes[source]
-    shape = net.values[output].shape[1:]
-
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        place = window.place
-        values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
-        table = batch.references.table(source).view(length, -1, channels)
-        edge = table.new_full((1, *table.shape[1:]), -torch.inf)
-        before = torch.cat([edge, table.cummax(0).values])
-        behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
-        for maxima, row in ((before, place.start), (behind, place.start + place.width)):
-            chosen = maxima[row.clip(0, length), batch.sequence]
-            values = torch.maximum(values, chosen[:, None])
-        batch.full[output] = values.view(-1, *shape)
-
-    return act
-
-
-def reshape(net: Network, step: Step) -> Action:
-    """Views that keep channels and positions apart, and flattening, channel-major."""
-    source, output = step.inputs[0], step.outputs[0]
-    channels, length = net.shapes[source]
-    shape = tuple(net.values[output].shape[1:])
-    if shape not in ((channels, length), (channels, 1, length), (channels * length,)):
-        raise step.unsupported(f"turns {channels} channels x {length} positions into {shape}")
-    net.declare(step)
-
-    def act(batch: Batch) -> None:
-        batch.windows[output] = batch.windows[source]
-
-    return act
-
-
-def crop(net: Network, step: Step) -> Action:
-    """Positions from one to another."""
-    dim, start, end, *pace = step.args[1:]
-    ndim, source = net.values[step.inputs[0]].ndim, step.inputs[0]
-    size = net.values[source].shape[dim]
-    start, end, _ = slice(start, end).indices(size)
-    if (start, end) == (0, size) and pace in ([], [1]):
-        return reshape(net, step)
-    if dim % ndim != ndim - 1 or ndim == 2 or pace not in ([], [1]):
-        raise step.unsupported("takes anything but a range of positions")
-    return _move(net, step, start)
-
-
-def pad(net: Network, step: Step) -> Action:
-    """Padding of positions with a constant."""
-    sizes = step.args[1]
-    if any(sizes[2:]) or _is_flat(net, step.inputs[0]):
-        raise step.unsupported("pads another dimension than positions")
-    return _move(net, step, -sizes[0])
-
-
-def _move(net: Network, step: Step, start: int) -> Action:
-    """A value whose position 0 is position `start` of its source."""
-    source, output = step.inputs[0], step.outputs[0]
-    _, length = net.declare(step)
-
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        place = Place(window.place.start - start, window.place.width, length)
-        data = place.fill_outside(batch.difference_at(window, window.place), 0)
-        batch.windows[output] = Window(output, place, data, True)
-
-    return act
-
-
-def choose(net: Network, step: Step) -> Action:
-    """A choice or permutation of channels."""
-    source, output = step.inputs[0], step.outputs[0]
-    index: Any = None
-    if step.name == "flip":
-        if [d % net.values[source].ndim for d in step.args[1]] == [1]:
-            index = torch.arange(net.shapes[source][0]).flip(0)
-    elif step.name == "index_select":
-        index = step.args[2] if step.args[1] == 1 else None
-    elif len(step.args[1]) == 2 and step.args[1][0] is None:
-        index = step.args[1][1]
-    if not isinstance(index, Tensor) or index.ndim != 1 or _is_flat(net, source):
-        raise step.unsupported("chooses anything but channels")
-    net.declare(step)
-    index = index.to(net.values[source].device)
-
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        data = batch.difference(window)[..., index]
-        batch.windows[output] = Window(output, window.place, data, True)
-
-    return act
-
-
-def join(net: Network, step: Step) -> Action:
-    """Channels of several values, one after the other."""
-    parts, *dim = step.args
-    if dim != [1] or len(step.inputs) != len(parts) or _is_flat(net, step.inputs[0]):
-        raise step.unsupported("joins anything but channels")
-    net.declare(step)
-    output = step.outputs[0]
-
-    def act(batch: Batch) -> None:
-        windows = [batch.windows[i] for i in step.inputs]
-        place = union([w.place for w in windows])
-        data = torch.cat([batch.difference_at(w, place) for w in windows], dim=3)
-        batch.windows[output] = Window(output, place, data, True)
-
-    return act
-
-
 class Dense:
     """The first dense layer behind flattened positions: products by position, summed by site."""
 
@@ -590,8 +266,8 @@ class Dense:
 
 
 MAXIMA = {
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool2d_with_indices"), max_pool),
-    **dict.fromkeys(("amax", "max", "adaptive_max_pool2d"), global_max),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool2d_with_indices"), pooling.max_pool),
+    **dict.fromkeys(("amax", "max", "adaptive_max_pool2d"), pooling.global_max),
 }
 LAYERS: dict[str, Callable[[Network, Step], Action]] = {
     **MAXIMA,
@@ -599,11 +275,13 @@ LAYERS: dict[str, Callable[[Network, Step], Action]] = {
     "native_batch_norm": batch_norm,
     "_native_batch_norm_legit_no_training": batch_norm,
     "cudnn_batch_norm": batch_norm,
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), average_pool),
-    **dict.fromkeys(("mean", "sum"), global_sum),
-    **dict.fromkeys((*RESHAPES, "squeeze", "unsqueeze", "clone", "detach", "alias"), reshape),
-    "slice": crop,
-    "constant_pad_nd": pad,
-    **dict.fromkeys(("index", "index_select", "flip"), choose),
-    "cat": join,
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), pooling.average_pool),
+    **dict.fromkeys(("mean", "sum"), pooling.global_sum),
+    **dict.fromkeys(
+        (*RESHAPES, "squeeze", "unsqueeze", "clone", "detach", "alias"), reshaping.reshape
+    ),
+    "slice": reshaping.crop,
+    "constant_pad_nd": reshaping.pad,
+    **dict.fromkeys(("index", "index_select", "flip"), reshaping.choose),
+    "cat": reshaping.join,
 }

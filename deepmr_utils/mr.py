@@ -208,8 +208,9 @@ def _status(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     converged = fit.get("converged", np.ones(len(finite), bool))
     status = np.full(len(finite), "ok", dtype=object)
     status[~finite] = "no finite estimate: instruments without information, or overflow"
-    status[~converged] = "not converged, or an exact fit without a scale"
-    return status, finite & converged
+    exact = finite & (fit["se"] == 0)
+    status[~converged | exact] = "not converged, or an exact fit without a scale"
+    return status, finite & converged & ~exact
 
 
 def _options(method: Method) -> list[str]:

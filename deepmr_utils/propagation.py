@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .layers import LAYERS, Action, Dense, is_sum, pointwise, reads_absolute, reshape
+from .layers import LAYERS, Dense, is_sum, pointwise, reads_absolute
 from .predict import forward
 from .recording import Function, Step, UnsupportedError, narrow_last_layers, record
-from .windows import Batch, Place, References, Tensor, Window
+from .reshaping import reshape
+from .windows import Action, Batch, Place, References, Tensor, Window
 
 __all__ = ["Engine", "Propagator", "UnsupportedError", "engines_of", "propagator"]
 
@@ -211,7 +212,7 @@ class Propagator:
         joined = torch.cat([values[o] if c is None else values[o][:, c] for o, c in parts], dim=1)
         return joined if self.order is None else joined[:, self.order]
 
-    # what layers need while they are prepared, see `layers.Network`
+    # what layers need while they are prepared, see `windows.Network`
 
     def _compile(self, step: Step) -> Action | None:
         """What a step does to windows; None where it works on full values."""

@@ -6,11 +6,14 @@ dilation, one tap of a convolution is then a single matrix product added in plac
 of a site share one look-up of the reference.
 """
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+
+from .recording import Step
 
 Tensor = torch.Tensor
 
@@ -188,3 +191,32 @@ class Batch:
             return window.data.add_(reference) if overwrite else window.data + reference
         wide = reference.repeat(1, 1, window.data.shape[2], 1)
         return put(wide, window.data, place.row_of(window.place), window.is_difference)
+
+
+Action = Callable[[Batch], None]
+
+
+class Network(Protocol):
+    """What layers may know of the network that they are in."""
+
+    values: list[Tensor]  # of the recorded pass
+    shapes: dict[int, tuple[int, int]]  # channels and length of windowed values
+    wants_absolute: set[int]  # values of which absolute windows are read
+    exclusive: set[int]  # values whose windows are read by one step alone, which may overwrite them
+    bfloat16: bool
+
+    def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
+        """Note that the output of a step is windowed; its channels and length."""
+
+    def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
+        """Make a rearranged form of a weight, once."""
+
+
+def last(value: list[int] | int) -> int:
+    """A hyperparameter along positions, which may be given for (height, width)."""
+    return int(value[-1]) if isinstance(value, list | tuple) else int(value)
+
+
+def is_flat(net: Network, value: int) -> bool:
+    """Whether a value has lost its axis of positions, channel-major."""
+    return net.values[value].ndim == 2

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from deepmr_utils.layers import spectral_convolution, spectrum
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout, as_members
 from deepmr_utils.propagation import UnsupportedError, propagator
 from deepmr_utils.sequences import one_hot
+from deepmr_utils.spectral import spectral_convolution, spectrum
 
 LENGTH = 37
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}  # of the largest prediction

@@ -1,0 +1,138 @@
+"""What pooling, over bins or over all positions, does to windows (see `layers`)."""
+
+import torch
+
+from .recording import Step
+from .windows import Action, Batch, Network, Place, Window, last, take, union
+
+
+def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
+    """Kernel, stride and padding of a pooling step along positions."""
+    _, kernel, *rest = step.args
+    if net.values[step.inputs[0]].ndim == 4 and isinstance(kernel, list) and kernel[0] != 1:
+        raise step.unsupported("pools over more than one row")
+    kernel = last(kernel)
+    stride = last(rest[0]) if rest and rest[0] else kernel
+    return kernel, stride, last(rest[1]) if len(rest) > 1 else 0
+
+
+def _bins(
+    place: Place, kernel: int, stride: int, padding: int, dilation: int, length: int
+) -> tuple[Place, Place]:
+    """Place of the pooled windows, and of the rows that they read."""
+    reach = dilation * (kernel - 1)
+    first = -((reach - place.start - padding) // stride)  # the ceiling of a quotient
+    last = (place.start + place.width - 1 + padding) // stride
+    pooled, _ = Place(first, max(1, int((last - first).max()) + 1), length).trimmed()
+    width = (pooled.width - 1) * stride + reach + 1
+    return pooled, Place(pooled.start * stride - padding, width, place.length)
+
+
+def max_pool(net: Network, step: Step) -> Action:
+    """Maxima of bins, whose unchanged rows come from the reference."""
+    kernel, stride, padding = _pooling(net, step)
+    rest = step.args[4:]
+    dilation = last(rest[0]) if rest else 1
+    inside = padding == 0 and not (len(rest) > 1 and rest[1])  # no bin reaches over an end
+    _, length = net.declare(step, stride)
+    source, output = step.inputs[0], step.outputs[0]
+
+    def act(batch: Batch) -> None:
+        window = batch.windows[source]
+        pooled, read = _bins(window.place, kernel, stride, padding, dilation, length)
+        cover = union([read, window.place])
+        values = batch.absolute_at(window, cover, overwrite=source in net.exclusive)
+        if not inside:
+            cover.fill_outside(values, -torch.inf)
+        values = take(values, cover.row_of(read), read.width)
+        if kernel == stride and dilation == 1:
+            data = values.view(pooled.width, kernel, *values.shape[1:]).amax(1)
+        else:
+            span = (pooled.width - 1) * stride + 1
+            data = values[:span:stride].clone()
+            for t in range(1, kernel):
+                torch.maximum(data, values[t * dilation :][:span:stride], out=data)
+        batch.windows[output] = Window(output, pooled, data, False)
+
+    return act
+
+
+def average_pool(net: Network, step: Step) -> Action:
+    """Means of bins; linear."""
+    kernel, stride, padding = _pooling(net, step)
+    _, length = net.declare(step, stride)
+    source, output = step.inputs[0], step.outputs[0]
+    # the divisor depends on options for padding and for the last bin: the step itself, applied to
+    # ones, gives the number of valid positions over the divisor
+    like = net.values[source]
+    share = step.function(torch.ones_like(like[:1, :1]), *step.args[1:], **step.kwargs).flatten()
+    begin = torch.arange(length, device=like.device) * stride - padding
+    valid = (begin + kernel).clamp(max=like.shape[-1]) - begin.clamp(min=0)
+    factor = (share / valid)[:, None]
+
+    def act(batch: Batch) -> None:
+        window = batch.windows[source]
+        pooled, read = _bins(window.place, kernel, stride, padding, 1, length)
+        cover = union([read, window.place])
+        values = take(batch.difference_at(window, cover), cover.row_of(read), read.width)
+        span = (pooled.width - 1) * stride + 1
+        data = values[:span:stride].clone()
+        for t in range(1, kernel):
+            data += values[t:][:span:stride]
+        data *= batch.constant(factor, pooled)
+        batch.windows[output] = Window(output, pooled, pooled.fill_outside(data, 0), True)
+
+    return act
+
+
+def _check_over_positions(net: Network, step: Step) -> None:
+    """A reduction must run over all positions, and rows of height 1, and nothing else."""
+    ndim = net.values[step.inputs[0]].ndim
+    dims = step.args[1] if len(step.args) > 1 else []
+    dims = {d % ndim for d in ([dims] if isinstance(dims, int) else dims)}
+    if ndim == 2 or ndim - 1 not in dims or not dims <= {2, 3}:
+        raise step.unsupported("reduces another dimension than positions")
+
+
+def global_sum(net: Network, step: Step) -> Action:
+    """Sum or mean over positions; linear."""
+    _check_over_positions(net, step)
+    if step.kwargs.get("dtype") is not None:
+        raise step.unsupported("changes the type")
+    source, output = step.inputs[0], step.outputs[0]
+    factor = 1 / net.shapes[source][1] if step.name == "mean" else 1
+    shape = net.values[output].shape[1:]
+
+    def act(batch: Batch) -> None:
+        change = batch.difference(batch.windows[source]).sum(0).mul_(factor)
+        reference = batch.of_sequences(batch.references.values[output])
+        batch.full[output] = (reference + change.view(*change.shape[:2], *shape)).flatten(0, 1)
+
+    return act
+
+
+def global_max(net: Network, step: Step) -> Action:
+    """Maximum over positions: of the window, and of the reference before and behind it."""
+    if step.name.startswith("adaptive"):
+        if any(size != 1 for size in step.args[1]):
+            raise step.unsupported("pools to more than one position")
+    else:
+        _check_over_positions(net, step)
+    source, output = step.inputs[0], step.outputs[0]
+    channels, length = net.shapes[source]
+    shape = net.values[output].shape[1:]
+
+    def act(batch: Batch) -> None:
+        window = batch.windows[source]
+        place = window.place
+        values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
+        table = batch.references.table(source).view(length, -1, channels)
+        edge = table.new_full((1, *table.shape[1:]), -torch.inf)
+        before = torch.cat([edge, table.cummax(0).values])
+        behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
+        for maxima, row in ((before, place.start), (behind, place.start + place.width)):
+            chosen = maxima[row.clip(0, length), batch.sequence]
+            values = torch.maximum(values, chosen[:, None])
+        batch.full[output] = values.view(-1, *shape)
+
+    return act
