@@ -144,6 +144,7 @@ def saturation_mutagenesis(
     ids = _check_ids(sequence_ids, len(one_hot))
     codes = base_codes(one_hot)
     mask = _check_positions(positions, codes.shape)
+    together = keep_members or covariance or transform is not None
     limits = _Limits(batch_size, max_memory, device)
     members, dtype = _of_precision(members, precision, one_hot.dtype, device)
     shown = np.flatnonzero(mask.any(0))
@@ -184,12 +185,14 @@ def saturation_mutagenesis(
         engines = engines_of(
             members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
         )
+        held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
+        limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
         size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
         for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
             if writer.needs(start):
                 rows = slice(start, start + size)
                 sites = _Sites(one_hot[rows], codes[rows], mask[rows], reverse_complement)
-                moments = _moments(sites, engines, limits, transform, keep_members or covariance)
+                moments = _moments(sites, engines, limits, transform, together)
                 values = sites.spread(moments, shown, keep_members, covariance)
                 writer.write(start, size, values)
     return writer.finish()
@@ -203,13 +206,13 @@ class _Limits:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         if max_memory < 2**20:
             raise ValueError(f"max_memory is in bytes, at least a mebibyte; got {max_memory}")
-        self.batch_size, self.memory = batch_size, max_memory
+        self.batch_size, self.memory, self.bytes_per_site = batch_size, max_memory, 1
         # a CPU works fastest on windows that stay in its cache, a GPU on large ones
         self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
 
-    def sites(self, engines: list[Engine], alleles: int = 3) -> int:
+    def sites(self, alleles: int = 3) -> int:
         """Sites whose mutants are predicted at a time."""
-        most = max(1, int(self.memory / 2 / max(e.bytes_per_site for e in engines)))
+        most = max(1, int(self.memory / 2 / self.bytes_per_site))
         if self.batch_size is not None:
             most = min(most, max(1, self.batch_size // alleles))
         return most
@@ -218,7 +221,7 @@ class _Limits:
         """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
         result = 16 * len(ALPHABET) * sites * n_features
         by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
-        by_sites = min(MAX_SITES, self.sites(engines)) / max(1, sites)
+        by_sites = min(MAX_SITES, self.sites()) / max(1, sites)
         return max(1, int(min(by_memory, by_sites)))
 
     def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
@@ -307,13 +310,12 @@ def _moments(
     engines: list[Engine],
     limits: _Limits,
     transform: Transform | None,
-    keep_members: bool,
+    together: bool,
 ) -> _Moments:
     """Predict, difference and take moments over members, as many sites at a time as fit."""
     parts, start = [], 0
-    together = transform is not None or keep_members
     while start < max(1, len(sites.sequence)):
-        chosen = slice(start, start + limits.sites(engines))
+        chosen = slice(start, start + limits.sites())
         sequence = sites.sequence[chosen]
         try:
             predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
