@@ -93,3 +93,24 @@ def pad_groups(codes: np.ndarray, groups: int, *columns: ArrayLike) -> list[np.n
         array[codes[order], place] = values[order]
         padded.append(array)
     return padded
+
+
+def half_sample_mode(values: ArrayLike) -> float:
+    """Most frequent value of a sample (N,), without a bandwidth to choose.
+
+    Notes
+    -----
+    The half of the sample that lies closest together is kept, again and again, until at most two
+    values are left (Robertson and Cryer, 1974, J Am Stat Assoc 69:1012; ties go to the smallest
+    values). NaN are left out.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    ordered = ordered[~np.isnan(ordered)]
+    while len(ordered) > 3:
+        half = (len(ordered) + 1) // 2
+        start = np.argmin(ordered[half - 1 :] - ordered[: len(ordered) - half + 1])
+        ordered = ordered[start : start + half]
+    if len(ordered) == 3:
+        left, right = np.diff(ordered)
+        ordered = ordered if left == right else ordered[:2] if left < right else ordered[1:]
+    return float(ordered.mean()) if len(ordered) else np.nan

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
@@ -314,3 +315,41 @@ def global_against_truth(
     ax.set(xlabel="true global effect", ylabel="estimated global effect", aspect="equal",
            xlim=(bottom, top), ylim=(bottom, top))  # fmt: skip
     return ax
+
+
+def setting_scores(
+    scores: pd.DataFrame, columns: dict[str, str], targets: dict[str, float]
+) -> Figure:
+    """Draw scores of settings as points, one row a setting, one panel a score.
+
+    Parameters
+    ----------
+    scores : pd.DataFrame
+        `deepmr_utils.rounds.score_table` by ``setting`` and ``method``.
+    columns : dict
+        Columns to draw, with what their axes are called.
+    targets : dict
+        Values to aim at, by column, drawn as a dashed line.
+    """
+    settings = scores["setting"].unique().tolist()
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(8.6, 1.1 + 0.36 * len(settings)), sharey=True, squeeze=False
+    )
+    colours = (BLUE, ORANGE, GREEN, PURPLE, RED, BROWN)
+    for ax, (column, label) in zip(axes[0], columns.items(), strict=True):
+        for i, (method, rows) in enumerate(scores.groupby("method", sort=False)):
+            y = rows["setting"].map(settings.index) + 0.14 * (
+                i - (scores["method"].nunique() - 1) / 2
+            )
+            ax.plot(rows[column], y, "os^Dvh"[i % 6], color=colours[i % 6], ms=6, label=method)
+        if column in targets:
+            ax.axvline(targets[column], color="black", lw=1, ls="--", zorder=0)
+        ax.grid(axis="y", color="0.9")
+        ax.set_axisbelow(True)
+        ax.set_xlabel(label)
+    axes[0, 0].set_yticks(range(len(settings)), settings)
+    axes[0, 0].invert_yaxis()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9
+    )
+    return figure

@@ -22,6 +22,7 @@ from . import __version__, calibration, ensemble_intervals, meta, mr, simulation
 from .instruments import select_instruments
 from .models import SimulationCNN
 from .mutagenesis import saturation_mutagenesis
+from .numerics import half_sample_mode
 from .predict import predict, progress_bar
 from .sequences import one_hot
 from .training import Ensemble, train_ensemble
@@ -192,28 +193,50 @@ def run_round(
         Processes that train members at the same time.
     device : str
     """
-    clock = _Clock()
+    clock = Clock()
     with clock("simulate"):
         data, seed = draw_round(settings, scenario, round_)
     with clock("train"):
         ensemble = fit_round(data, seed, settings, workers=workers, device=device)
+    result = analyse_round(ensemble, data, settings, round_, device=device, clock=clock)
+    return result._replace(record={**result.record, "model_seed": seed})
+
+
+def analyse_round(
+    ensemble: Ensemble,
+    data: simulation.Round,
+    settings: Settings,
+    round_: int,
+    *,
+    device: str = "cpu",
+    clock: "Clock | None" = None,
+    cache: dict[tuple, xr.Dataset] | None = None,
+) -> RoundResult:
+    """What `run_round` does with a trained ensemble: calibrate, mutate, estimate, compare.
+
+    Several analyses of one ensemble share its variant effects in ``cache``, a dictionary of theirs.
+    """
+    clock, cache = clock or Clock(), {} if cache is None else cache
+    scenario = data.parameters.scenario
     with clock("assess"):
         quality, recalibrate = assess(ensemble, data, device)
     exposure, outcome = simulation.analysed_features(settings.direction)
     test = data.split("test")
     analysed = test[test[f"{exposure}_start"].notna()]
-    x = one_hot(analysed["sequence"].tolist())
     tables, member_tables, counts = [], [], {}
     for name in settings.calibrations:
         with clock("mutagenesis"):
-            effects = saturation_mutagenesis(
-                ensemble.members,
-                x,
-                sequence_ids=analysed["sequence_id"],
-                transform=recalibrate if name == "isotonic" else None,
-                device=device,
-                keep_members=True,
-            )
+            key = len(ensemble.members), settings.direction, name
+            if key not in cache:
+                cache[key] = saturation_mutagenesis(
+                    ensemble.members,
+                    one_hot(analysed["sequence"].tolist()),
+                    sequence_ids=analysed["sequence_id"],
+                    transform=recalibrate if name == "isotonic" else None,
+                    device=device,
+                    keep_members=True,
+                )
+            effects = cache[key]
         with clock("mr"):
             instruments = select_instruments(
                 effects, exposure, outcome, settings.rule, settings.threshold
@@ -236,7 +259,6 @@ def run_round(
         "scenario": scenario,
         "round": round_,
         "rates": data.rates._asdict(),
-        "model_seed": seed,
         "attempts": ensemble.report["attempts"].tolist(),
         "instruments": counts,
         "seconds": clock.seconds,
@@ -268,7 +290,7 @@ def naive_effects(instruments: pd.DataFrame) -> pd.Series:
     return ratio.groupby(instruments["sequence_id"].astype(str)).mean()
 
 
-class _Clock:
+class Clock:
     """Wall-clock seconds of named stages."""
 
     def __init__(self) -> None:
@@ -276,6 +298,7 @@ class _Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterable[None]:
+        """Add the seconds that the body of a ``with`` takes to those of a stage."""
         start = time.perf_counter()
         yield
         seconds = self.seconds.get(stage, 0.0) + time.perf_counter() - start
@@ -340,7 +363,7 @@ def run_rounds(
     if rounds < 1 or not scenarios:
         raise ValueError(f"nothing to run: {rounds} rounds of {len(scenarios)} scenarios")
     directory = Path(directory)
-    _claim(directory, settings)
+    claim(directory, settings)
     keys = [(scenario, r) for scenario in scenarios for r in range(rounds)]
     missing = [key for key in keys if not _record_path(directory, *key).exists()]
     jobs = (
@@ -362,18 +385,18 @@ def _run_and_store(
     store_round(directory, run_round(settings, scenario, round_, device=device))
 
 
-def _claim(directory: Path, settings: Settings) -> None:
+def claim(directory: Path, settings: Settings) -> None:
     """Write the settings into a new directory, or check them in one that has been used."""
     path = directory / "settings.json"
-    mine = _plain(settings)
+    mine = plain(settings)
     if not path.exists():
         if directory.exists() and any(directory.glob("*/round-*")):
             raise ValueError(f"{directory} holds rounds but no settings.json: choose another one")
         directory.mkdir(parents=True, exist_ok=True)
-        _write_text(path, json.dumps(mine, indent=1) + "\n")
+        write_text(path, json.dumps(mine, indent=1) + "\n")
         return
     # what a setting of a later version leaves as it was need not have been written down
-    theirs = _plain(Settings()) | json.loads(path.read_text())
+    theirs = plain(Settings()) | json.loads(path.read_text())
     names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
     if names:
         differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
@@ -383,7 +406,7 @@ def _claim(directory: Path, settings: Settings) -> None:
         )
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def plain(settings: Settings) -> dict[str, Any]:
     """Settings as flat JSON values, without the scenario, which is a round's own."""
     values = asdict(settings)
     values |= {k: v for k, v in values.pop("parameters").items() if k != "scenario"}
@@ -394,7 +417,8 @@ def _record_path(directory: Path, scenario: str, round_: int) -> Path:
     return directory / scenario / f"round-{round_:03d}.json"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file under another name first, so that one cut short never carries its own."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
@@ -418,7 +442,7 @@ def store_round(directory: Path, result: RoundResult) -> None:
     partial.replace(path.with_suffix(".parquet"))
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
     record = {**result.record, "quality": quality, "members": _member_lists(result.members)}
-    _write_text(path, json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def _member_lists(members: pd.DataFrame) -> list[list]:
@@ -470,8 +494,10 @@ def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.Data
         sample_ci_high`` (with ``sample_se``) do so for the mean of the sequences analysed, which
         ``truth`` is (`deepmr_utils.meta.conditional_se`). ``effect_ratio`` is beta / alpha of the
         round. ``truth``, ``truth_published`` and ``naive`` are means of the local truths and naive
-        effects. ``local_coverage, local_total_coverage``: shares of sequences whose own 95 %
-        interval, given the model and in total, holds their own truth; ``local_width,
+        effects, ``truth_median`` and ``truth_mode`` median and half-sample mode of the local
+        truths. ``local_coverage, local_total_coverage``: shares of sequences whose own 95 %
+        interval, given the model and in total, holds their own truth; ``local_below,
+        local_total_below``: shares in which it ends below the truth; ``local_width,
         local_total_width``: median widths of these intervals; ``local_bias, local_mse``. Only
         sequences with a truth and an estimate enter, the same ones for estimate and truth.
     """
@@ -494,20 +520,26 @@ def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     """Scores of the local effects of each group, and the standard error of their sample mean."""
     tau2 = local[GLOBAL_KEYS].merge(effects[[*GLOBAL_KEYS, "tau2"]], on=GLOBAL_KEYS)["tau2"]
     local = local.assign(error=local["causal_effect"] - local["truth"], tau2=tau2.to_numpy())
-    columns = dict.fromkeys(("coverage", "width", "total_coverage", "total_width"), np.nan)
+    names = ("coverage", "width", "below")
+    columns = dict.fromkeys([*names, *(f"total_{name}" for name in names)], np.nan)
     local = local.assign(**columns)
     for prefix in ("", "total_"):
         if f"{prefix}ci_low" in local:  # a round stored by an earlier version has no total interval
             low, high = local[f"{prefix}ci_low"], local[f"{prefix}ci_high"]
             local[f"{prefix}coverage"] = local["truth"].between(low, high).where(low.notna())
             local[f"{prefix}width"] = high - low
+            local[f"{prefix}below"] = (high < local["truth"]).where(low.notna())
     groups = local.groupby(GLOBAL_KEYS, sort=False)
     table = groups.agg(
         truth=("truth", "mean"),
+        truth_median=("truth", "median"),
+        truth_mode=("truth", half_sample_mode),
         truth_published=("truth_published", "mean"),
         naive=("naive", "mean"),
         local_coverage=("coverage", "mean"),
         local_total_coverage=("total_coverage", "mean"),
+        local_below=("below", "mean"),
+        local_total_below=("total_below", "mean"),
         local_width=("width", "median"),
         local_total_width=("total_width", "median"),
         local_bias=("error", "mean"),
@@ -551,8 +583,8 @@ def score_table(
         ``slope_naive``; shares of rounds whose 95 % intervals hold the truth (``ci_coverage``,
         given the model, ``total_coverage``, ``sample_coverage``, ``pi_coverage``, and
         ``heterogeneity_coverage`` of effect -/+ 2 tau) with their median widths (``ci_width`` ...);
-        over sequences ``local_coverage, local_total_coverage, local_width, local_total_width,
-        local_bias, local_rmse``.
+        over sequences ``local_coverage, local_total_coverage, local_below, local_total_below,
+        local_width, local_total_width, local_bias, local_rmse``.
     """
     rows = []
     by = list(by)
@@ -567,9 +599,9 @@ def score_table(
             "r_naive": _correlation(group["naive"], truth),
             "bias": error.mean(),
             "rmse": rmse,
-            "relative_rmse": rmse / abs(truth.mean()),
-            "slope": (group["effect"] * truth).sum() / (truth**2).sum(),
-            "slope_naive": (group["naive"] * truth).sum() / (truth**2).sum(),
+            "relative_rmse": _ratio(rmse, abs(truth.mean())),
+            "slope": _ratio((group["effect"] * truth).sum(), (truth**2).sum()),
+            "slope_naive": _ratio((group["naive"] * truth).sum(), (truth**2).sum()),
             "trend": trend,
             "trend_se": trend_se,
         }
@@ -578,8 +610,10 @@ def score_table(
             short = name.removesuffix("_ci")
             row[f"{short}_coverage"] = truth.between(low, high)[low.notna()].mean()
             row[f"{short}_width"] = (high - low).median()
-        for name in ("coverage", "total_coverage", "width", "total_width", "bias"):
-            row[f"local_{name}"] = np.average(group[f"local_{name}"], weights=group["k"])
+        for name in ("coverage", "below", "width"):
+            for prefix in ("local_", "local_total_"):
+                row[prefix + name] = np.average(group[prefix + name], weights=group["k"])
+        row["local_bias"] = np.average(group["local_bias"], weights=group["k"])
         row["local_rmse"] = np.sqrt(np.average(group["local_mse"], weights=group["k"]))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -589,6 +623,11 @@ def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) ->
     """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
     large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)
     return globals_.assign(component=np.where(large, "large", "small"))
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """Quotient; NaN where all truths are 0."""
+    return numerator / denominator if denominator else np.nan
 
 
 def _trend(x: pd.Series, y: pd.Series) -> tuple[float, float]:

@@ -82,3 +82,22 @@ def test_rounds_and_reliability():
     assert ax.get_xlim()[1] == pytest.approx(1.05 * 3.0)
     curve = pd.DataFrame({"feature": "x", "expected": [0, 1], "observed": [0.1, 0.9]})
     assert plots.reliability(curve).get_xlabel() == "predicted quantile"
+
+
+def test_setting_scores_are_drawn_where_they_belong():
+    scores = pd.DataFrame({
+        "setting": ["baseline", "baseline", "n_members 3"], "method": ["ivw", "egger", "ivw"],
+        "slope": [1.0, 1.2, 1.1], "total_width": [0.3, 2.0, 0.4],
+    })  # fmt: skip
+    figure = plots.setting_scores(
+        scores, {"slope": "slope", "total_width": "width"}, {"slope": 1.0}
+    )
+    left, right = figure.axes
+    assert [t.get_text() for t in left.get_yticklabels()] == ["baseline", "n_members 3"]
+    assert left.yaxis_inverted()
+    ivw, egger, target = left.lines
+    np.testing.assert_array_equal(ivw.get_xdata(), [1.0, 1.1])
+    np.testing.assert_array_equal(np.round(ivw.get_ydata()), [0, 1])
+    np.testing.assert_array_equal(egger.get_xdata(), [1.2])
+    assert target.get_xdata()[0] == 1.0
+    assert len(right.lines) == 2

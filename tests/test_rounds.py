@@ -187,6 +187,8 @@ def test_global_and_score_tables_by_hand():
     everything = table.query("stratum == 'all' and round == 1").iloc[0]
     assert everything["truth"] == pytest.approx(np.mean([2.0, 2.2, 1.1, 1.2, 1.3]))
     assert everything["local_coverage"] == pytest.approx(4 / 5)
+    assert everything["local_below"] == 0  # the miss lies above
+    assert everything["truth_median"] == pytest.approx(1.3)
     scores = rounds.score_table(table).set_index("stratum")
     assert scores.loc["both motifs", "bias"] == pytest.approx(0.1)
     assert scores.loc["both motifs", "rmse"] == pytest.approx(0.1)
