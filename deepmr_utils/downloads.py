@@ -13,10 +13,10 @@ _MIT = "MIT, the Kipoi model zoo"
 
 
 class Download(NamedTuple):
-    """A published file: its address, checksum as ``algorithm:digest``, and licence."""
+    """A published file: its address, checksum as ``algorithm:digest`` if known, and licence."""
 
     url: str
-    checksum: str
+    checksum: str | None
     licence: str
     must_accept: bool = False
 
@@ -94,15 +94,29 @@ def fetch(
             f"the licence of {name} must be accepted ({file.licence}): read it at "
             f"{file.url.partition('/files/')[0]}, and give accept_licence=True"
         )
+    return retrieve(file, path, progress=progress)
+
+
+def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Path:
+    """Get a file that is not there yet, and compare its checksum where one is known.
+
+    Raises
+    ------
+    ValueError, ConnectionError
+        As `fetch` does.
+    """
+    path = Path(path)
     if not path.exists():
-        log.warning("downloading %s, licence: %s", name, file.licence)
+        log.warning("downloading %s, licence: %s", path.name, file.licence)
         try:
-            pooch.retrieve(file.url, file.checksum, name, path.parent, progressbar=progress)
+            pooch.retrieve(file.url, file.checksum, path.name, path.parent, progressbar=progress)
         except OSError as error:
             raise ConnectionError(
-                f"{name} cannot be downloaded ({error}). Get it from {file.url} and put it at "
+                f"{path.name} cannot be downloaded ({error}). Get it from {file.url} and put it at "
                 f"{path}"
             ) from error
+    if file.checksum is None:
+        return path
     algorithm, expected = file.checksum.split(":")
     found = pooch.file_hash(path, algorithm)
     if found != expected:

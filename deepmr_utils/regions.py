@@ -119,12 +119,12 @@ def read_regions(
     """
     if edge not in EDGES:
         raise ValueError(f"unknown edge {edge!r}: choose one of {', '.join(EDGES)}")
-    table = _check_bed(bed if isinstance(bed, pd.DataFrame) else _read_bed(bed))
+    table = check_regions(bed if isinstance(bed, pd.DataFrame) else read_bed(bed))
     table = _windows(table, length)
-    with _open_indexed(fasta) as genome:
+    with open_indexed(fasta) as genome:
         sizes = {name: len(record) for name, record in genome.items()}
-        table["size"] = _chromosome_sizes(table["chrom"], sizes, fasta)
-        table, counts = _at_edges(table, edge)
+        table["size"] = chromosome_sizes(table["chrom"], sizes, fasta)
+        table, counts = at_edges(table, edge)
         forward = [
             "N" * max(0, -row.start)
             + genome[row.chrom][max(0, row.start) : min(row.end, row.size)]
@@ -169,7 +169,7 @@ def _open(path: str | Path) -> TextIO:
     return opener(path, "rt", encoding="utf-8", errors="replace")
 
 
-def _read_bed(path: str | Path) -> pd.DataFrame:
+def read_bed(path: str | Path) -> pd.DataFrame:
     """Columns chrom, start, end, name and strand of a BED file as text, by line number."""
     rows = {}
     with _open(path) as lines:
@@ -192,7 +192,7 @@ def _read_bed(path: str | Path) -> pd.DataFrame:
     return table.rename_axis("line")
 
 
-def _check_bed(bed: pd.DataFrame) -> pd.DataFrame:
+def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
     """Regions with integer starts and ends, a name and a strand each, or an error with the row."""
     require(bed, ("chrom", "start", "end"), "a table of regions")
     table = pd.DataFrame({"chrom": bed["chrom"].astype(str)}, index=bed.index)
@@ -225,7 +225,7 @@ def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
     return table.assign(span=table["chrom"] + ":" + start + "-" + end)
 
 
-def _open_indexed(fasta: str | Path) -> Fasta:
+def open_indexed(fasta: str | Path) -> Fasta:
     """Open a FASTA with its index, which is built where there is none."""
     if not Path(fasta).is_file():
         raise FileNotFoundError(f"no FASTA file at {fasta}")
@@ -246,9 +246,10 @@ def _open_indexed(fasta: str | Path) -> Fasta:
         ) from error
 
 
-def _chromosome_sizes(
+def chromosome_sizes(
     chromosomes: pd.Series, sizes: Mapping[str, int], fasta: str | Path
 ) -> pd.Series:
+    """Size of each row's chromosome, or an error where it is unknown."""
     unknown = chromosomes[~chromosomes.isin(list(sizes))]
     if len(unknown):
         name = unknown.iloc[0]
@@ -263,7 +264,7 @@ def _chromosome_sizes(
     return chromosomes.map(sizes)
 
 
-def _at_edges(table: pd.DataFrame, edge: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def at_edges(table: pd.DataFrame, edge: str) -> tuple[pd.DataFrame, dict[str, int]]:
     """Apply the rule for windows that run off their chromosome, and count them."""
     off = (table["start"] < 0) | (table["end"] > table["size"])
     beside = (table["end"] <= 0) | (table["start"] >= table["size"])

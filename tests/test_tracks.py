@@ -1,0 +1,405 @@
+"""Streams of windows against arrays they were written from, and what is said of bad files."""
+
+import gzip
+import io
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pybigtools
+import pytest
+import torch
+import yaml
+
+from deepmr_utils import sequences, tracks
+from deepmr_utils.models.bpnet import BPNet
+
+SIZES = {"chr2": 700, "chr5": 900, "chrX": 300}
+TASKS = ("A", "B")
+
+
+def write_bigwig(path, values, sizes=SIZES):
+    """Write arrays by chromosome; zeros are left out, as in real tracks."""
+    runs = [
+        (c, int(i), int(i) + 1, float(v[i])) for c, v in values.items() for i in np.flatnonzero(v)
+    ]
+    pybigtools.open(str(path), "w").write(dict(sizes), runs)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Arrays, and the files they are written to: the specification's path, sequences, reads."""
+    rng = np.random.default_rng(0)
+    genome = {c: "".join(rng.choice(list("ACGTacgt"), n)) for c, n in SIZES.items()}
+    (tmp_path / "genome.fa").write_text("".join(f">{c}\n{s}\n" for c, s in genome.items()))
+    raw = {"fasta": "genome.fa", "tasks": {}}
+    reads = {}
+    for name in (*TASKS, "control"):
+        (tmp_path / name).mkdir()
+        files = {strand: f"{name}/{strand}.bw" for strand in ("plus", "minus")}
+        for strand, file in files.items():
+            reads[name, strand] = {c: rng.poisson(0.5, n).astype(float) for c, n in SIZES.items()}
+            write_bigwig(tmp_path / file, reads[name, strand])
+        if name in TASKS:
+            files["peaks"] = f"{name}/peaks.bed"
+            raw["tasks"][name] = files
+        else:
+            raw["control"] = files
+    write_peaks(tmp_path, "A", "chr5\t150\t151\nchr5\t400\t402\nchr2\t350\t351\nchrX\t150\t151\n")
+    write_peaks(tmp_path, "B", "chr5\t600\t601\nchr5\t400\t402\n")
+    path = tmp_path / "dataspec.yml"
+    path.write_text(yaml.safe_dump(raw))
+    return path, genome, reads
+
+
+def write_peaks(folder, task, text):
+    (folder / task / "peaks.bed").write_text(text)
+
+
+def expected(genome, reads, rows):
+    """What windows hold, cut from the arrays: sequences, reads and control."""
+    x = sequences.one_hot([genome[c][s:e] for c, s, e in rows])
+    tables = [
+        [
+            [reads[name, strand][c][s:e] for strand in ("plus", "minus")]
+            for name in (*TASKS, "control")
+        ]
+        for c, s, e in rows
+    ]
+    y = torch.tensor(np.array(tables), dtype=torch.float32)
+    return x, y[:, :-1], y[:, -1]
+
+
+def spans(windows):
+    return list(windows[["chrom", "start", "end"]].itertuples(index=False, name=None))
+
+
+def test_windows_are_centred_on_peaks_and_split_by_chromosome(data):
+    spec = tracks.read_specification(data[0])
+    train = tracks.peak_windows(spec, "train", length=101)  # not chrX, as published
+    assert spans(train) == [
+        ("chr5", 100, 201),
+        ("chr5", 351, 452),
+        ("chr5", 550, 651),
+        ("chr5", 351, 452),
+    ]
+    assert train["task"].tolist() == ["A", "A", "B", "B"]
+    assert train["sequence_id"].is_unique
+    assert train["sequence_id"][0] == "chr5:100-201"
+    assert spans(tracks.peak_windows(spec, "validation", length=100, margin=20)) == [
+        ("chr2", 280, 420)
+    ]
+    mine = {"train": ["chrX"], "test": ["chr5", "chr2"]}
+    assert len(tracks.peak_windows(spec, "train", length=100, splits=mine, excluded=())) == 1
+    assert len(tracks.peak_windows(spec, "test", length=100, splits=mine, excluded=())) == 5
+    assert tracks.SPLITS == {
+        "validation": ("chr2", "chr3", "chr4"),
+        "test": ("chr1", "chr8", "chr9"),
+    }
+
+
+def test_streamed_windows_are_those_of_the_arrays(data):
+    path, genome, reads = data
+    spec = tracks.read_specification(path)
+    windows = tracks.peak_windows(spec, "train", length=100, margin=10)
+    batches = list(tracks.stream(spec, windows, length=100, batch_size=3))
+    assert [len(b.reads) for b in batches] == [3, 1]
+    rows = [(c, s + 10, e - 10) for c, s, e in spans(windows)]
+    for part, wanted in zip(zip(*batches, strict=True), expected(genome, reads, rows), strict=True):
+        assert torch.equal(torch.cat(part), wanted)
+    # an odd spare base falls on the right
+    one = next(tracks.stream(spec, windows, length=119))
+    assert torch.equal(
+        one.reads, expected(genome, reads, [(c, s, s + 119) for c, s, _ in spans(windows)])[1]
+    )
+
+
+def test_augmentation_shifts_and_turns_all_parts_together(data):
+    path, genome, reads = data
+    spec = tracks.read_specification(path)
+    windows = tracks.peak_windows(spec, "train", length=100, margin=3)
+    candidates = {}
+    for chrom, start, _ in spans(windows):
+        for shift in range(7):
+            x, y, control = expected(genome, reads, [(chrom, start + shift, start + shift + 100)])
+            candidates[x.numpy().tobytes()] = (y, control, shift, False)
+            text = genome[chrom][start + shift : start + shift + 100].upper()
+            x = sequences.one_hot([sequences.reverse_complement(text)])
+            # the other strand: last base first, and plus reads are what were minus reads
+            candidates[x.numpy().tobytes()] = (
+                y.flip(-1)[:, :, [1, 0]],
+                control.flip(-1)[:, [1, 0]],
+                shift,
+                True,
+            )
+    seen = set()
+    for seed in range(30):
+        for batch in tracks.stream(spec, windows, length=100, batch_size=2, seed=seed):
+            for i in range(len(batch.reads)):
+                y, control, shift, turned = candidates[batch.one_hot[i : i + 1].numpy().tobytes()]
+                assert torch.equal(batch.reads[i : i + 1], y)
+                assert torch.equal(batch.control[i : i + 1], control)
+                seen.add((shift, turned))
+    assert seen == {(shift, turned) for shift in range(7) for turned in (False, True)}
+
+
+def test_a_seed_gives_the_same_batches_held_or_streamed(data):
+    spec = tracks.read_specification(data[0])
+    windows = tracks.peak_windows(spec, "train", length=100, margin=20)
+    held = tracks.hold(spec, windows)
+
+    def same(a, b):
+        return all(
+            torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+        )
+
+    first = list(tracks.stream(spec, windows, length=100, batch_size=2, seed=1))
+    assert same(first, tracks.stream(spec, windows, length=100, batch_size=2, seed=1))
+    assert same(first, tracks.stream_held(held, length=100, batch_size=2, seed=1))
+    assert not same(first, tracks.stream_held(held, length=100, batch_size=2, seed=2))
+    plain = list(tracks.stream_held(held, length=100, batch_size=2))
+    assert same(plain, tracks.stream(spec, windows, length=100, batch_size=2))
+
+
+def test_memory_does_not_grow_with_the_number_of_windows(data):
+    spec = tracks.read_specification(data[0])
+    few = tracks.peak_windows(spec, "train", length=100)
+
+    def peak(repeats):
+        windows = few.loc[few.index.repeat(repeats)]
+        tracemalloc.start()
+        n = sum(len(b.reads) for b in tracks.stream(spec, windows, length=100, batch_size=32))
+        assert n == 4 * repeats
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    # arrays of a batch of 32 take 32 * 6 * 100 * 8 bytes = 154 kB; of 1600 windows 7.7 MB
+    peak(8)
+    assert peak(400) < peak(8) + 400_000
+
+
+def test_control_reads_become_what_a_network_takes(data):
+    spec = tracks.read_specification(data[0])
+    windows = tracks.peak_windows(spec, "train", length=120)
+    batch = next(tracks.stream(spec, windows, length=120))
+    control = tracks.control_inputs(batch.control)
+    assert torch.equal(control.profile[:, 0, :2], batch.control)
+    smooth = torch.stack([batch.control[..., i - 25 : i + 25].mean(-1) for i in (25, 60, 95)], -1)
+    torch.testing.assert_close(control.profile[:, 0, 2:, [25, 60, 95]], smooth)
+    torch.testing.assert_close(control.counts[:, 0], torch.log1p(batch.control.sum(-1)))
+    heads = BPNet(TASKS, filters=2, layers=1, control_tracks=(4, 2)).heads(batch.one_hot, control)
+    assert heads.profile.shape == batch.reads.shape
+    path = data[0]
+    raw = yaml.safe_load(path.read_text())
+    del raw["control"]
+    path.write_text(yaml.safe_dump(raw))
+    assert next(tracks.stream(tracks.read_specification(path), windows, length=120)).control is None
+
+
+def test_windows_with_unknown_bases_are_left_out_and_counted(data, caplog):
+    path, genome, _ = data
+    text = genome["chr5"]
+    masked = text[:160] + "n" + text[161:]
+    fasta = path.with_name("genome.fa")
+    fasta.write_text(fasta.read_text().replace(text, masked))
+    spec = tracks.read_specification(path)
+    assert len(tracks.peak_windows(spec, "train", length=100)) == 3
+    assert caplog.messages == ["1 of 4 windows hold N and were dropped"]
+    assert len(tracks.peak_windows(spec, "train", length=20)) == 4
+    assert len(tracks.peak_windows(spec, "train", length=20, margin=5)) == 3
+    fasta.write_text(fasta.read_text().replace(masked, "N" * len(text)))
+    fasta.with_name("genome.fa.fai").unlink()
+    with pytest.raises(ValueError, match=r"all 4 windows of split 'train' hold unknown bases"):
+        tracks.peak_windows(spec, "train", length=100)
+
+
+def test_a_specification_can_be_written_and_read_again(data, tmp_path):
+    spec = tracks.read_specification(data[0])
+    again = tracks.write_specification(spec, tmp_path / "again.yml")
+    assert tracks.read_specification(again) == spec
+    assert "again" not in again.read_text()
+    assert "/" + str(tmp_path) not in again.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: raw.pop("fasta"), r"the specification needs the fields fasta, tasks and may have control; got \['control', 'tasks'\]: add or remove fasta"),
+        (lambda raw: raw.update(extra=1), "add or remove extra"),
+        (lambda raw: raw.update(tasks=[]), r"tasks must name at least one task; got \[\]"),
+        (lambda raw: raw["tasks"]["A"].pop("minus"), "tasks.A needs the fields plus, minus, peaks; got .* add or remove minus"),
+        (lambda raw: raw["tasks"].update(B="B.bw"), "tasks.B needs the fields plus, minus, peaks; got 'B.bw'"),
+        (lambda raw: raw["tasks"]["A"].update(plus=3), "tasks.A.plus must be a path; got 3"),
+        (lambda raw: raw["tasks"]["A"].update(minus="A/plus.bw"), "tasks.A.minus and tasks.A.plus name the same file"),
+        (lambda raw: raw["control"].update(peaks="x"), "control needs the fields plus, minus; got .* add or remove peaks"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(data, change, message):
+    raw = yaml.safe_load(data[0].read_text())
+    change(raw)
+    data[0].write_text(yaml.safe_dump(raw))
+    with pytest.raises(ValueError, match=message):
+        tracks.read_specification(data[0])
+
+
+def test_a_specification_that_cannot_be_read_is_refused(data):
+    path = data[0]
+    text = path.read_text()
+    path.write_text("tasks: [")
+    with pytest.raises(ValueError, match="is not YAML"):
+        tracks.read_specification(path)
+    path.write_text("just text")
+    with pytest.raises(ValueError, match="got 'just text'"):
+        tracks.read_specification(path)
+    path.write_text(text.replace("A/plus.bw", "A/absent.bw"))
+    with pytest.raises(
+        FileNotFoundError, match=r"tasks.A.plus names .*absent.bw, which does not exist"
+    ):
+        tracks.read_specification(path)
+
+
+@pytest.mark.parametrize(
+    ("bed", "message"),
+    [
+        ("", "holds no region"),
+        ("chr5\t5\n", "line 1: a BED line needs chromosome, start and end"),
+        ("chrom\tstart\tend\nchr5\t1\t2\n", "start must be a whole number"),
+        ("peak1\tchr5\t300\t301\n", "start must be a whole number.*got|start must be a whole number"),
+        ("chr7\t300\t301\n", r"unknown chromosome 'chr7': .* near names: chr"),
+        ("5\t300\t301\n", "unknown chromosome '5': .* near names: chr5"),
+        ("chr5\t860\t861\n", r"windows must lie within their chromosome.* the first chr5:810-910 \(chr5 has 900 bases\)"),
+    ],
+)  # fmt: skip
+def test_bad_peaks_are_refused(data, bed, message):
+    write_peaks(data[0].parent, "B", bed)
+    spec = tracks.read_specification(data[0])
+    with pytest.raises(ValueError, match=message):
+        tracks.peak_windows(spec, "train", length=100)
+
+
+def test_windows_off_the_end_can_be_dropped(data, caplog):
+    write_peaks(data[0].parent, "B", "chr5\t860\t861\nchr5\t10\t11\n")
+    spec = tracks.read_specification(data[0])
+    assert len(tracks.peak_windows(spec, "train", length=100, edge="drop")) == 2
+    assert caplog.messages == ["2 of 4 regions run off their chromosome and were dropped"]
+
+
+def test_splits_and_lengths_are_checked(data):
+    spec = tracks.read_specification(data[0])
+    with pytest.raises(
+        ValueError, match="unknown split 'val': choose one of validation, test, train"
+    ):
+        tracks.peak_windows(spec, "val")
+    with pytest.raises(
+        ValueError,
+        match="no peak lies on the chromosomes of split 'test'; peaks are on chr5, chr2, chrX",
+    ):
+        tracks.peak_windows(spec, "test")
+    with pytest.raises(
+        ValueError, match="length must be at least 1, margin 0 or more; got 0 and 0"
+    ):
+        tracks.peak_windows(spec, "train", length=0)
+    windows = tracks.peak_windows(spec, "train", length=100)
+    with pytest.raises(ValueError, match="length must be at most 100, of the windows; got 101"):
+        next(tracks.stream(spec, windows, length=101))
+
+
+def bad_track(data, values, sizes=SIZES):
+    path = data[0].with_name("B") / "minus.bw"
+    path.unlink()
+    write_bigwig(path, values, sizes)
+    spec = tracks.read_specification(data[0])
+    return spec, tracks.peak_windows(spec, "train", length=100)
+
+
+def test_bad_tracks_are_refused(data):
+    spec, windows = bad_track(data, {"chr5": np.ones(900)}, SIZES | {"chr5": 901})
+    with pytest.raises(
+        ValueError,
+        match=r"minus.bw is of another genome than .*genome.fa: chr5 has 901 bases there and 900 in the FASTA",
+    ):
+        next(tracks.stream(spec, windows, length=100))
+    spec, windows = bad_track(data, {"5": np.ones(900)}, {"5": 900})
+    with pytest.raises(ValueError, match="5 has 900 bases there and none in the FASTA"):
+        next(tracks.stream(spec, windows, length=100))
+    spec, windows = bad_track(data, {"chr2": np.ones(700)})
+    with pytest.raises(
+        ValueError, match=r"minus.bw has no chromosome chr5, on which there are peaks; it has chr2"
+    ):
+        next(tracks.stream(spec, windows, length=100))
+    values = np.ones(900)
+    values[120] = -2
+    spec, windows = bad_track(data, {"chr5": values})
+    with pytest.raises(
+        ValueError, match=r"minus.bw holds -2 at chr5:120 \(0-based\): counts must be 0 or more"
+    ):
+        next(tracks.stream(spec, windows, length=100))
+    for content in (b"", b"no bigWig" * 100):
+        data[0].with_name("B").joinpath("minus.bw").write_bytes(content)
+        with pytest.raises(ValueError, match=r"minus.bw is not a bigWig, or is cut short"):
+            next(tracks.stream(spec, windows, length=100))
+
+
+def test_a_fasta_whose_index_cannot_be_made_is_explained(data):
+    spec = tracks.read_specification(data[0])
+    spec.fasta.with_name("genome.fa.fai").symlink_to("/nonexistent/genome.fa.fai")
+    with pytest.raises(
+        PermissionError, match=r"genome.fa has no current index, and .* make it by 'samtools faidx'"
+    ):
+        tracks.peak_windows(spec, "train", length=100)
+
+
+def test_swapped_strands_are_noticed(data):
+    rng = np.random.default_rng(1)
+    peaks = np.arange(100, 800, 20)
+    write_peaks(data[0].parent, "A", "".join(f"chr5\t{p}\t{p + 1}\n" for p in peaks))
+    folder = data[0].with_name("A")
+    for strand, side in (("plus", -8), ("minus", 8)):
+        (folder / f"{strand}.bw").unlink()
+        near = np.bincount(
+            np.repeat(peaks + side, 4) + rng.integers(-1, 2, 4 * len(peaks)), minlength=900
+        )
+        write_bigwig(folder / f"{strand}.bw", {"chr5": near.astype(float)})
+    spec = tracks.read_specification(data[0])
+    windows = tracks.peak_windows(spec, "train", length=20)
+    tracks.check_strands(spec, windows)  # B is noise on both strands: nothing to say
+    task = spec.tasks["A"]
+    swapped = spec._replace(
+        tasks=spec.tasks | {"A": task._replace(plus=task.minus, minus=task.plus)}
+    )
+    with pytest.raises(ValueError, match=r"tasks.A: plus and minus look swapped: in \d+ windows"):
+        tracks.check_strands(swapped, windows)
+
+
+def test_the_authors_archive_is_laid_out(data, tmp_path):
+    """An archive in the layout of the authors' specification, from a folder instead of a server."""
+    out = tmp_path / "nexus"
+    out.mkdir()
+    files = {"data/mm10_no_alt_analysis_set_ENCODE.fasta": b">chr5\nACGT\n", "data/other": b"x"}
+    for name in ("Oct4", "Sox2", "Nanog", "Klf4", "patchcap"):
+        for file in ("counts.pos.bw", "counts.neg.bw", "idr-optimal-set.summit.bed.gz"):
+            files[f"data/chip-nexus/{name}/{file}"] = gzip.compress(f"{name}/{file}".encode())
+
+    def pack(members):
+        with tarfile.open(out / "data.tar.gz", "w:gz") as tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+    pack(files)
+    spec = tracks.read_specification(tracks.fetch_chip_nexus(out))
+    assert list(spec.tasks) == ["Oct4", "Sox2", "Nanog", "Klf4"]
+    assert gzip.decompress(spec.tasks["Sox2"].minus.read_bytes()) == b"Sox2/counts.neg.bw"
+    assert gzip.decompress(spec.control[0].read_bytes()) == b"patchcap/counts.pos.bw"
+    assert spec.fasta.read_bytes() == b">chr5\nACGT\n"
+    assert not list(out.rglob("*other*"))
+    with pytest.raises(ValueError, match=r"data.tar.gz has the md5 \w+; 123 is published"):
+        tracks.fetch_chip_nexus(out, checksum="md5:123")
+    pack({name: content for name, content in files.items() if "fasta" not in name})
+    with pytest.raises(ValueError, match=r"lacks mm10_no_alt_analysis_set_ENCODE.fasta"):
+        tracks.fetch_chip_nexus(out)
+    spec.fasta.unlink()
+    tracks.main([str(out), "--fasta", str(data[0].with_name("genome.fa"))])
+    assert spec.fasta.read_bytes() == data[0].with_name("genome.fa").read_bytes()
