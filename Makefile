@@ -1,6 +1,6 @@
 # make book    execute the notebooks, render the book, print its path
 # make test    lint, unit tests, notebooks, the strict book and its links
-# make results recompute the rounds that the book shows at the scale of the paper (resumable)
+# make results compute what the book shows, or will show, at the scale of the paper (resumable, hours)
 # make outputs execute the notebooks at their defaults and store the outputs nbval compares
 .DELETE_ON_ERROR:
 .PHONY: book test results outputs lint unit notebooks clean
@@ -9,8 +9,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
 BIN := .venv/bin
 SCALE := book/parameters/simulation_paper_scale.yml
+SWEEPS := book/parameters/sweeps_paper_scale.yml
+CALIBRATION := book/parameters/calibration.yml
 CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
-EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb simulation_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb sweeps.ipynb corrections.ipynb simulation_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
@@ -32,6 +34,8 @@ executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
 	$(BIN)/python -m deepmr_utils.notebooks executed/.$*.ipynb
 	mv executed/.$*.ipynb $@
 
+executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
+
 executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | .venv/.installed
 	mkdir -p executed
 	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
@@ -46,6 +50,8 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 results: .venv/.installed
 	mkdir -p executed
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
+	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(CALIBRATION) -p workers $(WORKERS)
+	$(BIN)/papermill -k python3 --log-output notebooks/sweeps.ipynb executed/.results.ipynb -f $(SWEEPS) -p workers $(WORKERS)
 
 test: lint unit notebooks _build/html/index.html
 	$(BIN)/python -m pytest -q tests/test_book_html.py
@@ -64,7 +70,7 @@ notebooks: .venv/.installed
 
 outputs: .venv/.installed
 	rm -rf notebooks/results
-	for name in quickstart estimators your_own_model simulation; do \
+	for name in quickstart estimators your_own_model simulation sweeps corrections; do \
 	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
 	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 

@@ -333,7 +333,7 @@ def setting_scores(
     """
     settings = scores["setting"].unique().tolist()
     figure, axes = plt.subplots(
-        1, len(columns), figsize=(8.6, 1.1 + 0.36 * len(settings)), sharey=True, squeeze=False
+        1, len(columns), figsize=(8.6, 1.5 + 0.36 * len(settings)), sharey=True, squeeze=False
     )
     colours = (BLUE, ORANGE, GREEN, PURPLE, RED, BROWN)
     for ax, (column, label) in zip(axes[0], columns.items(), strict=True):

@@ -460,6 +460,8 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     record = json.loads(path.read_text())
     quality = pd.DataFrame(record.pop("quality"))
     local = pd.read_parquet(path.with_suffix(".parquet"))
+    for name in set(INTERVAL_COLUMNS) - set(local):
+        local[name] = np.nan  # a round stored by an earlier version has no total interval
     rows = [
         (scenario, round_, *key, member, effect)
         for *key, effects in record.pop("members", [])
@@ -524,7 +526,7 @@ def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     columns = dict.fromkeys([*names, *(f"total_{name}" for name in names)], np.nan)
     local = local.assign(**columns)
     for prefix in ("", "total_"):
-        if f"{prefix}ci_low" in local:  # a round stored by an earlier version has no total interval
+        if f"{prefix}ci_low" in local:
             low, high = local[f"{prefix}ci_low"], local[f"{prefix}ci_high"]
             local[f"{prefix}coverage"] = local["truth"].between(low, high).where(low.notna())
             local[f"{prefix}width"] = high - low

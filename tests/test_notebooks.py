@@ -25,9 +25,11 @@ def papermill(*arguments, cwd):
 
 def test_the_notebooks_are_there():
     assert {p.name for p in NOTEBOOKS} == {
+        "corrections.ipynb",
         "estimators.ipynb",
         "quickstart.ipynb",
         "simulation.ipynb",
+        "sweeps.ipynb",
         "your_own_model.ipynb",
     }
 
@@ -84,6 +86,21 @@ def test_simulation_with_other_parameters_writes_its_tables(tmp_path):
     names = {p.name for p in (tmp_path / "mine").iterdir()}
     assert names == {"settings.json", "none", "global_effects.csv", "scores.csv"}
     assert json.loads((tmp_path / "mine" / "settings.json").read_text())["eta"] == 40.0
+
+
+def test_sweeps_with_other_parameters_find_their_settings_again(tmp_path):
+    parameters = tmp_path / "mine.yml"
+    parameters.write_text(
+        "analyses: {direction: [reverse]}\ntraining: {confounding: [2.0]}\nscenarios: [none]\n"
+        "training_scenarios: [none]\nmethods: [egger, ivw]\nn_train: 1200\nn_augmented: 300\n"
+        "n_test: 60\nn_members: 2\nepochs: 8\nmax_excess: 2.0\nresults_directory: mine\n"
+    )
+    for _ in range(2):
+        run = papermill(ROOT / "notebooks/sweeps.ipynb", tmp_path / "out.ipynb", "-f", parameters,
+                        cwd=tmp_path)  # fmt: skip
+        assert run.returncode == 0, run.stderr
+    names = {p.name for p in (tmp_path / "mine").iterdir()}
+    assert names == {"baseline", "direction-reverse", "confounding-2.0", "sweep_scores.csv"}
 
 
 def test_an_unknown_parameter_stops_the_run(tmp_path):

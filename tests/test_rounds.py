@@ -284,3 +284,12 @@ def test_a_stored_round_recomputes_its_estimates():
     ivw = [("both motifs", "ivw"), ("exposure motif only", "ivw")]
     np.testing.assert_allclose(mine.loc[ivw, "effect"], theirs.loc[ivw, "effect"], atol=0.05)
     assert (again.quality["mse"] < 1.2 * stored.quality["mse"] + 0.3).all()
+
+
+def test_a_round_stored_by_an_earlier_version_has_no_total_interval():
+    """The rounds with recalibration were stored before members' own effects were."""
+    old = rounds.load_round(STORED.with_name("calibration"), "none", 0)
+    assert old.local["total_ci_low"].isna().all()
+    table = rounds.global_table([old])
+    assert table["local_total_coverage"].isna().all()
+    assert table["local_coverage"].between(0.2, 1).all()
