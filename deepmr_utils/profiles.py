@@ -194,9 +194,9 @@ def evaluate(
         A row a task: ``pearson, spearman`` of log(1 + reads), mean of both strands; ``jsd``, mean
         Jensen-Shannon divergence (natural logarithm, 0 to 0.69) of observed from predicted
         profiles, between ``jsd_lower``, that of reads drawn from the prediction, which is what
-        remains of a right one, and ``jsd_upper``, that of the task's average profile, for which no sequence is
-        needed; ``profile``, the share of the way from upper to lower; ``windows`` and ``strands``,
-        how many were compared.
+        remains of a right one, and ``jsd_upper``, that of the task's average profile, for which no
+        sequence is needed; ``profile``, the share of the way from upper to lower;
+        ``windows`` and ``strands``, how many were compared.
     """
     tasks = members[0].feature_names
     counts, observed, _, profile = _predict(members, epoch(None))
