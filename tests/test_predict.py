@@ -134,7 +134,9 @@ def test_models_that_do_not_fit_raise():
     short = nn.Sequential(nn.Conv1d(4, 2, 20), nn.Flatten())
     with pytest.raises(ValueError, match=r"refused sequences of shape \(7, 4, 12\).*shorter than"):
         predict.predict(short, sequences().float(), device="cpu")
-    with pytest.raises(ValueError, match=r"must map \(7, 4, L\) to \(7, K\), or .*; got \(7, 4, 12\)"):
+    with pytest.raises(
+        ValueError, match=r"must map \(7, 4, L\) to \(7, K\), or .*; got \(7, 4, 12\)"
+    ):
         predict.predict(nn.Identity(), sequences(), device="cpu")
 
 
