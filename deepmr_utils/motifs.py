@@ -1,12 +1,13 @@
 """Position probability matrices: reading, scanning and occupancy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -150,3 +151,71 @@ def occupancy(one_hot: torch.Tensor, weights: np.ndarray) -> torch.Tensor:
         In [0, 1].
     """
     return -torch.expm1(F.logsigmoid(-match_scores(one_hot, weights)).sum(-1))
+
+
+def match_threshold(weights: np.ndarray, p: float = 5e-4) -> float:
+    """Smallest score that uniformly random bases reach with a probability of at most ``p``.
+
+    Parameters
+    ----------
+    weights : np.ndarray (W, 4)
+        Log odds, see `log_odds`.
+    p : float
+        Of one place on one strand.
+
+    Notes
+    -----
+    The distribution of scores, rounded to hundredths, by convolution (Staden, 1989, Comput Appl
+    Biosci 5:89).
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"p is a probability, in (0, 1); got {p}")
+    steps = np.round(100 * weights).astype(int)
+    lowest = steps.min(1)
+    probability = np.ones(1)
+    for row in steps - lowest[:, None]:
+        spread = np.zeros(row.max() + 1)
+        np.add.at(spread, row, 1 / len(ALPHABET))
+        probability = np.convolve(probability, spread)
+    reached = probability[::-1].cumsum()[::-1]
+    return float(np.argmax(np.append(reached, 0) <= p * (1 + 1e-9)) + lowest.sum()) / 100 - 0.005
+
+
+def find_instances(
+    one_hot: torch.Tensor,
+    sequence_ids: Sequence[str],
+    motifs: Mapping[str, Motif],
+    p: float = 5e-4,
+) -> pd.DataFrame:
+    """Instances of motifs in sequences, on both strands.
+
+    Parameters
+    ----------
+    one_hot : torch.Tensor (N, 4, L)
+    sequence_ids : sequence of str (N,)
+    motifs : mapping of str to Motif
+        By the name of the factor.
+    p : float
+        An instance scores as random bases do with this probability, a place and strand; of those
+        that overlap, the best is kept.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``sequence_id, factor, start, end, strand, score``; places count from 0, the end excluded.
+    """
+    parts = []
+    for factor, motif in motifs.items():
+        weights = log_odds(motif)
+        both = [match_scores(one_hot.double(), w) for w in (weights, weights[::-1, ::-1].copy())]
+        scores = torch.stack(both, 1)
+        best = scores.amax(1)
+        near = F.max_pool1d(best[:, None], 2 * motif.width - 1, 1, motif.width - 1)[:, 0]
+        row, start = torch.nonzero((best >= match_threshold(weights, p)) & (best == near)).T.numpy()
+        strand = scores[row, :, start].argmax(1).numpy()
+        parts.append(pd.DataFrame({
+            "sequence_id": np.asarray(sequence_ids)[row], "factor": factor, "start": start,
+            "end": start + motif.width, "strand": np.array(["+", "-"])[strand],
+            "score": best[row, start].numpy(),
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)

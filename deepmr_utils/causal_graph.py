@@ -1,0 +1,419 @@
+"""Who acts on whom: causal effects between all pairs of features, and the graph they make.
+
+Substitutions that weaken a factor's own site are sound instruments for that factor. Those in the
+site of a helper move it, too, but act on other features by other ways. So instruments can be told
+apart by where they lie, see `eligible`; the published choice, all that are strong, stands beside.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import special, stats
+
+from .ensemble_intervals import add_intervals, member_global, member_local, total_variance
+from .instruments import select_instruments
+from .meta import global_effects
+from .mr import local_mr
+from .numerics import pad_groups
+
+SOURCES = ("motif", "strongest", "all")
+PAIR = ["exposure", "outcome"]
+_TOTAL = ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
+MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
+BINS = (0, 35, 70, 150, 1000)  # bases between motifs, as published
+
+
+class Chain(NamedTuple):
+    """How instruments are chosen and what is made of them.
+
+    ``source`` is a rule of `eligible`, ``rule`` and ``threshold`` are those of
+    `deepmr_utils.instruments.select_instruments`, ``method`` is one of `deepmr_utils.mr.methods`.
+    """
+
+    source: str = "motif"
+    method: str = "ivw"
+    rule: str = "pooled"
+    threshold: float = 3.0
+
+
+CHAINS = {
+    "motif": Chain(threshold=1.0),
+    "strongest": Chain("strongest", threshold=1.0),
+    "published": Chain("all", "egger_paper"),
+}
+
+
+class PairEffects(NamedTuple):
+    """Local effects of all pairs, `deepmr_utils.mr.local_mr`, and the same by member."""
+
+    local: pd.DataFrame
+    members: pd.DataFrame
+
+
+def eligible(
+    effects: xr.Dataset, source: str = "motif", instances: pd.DataFrame | None = None
+) -> xr.DataArray:
+    """Which substitution may be an instrument for which feature.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+    source : {"motif", "strongest", "all"}
+        ``"motif"``: those inside an instance of the feature's own motif, so that they act through
+        it. ``"strongest"``: those that move no other feature more, in units of the standard
+        deviation of each feature's effects: a Steiger filter against all others at once, for which
+        no motif has to be known. ``"all"``: all, as published.
+    instances : pd.DataFrame, optional
+        ``sequence_id, factor, start, end`` as `deepmr_utils.motifs.find_instances` gives them;
+        needed for "motif".
+
+    Returns
+    -------
+    xr.DataArray, bool (sequence, position, allele, feature)
+    """
+    dims = ("sequence", "position", "allele", "feature")
+    values = effects["effect"].transpose(*dims)
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    if source == "all":
+        return xr.ones_like(values, dtype=bool)
+    if source == "strongest":
+        size = np.abs(values / values.std(dims[:3]))
+        return size == size.max("feature")
+    features = effects.indexes["feature"]
+    if instances is None or not set(features) <= set(instances["factor"]):
+        held = [] if instances is None else sorted(instances["factor"].unique())
+        raise ValueError(
+            f"source 'motif' needs motif instances of every feature ({', '.join(features)}); got "
+            f"those of {', '.join(held) or 'none'}: give instances, or use source 'strongest'"
+        )
+    result = np.zeros(values.shape, bool)
+    used = instances[instances["factor"].isin(features)]
+    row = effects.indexes["sequence"].get_indexer(used["sequence_id"])
+    used, row = used[row >= 0], row[row >= 0]
+    position = effects.indexes["position"].to_numpy()
+    first, last = (np.searchsorted(position, used[name]) for name in ("start", "end"))
+    for i, a, b, k in zip(row, first, last, features.get_indexer(used["factor"]), strict=True):
+        result[i, a:b, :, k] = True
+    return xr.DataArray(result, values.coords, dims)
+
+
+def choose_instruments(
+    effects: xr.Dataset, exposure: str, outcome: str, chain: Chain, allowed: xr.DataArray
+) -> pd.DataFrame:
+    """Instruments of one pair: those that the rule selects and that are `eligible`."""
+    table = select_instruments(effects, exposure, outcome, chain.rule, chain.threshold)
+    kept = allowed.sel(feature=exposure).to_numpy()[_places(effects, table)]
+    result = table[kept].reset_index(drop=True)
+    result.attrs = table.attrs
+    return result
+
+
+def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> PairEffects:
+    """Local causal effects between all ordered pairs of features.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        With ``member_effect``.
+    chain : Chain
+    allowed : xr.DataArray
+        Of `eligible`, by the source of the chain.
+
+    Returns
+    -------
+    PairEffects
+        With the columns ``exposure, outcome`` in front.
+    """
+    tables, members = [], []
+    for exposure, outcome in permutations(effects["feature"].to_numpy().tolist(), 2):
+        found = choose_instruments(effects, exposure, outcome, chain, allowed)
+        pair = {"exposure": exposure, "outcome": outcome}
+        table = local_mr(found, chain.method).astype({"sequence_id": str})
+        tables.append(table.assign(**pair))
+        if "member_effect" in effects:
+            one = member_local(effects, found, chain.method).astype({"sequence_id": str})
+            members.append(one.assign(**pair))
+    local = pd.concat(tables, ignore_index=True)
+    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
+    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
+
+
+def direct_effects(
+    effects: xr.Dataset, chain: Chain, allowed: xr.DataArray, *, curved: bool = True
+) -> PairEffects:
+    """Local effects of every feature on every other, all other features held fixed.
+
+    Parameters
+    ----------
+    effects, chain, allowed
+        As in `pair_effects`; the method of the chain is not used.
+    curved : bool
+        Let the outcome respond to every exposure by a parabola, of which the slope at the reference
+        is the effect. A mutation that destroys a mediator's site moves it much further than one
+        that reaches it through a helper; if a straight line is fitted to both, what the line does
+        not follow looks like a direct effect of the helper.
+
+    Returns
+    -------
+    PairEffects
+        Rows of a sequence are NaN where an exposure has fewer than 3 instruments of its own, since
+        its effect cannot then be told from those of the others.
+
+    Notes
+    -----
+    Multivariable inverse-variance weighting of all sequences at once: for each outcome, the
+    instruments of all other features. Without curvature it is `deepmr_utils.mr.multivariable`.
+    """
+    features = effects["feature"].to_numpy().tolist()
+    tables, members = [], []
+    for outcome in features:
+        exposures = [name for name in features if name != outcome]
+        chosen = [choose_instruments(effects, x, outcome, chain, allowed) for x in exposures]
+        ids = chosen[0]["sequence_id"].cat.categories
+        own = np.stack([table["sequence_id"].value_counts(sort=False) for table in chosen])
+        enough = own.min(0) >= MIN_OWN
+        union = pd.concat(chosen, ignore_index=True)
+        union = union.drop_duplicates(["sequence_id", "position", "alternate"])
+        place = _places(effects, union)
+        columns = {"ids": ids, "codes": union["sequence_id"].cat.codes.to_numpy().astype(np.intp)}
+        columns |= {"weight": union["se_outcome"] ** -2, "curved": curved}
+        frame = pd.MultiIndex.from_product([exposures, ids], names=["exposure", "sequence_id"])
+        frame = frame.to_frame(index=False).assign(outcome=outcome, method="multivariable")
+        shown = np.tile(enough, len(exposures))
+
+        effect, se = _fit(effects["effect"], [*exposures, outcome], place, **columns)
+        status = np.where(enough, "ok", f"an exposure has fewer than {MIN_OWN} instruments")
+        tables.append(
+            frame.assign(
+                causal_effect=np.where(shown, effect.T.ravel(), np.nan),
+                se=np.where(shown, se.T.ravel(), np.nan),
+                n_instruments=np.tile(own.sum(0), len(exposures)),
+                status=np.tile(status, len(exposures)),
+            )
+        )
+        for m, values in enumerate(effects.get("member_effect", ())):
+            one = _fit(values, [*exposures, outcome], place, **columns)[0].T.ravel()
+            members.append(frame.assign(member=m, causal_effect=np.where(shown, one, np.nan)))
+    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
+    return PairEffects(pd.concat(tables, ignore_index=True), by_member)
+
+
+def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes through the origin of many regressions at once.
+
+    Parameters
+    ----------
+    x : np.ndarray, float (S, V, P)
+    y, weight : np.ndarray, float (S, V)
+        NaN where there is no instrument.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (S, P)
+        Slopes and standard errors, widened where residuals are larger than the weights say; NaN
+        where the slopes are not determined.
+    """
+    used = ~np.isnan(weight)
+    x, y, w = (np.where(u, a, 0) for u, a in ((used[..., None], x), (used, y), (used, weight)))
+    product = np.einsum("svp,sv,svq->spq", x, w, x)
+    count, exposures = used.sum(1), x.shape[2]
+    scale = np.sqrt(np.einsum("spp->sp", product))
+    scale = np.where(scale > 0, scale, 1)
+    scaled = product / scale[:, :, None] / scale[:, None]
+    solvable = (count > exposures) & (np.linalg.eigvalsh(scaled)[:, 0] > 1e-10)
+    scaled = np.where(solvable[:, None, None], scaled, np.eye(exposures))
+    inverse = np.linalg.inv(scaled) / scale[:, :, None] / scale[:, None]
+    slope = np.einsum("spq,svq,sv,sv->sp", inverse, x, w, y)
+    q = (w * (y - np.einsum("svp,sp->sv", x, slope)) ** 2).sum(1)
+    dispersion = np.maximum(q / np.maximum(count - exposures, 1), 1)
+    se = np.sqrt(np.einsum("spp->sp", inverse) * dispersion[:, None])
+    return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
+
+
+def _fit(
+    values: xr.DataArray, features: list[str], place: tuple, *, ids: pd.Index, codes: np.ndarray,
+    weight: pd.Series, curved: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """`weighted_fit` of the last feature on the others, at the places of long tables."""
+    values = values.sel(feature=features).transpose("sequence", "position", "allele", "feature")
+    *x, y, w = pad_groups(codes, len(ids), *values.to_numpy()[place].T, weight)
+    terms = [*x, *(one**2 for one in x)] if curved else x
+    effect, se = weighted_fit(np.stack(terms, -1), y, w)
+    return effect[:, : len(x)], se[:, : len(x)]
+
+
+def _places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Indices (sequence, position, allele) of instruments."""
+    names = instruments["sequence_id"].cat.categories
+    sequence = effects.indexes["sequence"].get_indexer(names)
+    return (
+        sequence[instruments["sequence_id"].cat.codes],
+        effects.indexes["position"].get_indexer(instruments["position"]),
+        effects.indexes["allele"].get_indexer(instruments["alternate"]),
+    )
+
+
+def summarise(pairs: PairEffects, by: Sequence[str] = PAIR) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Global effects of all pairs, with intervals and p-values that carry the model's doubt.
+
+    Parameters
+    ----------
+    pairs : PairEffects
+        Without rows, for instance those of other bins, where these should not enter.
+    by : sequence of str
+        Columns of ``pairs.local`` whose values make the groups.
+
+    Returns
+    -------
+    tuple of pd.DataFrame
+        A row a group: `deepmr_utils.meta.global_effects`, the columns of
+        `deepmr_utils.ensemble_intervals.add_intervals`, and ``total_p``. Then the same effects by
+        member: the columns of ``by``, ``member``, ``effect``. A single model has no members:
+        its total columns are NaN.
+    """
+    by = list(by)
+    table = global_effects(pairs.local, by)
+    if not len(pairs.members):
+        nothing = dict.fromkeys(["between_se", *_TOTAL], np.nan)
+        return table.assign(**nothing), pd.DataFrame(columns=[*by, "member", "effect"])
+    members = pd.concat(
+        [
+            member_global(local, pairs.members.merge(local[PAIR].iloc[:1], on=PAIR), by)
+            for _, local in pairs.local.groupby(PAIR, sort=False)
+        ],
+        ignore_index=True,
+    )
+    table = add_intervals(table, members, by, "effect")
+    p = 2 * special.stdtr(
+        table["total_df"].clip(upper=1e9), -abs(table["effect"]) / table["total_se"]
+    )
+    return table.assign(total_p=p), members
+
+
+def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """Ask whether the effect of one feature on another is larger than the reverse one.
+
+    Parameters
+    ----------
+    table, members : pd.DataFrame
+        Of `summarise`, by pair.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row an unordered pair, the stronger way first: ``exposure, outcome, forward, reverse,
+        difference`` of their absolute values, ``total_se, total_df, p``.
+
+    Notes
+    -----
+    Both ways come from one ensemble, so that the variance between members is that of each member's
+    own difference; the errors given the model, of different instruments, are added. Combined as
+    global effects are (`deepmr_utils.ensemble_intervals.total_variance`, "rubin"). Effects must be
+    on comparable scales.
+    """
+    ways = table.set_index(PAIR)
+    wide = members.pivot_table("effect", PAIR, "member")
+    rows = []
+    for a, b in ways.index:
+        if (b, a) not in ways.index:
+            raise ValueError(f"a direction needs both ways; there is no effect of {b} on {a}")
+        there, back = ways.loc[(a, b)], ways.loc[(b, a)]
+        if not abs(there["effect"]) > abs(back["effect"]):
+            continue
+        own = np.sign(there["effect"]) * wide.loc[(a, b)]
+        own = own - np.sign(back["effect"]) * wide.loc[(b, a)]
+        within = there["se"] ** 2 + back["se"] ** 2
+        variance, df = total_variance(within, own.var(), len(own))
+        difference = abs(there["effect"]) - abs(back["effect"])
+        rows.append([a, b, there["effect"], back["effect"], difference, np.sqrt(variance), df])
+    names = [*PAIR, "forward", "reverse", "difference", "total_se", "total_df"]
+    found = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
+    return found.assign(
+        p=2 * stats.t.sf(found["difference"] / found["total_se"], found["total_df"])
+    )
+
+
+def recovery(table: pd.DataFrame, truth: str = "truth", least: float = 0.01) -> dict[str, float]:
+    """How well global effects of all pairs meet the true ones.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Of `summarise`, with a column of true effects.
+    truth : str
+        Its name.
+    least : float
+        A true effect is one if it is as large as this.
+
+    Returns
+    -------
+    dict
+        ``auroc`` of absolute effects and ``auroc_z`` of them over their standard errors (NaN where
+        no effect or every effect is one), ``rank_correlation``, ``bias`` and ``slope`` through the
+        origin over the pairs with an effect, ``found``, the share of them that is told from 0, and
+        ``false``, the share of the others that is; ``coverage`` of the total intervals.
+    """
+    true, size = table[truth].to_numpy(), table["effect"].abs().to_numpy()
+    is_one, told = np.abs(true) >= least, (table["total_p"] < 0.05).to_numpy()
+    some = table[is_one]
+    scores = {"auroc": size, "auroc_z": size / table["total_se"].to_numpy()}
+    result = {name: _auroc(values, is_one) for name, values in scores.items()}
+    ranks = some[["effect", truth]].corr("spearman").iloc[0, 1] if len(some) > 2 else np.nan
+    square = (some[truth] ** 2).sum()
+    return result | {
+        "rank_correlation": float(ranks),
+        "bias": float((some["effect"] - some[truth]).mean()),
+        "slope": float((some["effect"] * some[truth]).sum() / square) if square else np.nan,
+        "found": float(told[is_one].mean()) if is_one.any() else np.nan,
+        "false": float(told[~is_one].mean()) if not is_one.all() else np.nan,
+        "coverage": float(
+            table[truth].between(table["total_ci_low"], table["total_ci_high"]).mean()
+        ),
+    }
+
+
+def _auroc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive scores above a negative; a tie counts half."""
+    if positive.all() or not positive.any():
+        return np.nan
+    difference = score[positive][:, None] - score[~positive]
+    return float(((difference > 0) + (difference == 0) / 2).mean())
+
+
+def motif_distances(instances: pd.DataFrame) -> pd.DataFrame:
+    """Distance between the nearest instances of each two factors, by sequence.
+
+    Parameters
+    ----------
+    instances : pd.DataFrame
+        See `deepmr_utils.motifs.find_instances`.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``sequence_id, exposure, outcome, distance``, in bases between their centres, both ways;
+        only sequences that hold both.
+    """
+    centre = (instances["start"] + instances["end"]) / 2
+    table = instances[["sequence_id", "factor"]].assign(centre=centre)
+    both = table.merge(table, on="sequence_id", suffixes=("", "_other"))
+    both = both[both["factor"] != both["factor_other"]]
+    both["distance"] = (both["centre"] - both["centre_other"]).abs()
+    both = both.rename(columns={"factor": "exposure", "factor_other": "outcome"})
+    return both.groupby(["sequence_id", *PAIR], as_index=False, sort=False)["distance"].min()
+
+
+def by_distance(
+    pairs: PairEffects, distances: pd.DataFrame, bins: Sequence[float] = BINS
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`summarise` by pair and ``bin``: that of `motif_distances`, lower end excluded."""
+    local = pairs.local.merge(distances, on=["sequence_id", *PAIR])
+    local = local[local["distance"].between(bins[0], bins[-1], inclusive="right")]
+    local["bin"] = pd.cut(local["distance"], bins).astype(str)
+    return summarise(pairs._replace(local=local), [*PAIR, "bin"])
