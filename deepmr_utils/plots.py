@@ -292,7 +292,7 @@ def global_against_truth(
     Parameters
     ----------
     globals_ : pd.DataFrame
-        Rows of `deepmr_utils.rounds.global_table` of one stratum and method.
+        Rows of `deepmr_utils.round_scores.global_table` of one stratum and method.
     published : pd.DataFrame, optional
         Published rounds: ``ce_est`` and ``true_ce``.
     truth : str
@@ -325,7 +325,7 @@ def setting_scores(
     Parameters
     ----------
     scores : pd.DataFrame
-        `deepmr_utils.rounds.score_table` by ``setting`` and ``method``.
+        `deepmr_utils.round_scores.score_table` by ``setting`` and ``method``.
     columns : dict
         Columns to draw, with what their axes are called.
     targets : dict

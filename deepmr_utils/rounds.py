@@ -7,22 +7,19 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 import xarray as xr
 
-from . import __version__, calibration, ensemble_intervals, meta, mr, simulation
+from . import __version__, calibration, ensemble_intervals, mr, simulation
 from .instruments import select_instruments
 from .models import SimulationCNN
 from .mutagenesis import saturation_mutagenesis
-from .numerics import half_sample_mode
 from .predict import predict, progress_bar
 from .sequences import one_hot
 from .training import Ensemble, train_ensemble
@@ -55,7 +52,7 @@ class Settings:
     `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
     ``"isotonic"``. In direction ``"reverse"`` the simulation's outcome is taken for the exposure,
     and sequences with its motif are analysed. The local intervals of a round follow
-    ``interval_rule``, a rule of `deepmr_utils.ensemble_intervals.total_variance`.
+    ``interval_rule`` and ``moderate``, see `deepmr_utils.ensemble_intervals.add_intervals`.
     """
 
     parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
@@ -68,7 +65,8 @@ class Settings:
     methods: tuple[str, ...] = ("egger_robust", "ivw")
     seed: int = 0
     direction: str = "forward"
-    interval_rule: str = "rubin_few"
+    interval_rule: str = "rubin"
+    moderate: bool = True
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
@@ -253,7 +251,7 @@ def analyse_round(
     local.insert(1, "round", round_)
     with clock("mr"):
         members = ensemble_intervals.member_global(
-            _with_truth(local), pd.concat(member_tables), GLOBAL_KEYS
+            with_truth(local), pd.concat(member_tables), GLOBAL_KEYS
         )
     record = {
         "scenario": scenario,
@@ -277,7 +275,9 @@ def local_effects(
         table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
         one = ensemble_intervals.member_local(effects, instruments, method)
         keys = ["sequence_id", "method"]
-        table = ensemble_intervals.add_intervals(table, one, keys, rule=settings.interval_rule)
+        table = ensemble_intervals.add_intervals(
+            table, one, keys, rule=settings.interval_rule, moderate=settings.moderate
+        )
         table = table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].astype({"sequence_id": str})
         tables.append(table.assign(naive=table["sequence_id"].map(naive)))
         members.append(one.astype({"sequence_id": str}))
@@ -470,186 +470,7 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     return RoundResult(local, quality, record, pd.DataFrame(rows, columns=MEMBER_COLUMNS))
 
 
-def _with_truth(local: pd.DataFrame) -> pd.DataFrame:
+def with_truth(local: pd.DataFrame) -> pd.DataFrame:
     """Rows with a truth and an estimate, once in their own stratum and once in stratum "all"."""
     local = local[local["truth"].notna() & local["causal_effect"].notna()]
     return pd.concat([local.assign(stratum="all"), local], ignore_index=True)
-
-
-def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.DataFrame:
-    """Global effects of each round, stratum and method beside the truth.
-
-    Parameters
-    ----------
-    results : iterable of RoundResult
-    rule : str
-        How the variance between members enters, see
-        `deepmr_utils.ensemble_intervals.total_variance`.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row a ``scenario, round, stratum, calibration, method``; stratum "all" pools the strata.
-        The columns of `deepmr_utils.meta.global_effects`, whose ``ci_low, ci_high`` take the model
-        for known. ``total_ci_low, total_ci_high`` (with ``between_se, total_se, total_df``) add the
-        variance between members, for the mean of all sequences of the kind; ``sample_ci_low,
-        sample_ci_high`` (with ``sample_se``) do so for the mean of the sequences analysed, which
-        ``truth`` is (`deepmr_utils.meta.conditional_se`). ``effect_ratio`` is beta / alpha of the
-        round. ``truth``, ``truth_published`` and ``naive`` are means of the local truths and naive
-        effects, ``truth_median`` and ``truth_mode`` median and half-sample mode of the local
-        truths. ``local_coverage, local_total_coverage``: shares of sequences whose own 95 %
-        interval, given the model and in total, holds their own truth; ``local_below,
-        local_total_below``: shares in which it ends below the truth; ``local_width,
-        local_total_width``: median widths of these intervals; ``local_bias, local_mse``. Only
-        sequences with a truth and an estimate enter, the same ones for estimate and truth.
-    """
-    results = list(results)
-    local = _with_truth(pd.concat([result.local for result in results], ignore_index=True))
-    effects = meta.global_effects(local, by=GLOBAL_KEYS)
-    members = pd.concat([result.members for result in results], ignore_index=True)
-    members = members.astype({"round": local["round"].dtype, "effect": float})
-    effects = ensemble_intervals.add_intervals(effects, members, GLOBAL_KEYS, "effect", rule=rule)
-    effects = effects.merge(_local_scores(local, effects), on=GLOBAL_KEYS, validate="1:1")
-    sample = ensemble_intervals.add_intervals(
-        effects.assign(se=effects["sample_se"]), members, GLOBAL_KEYS, "effect", rule=rule
-    )
-    for end in ("low", "high"):
-        effects[f"sample_ci_{end}"] = sample[f"total_ci_{end}"]
-    return effects.assign(effect_ratio=_effect_ratios(results, effects))
-
-
-def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the local effects of each group, and the standard error of their sample mean."""
-    tau2 = local[GLOBAL_KEYS].merge(effects[[*GLOBAL_KEYS, "tau2"]], on=GLOBAL_KEYS)["tau2"]
-    local = local.assign(error=local["causal_effect"] - local["truth"], tau2=tau2.to_numpy())
-    names = ("coverage", "width", "below")
-    columns = dict.fromkeys([*names, *(f"total_{name}" for name in names)], np.nan)
-    local = local.assign(**columns)
-    for prefix in ("", "total_"):
-        if f"{prefix}ci_low" in local:
-            low, high = local[f"{prefix}ci_low"], local[f"{prefix}ci_high"]
-            local[f"{prefix}coverage"] = local["truth"].between(low, high).where(low.notna())
-            local[f"{prefix}width"] = high - low
-            local[f"{prefix}below"] = (high < local["truth"]).where(low.notna())
-    groups = local.groupby(GLOBAL_KEYS, sort=False)
-    table = groups.agg(
-        truth=("truth", "mean"),
-        truth_median=("truth", "median"),
-        truth_mode=("truth", half_sample_mode),
-        truth_published=("truth_published", "mean"),
-        naive=("naive", "mean"),
-        local_coverage=("coverage", "mean"),
-        local_total_coverage=("total_coverage", "mean"),
-        local_below=("below", "mean"),
-        local_total_below=("total_below", "mean"),
-        local_width=("width", "median"),
-        local_total_width=("total_width", "median"),
-        local_bias=("error", "mean"),
-        local_mse=("error", lambda error: (error**2).mean()),
-    )
-    table["sample_se"] = [meta.conditional_se(g["se"], g["tau2"]) for _, g in groups]
-    return table.reset_index()
-
-
-def _effect_ratios(results: list[RoundResult], effects: pd.DataFrame) -> list[float]:
-    """Ratio beta / alpha of the round of each row; NaN where its record does not say."""
-    ratios = {
-        (r.record["scenario"], r.record["round"]): r.record["rates"]["beta"]
-        / r.record["rates"]["alpha"]
-        for r in results
-        if "rates" in r.record
-    }
-    keys = effects[["scenario", "round"]].itertuples(index=False)
-    return [ratios.get(tuple(key), np.nan) for key in keys]
-
-
-def score_table(
-    globals_: pd.DataFrame, by: Sequence[str] = ("scenario", "stratum", "calibration", "method")
-) -> pd.DataFrame:
-    """How well effects meet the truth, by scenario, stratum, calibration and method.
-
-    Parameters
-    ----------
-    globals_ : pd.DataFrame
-        `global_table` of several rounds.
-    by : sequence of str
-        Columns whose values make the groups. Add ``component`` of `with_component` to look within
-        the components of the mixture of effect ratios: r over both is driven by their distance.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``rounds``; ``r``, ``bias`` and ``rmse`` of the global effect against the true one,
-        ``slope`` through the origin and ``relative_rmse``, the RMSE over the mean truth;
-        ``trend`` and ``trend_se``, the slope of a line with an intercept; ``r_naive`` and
-        ``slope_naive``; shares of rounds whose 95 % intervals hold the truth (``ci_coverage``,
-        given the model, ``total_coverage``, ``sample_coverage``, ``pi_coverage``, and
-        ``heterogeneity_coverage`` of effect -/+ 2 tau) with their median widths (``ci_width`` ...);
-        over sequences ``local_coverage, local_total_coverage, local_below, local_total_below,
-        local_width, local_total_width, local_bias, local_rmse``.
-    """
-    rows = []
-    by = list(by)
-    for key, group in globals_.groupby(by, sort=False):
-        truth, error = group["truth"], group["effect"] - group["truth"]
-        rmse = np.sqrt((error**2).mean())
-        trend, trend_se = _trend(truth, group["effect"])
-        row = dict(zip(by, key, strict=True))
-        row |= {
-            "rounds": len(group),
-            "r": _correlation(group["effect"], truth),
-            "r_naive": _correlation(group["naive"], truth),
-            "bias": error.mean(),
-            "rmse": rmse,
-            "relative_rmse": _ratio(rmse, abs(truth.mean())),
-            "slope": _ratio((group["effect"] * truth).sum(), (truth**2).sum()),
-            "slope_naive": _ratio((group["naive"] * truth).sum(), (truth**2).sum()),
-            "trend": trend,
-            "trend_se": trend_se,
-        }
-        for name in ("ci", "total_ci", "sample_ci", "pi", "heterogeneity"):
-            low, high = group[f"{name}_low"], group[f"{name}_high"]
-            short = name.removesuffix("_ci")
-            row[f"{short}_coverage"] = truth.between(low, high)[low.notna()].mean()
-            row[f"{short}_width"] = (high - low).median()
-        for name in ("coverage", "below", "width"):
-            for prefix in ("local_", "local_total_"):
-                row[prefix + name] = np.average(group[prefix + name], weights=group["k"])
-        row["local_bias"] = np.average(group["local_bias"], weights=group["k"])
-        row["local_rmse"] = np.sqrt(np.average(group["local_mse"], weights=group["k"]))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) -> pd.DataFrame:
-    """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
-    large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)
-    return globals_.assign(component=np.where(large, "large", "small"))
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    """Quotient; NaN where all truths are 0."""
-    return numerator / denominator if denominator else np.nan
-
-
-def _trend(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Slope of a line with an intercept, and its standard error; NaN below three rounds."""
-    if len(x) < 3 or x.nunique() < 2:
-        return np.nan, np.nan
-    fit = scipy.stats.linregress(x, y)
-    return float(fit.slope), float(fit.stderr)
-
-
-def published_rounds() -> pd.DataFrame:
-    """Published rounds of Malina, Cizin and Knowles (2022); columns in ``data/README.md``."""
-    with resources.as_file(
-        resources.files(__package__) / "data" / "published_simulation_rounds.csv"
-    ) as path:
-        return pd.read_csv(path).rename(columns={"confounding": "scenario"})
-
-
-def _correlation(x: pd.Series, y: pd.Series) -> float:
-    """Pearson's r; NaN for fewer than three rounds or where one side does not vary."""
-    if len(x) < 3 or x.nunique() < 2 or y.nunique() < 2:
-        return np.nan
-    return float(np.corrcoef(x, y)[0, 1])

@@ -14,6 +14,7 @@ import joblib
 import pandas as pd
 import torch
 
+from . import round_scores
 from . import rounds as study
 from .predict import progress_bar
 from .rounds import Settings
@@ -27,6 +28,7 @@ ANALYSIS = (  # what is done with a trained ensemble; its size is, since a small
     "methods",
     "direction",
     "interval_rule",
+    "moderate",
 )
 CONFOUNDING = ("eta", "nu", "tau1", "tau2")
 
@@ -98,7 +100,7 @@ def run_sweep(
     Returns
     -------
     pd.DataFrame
-        The columns of `deepmr_utils.rounds.global_table` after ``setting``, and ``r2``, of the
+        The columns of `deepmr_utils.round_scores.global_table` after ``setting``; ``r2``, of the
         worse learned feature, and ``seconds`` of the round with all settings that share its
         ensemble.
 
@@ -160,7 +162,7 @@ def _run_and_store(
         for path, one in settings.items():
             few = Ensemble(ensemble.members[: one.n_members], ensemble.report[: one.n_members])
             result = study.analyse_round(few, data, one, round_, device=device, cache=cache)
-            table = study.global_table([result])
+            table = round_scores.global_table([result])
             tables[path] = table.assign(r2=result.quality["r2"].min())
     for path, table in tables.items():
         target = _table_path(path, scenario, round_)

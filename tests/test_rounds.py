@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from deepmr_utils import ensemble_intervals, meta, rounds, simulation
+from deepmr_utils import ensemble_intervals, meta, round_scores, rounds, simulation
 
 STORED = Path(__file__).parents[1] / "book" / "results" / "simulation"
 SMALL = rounds.Settings(
@@ -60,7 +60,7 @@ def test_round_learns_and_estimates(result):
 
 def test_round_says_what_each_member_says_alone(result):
     """Global effects by member, of the sequences with a truth, and intervals as wide as they ask."""
-    table = rounds.global_table([result])
+    table = round_scores.global_table([result])
     members = result.members
     assert len(members) == 2 * len(table)
     assert members.groupby(rounds.GLOBAL_KEYS)["member"].apply(list).map([0, 1].__eq__).all()
@@ -71,11 +71,11 @@ def test_round_says_what_each_member_says_alone(result):
         table["total_se"] ** 2, table["se"] ** 2 + 1.5 * spread[table.index] ** 2
     )
     assert (table["sample_se"] <= table["se"] * (1 + 1e-9)).all()
-    local = result.local.dropna(subset=["causal_effect"])
-    expected = ensemble_intervals.intervals(
-        local["causal_effect"], local["se"], local["between_se"], 2, "rubin_few"
-    )
-    np.testing.assert_allclose(local["total_ci_high"], expected["total_ci_high"])
+    # the variances of all sequences of a calibration and method inform each other
+    for _, local in result.local.groupby(["calibration", "method"]):
+        columns = local["causal_effect"], local["se"], local["between_se"]
+        expected = ensemble_intervals.intervals(*columns, 2, "rubin", moderate=True)
+        np.testing.assert_allclose(local["total_ci_high"], expected["total_ci_high"])
     assert (table["local_total_width"] > table["local_width"]).all()
     assert table["effect_ratio"].to_numpy() == pytest.approx(3.0)
 
@@ -179,7 +179,7 @@ def make_local(n_rounds=4):
 
 
 def test_global_and_score_tables_by_hand():
-    table = rounds.global_table(make_local())
+    table = round_scores.global_table(make_local())
     both = table.query("stratum == 'both motifs' and round == 0").iloc[0]
     assert both["k"] == 2  # the sequence without a truth is left out of both sides
     assert both["truth"] == pytest.approx(1.1)
@@ -189,7 +189,7 @@ def test_global_and_score_tables_by_hand():
     assert everything["local_coverage"] == pytest.approx(4 / 5)
     assert everything["local_below"] == 0  # the miss lies above
     assert everything["truth_median"] == pytest.approx(1.3)
-    scores = rounds.score_table(table).set_index("stratum")
+    scores = round_scores.score_table(table).set_index("stratum")
     assert scores.loc["both motifs", "bias"] == pytest.approx(0.1)
     assert scores.loc["both motifs", "rmse"] == pytest.approx(0.1)
     assert scores.loc["both motifs", "r"] == pytest.approx(1)
@@ -211,12 +211,12 @@ def test_scores_of_total_intervals_and_components_by_hand():
     """Two members at effect -/+ 1 make the interval wide; the rounds' ratios make two components."""
     results = []
     for r, result in enumerate(make_local()):
-        frame = rounds.global_table([result])[[*rounds.GLOBAL_KEYS, "effect"]]
+        frame = round_scores.global_table([result])[[*rounds.GLOBAL_KEYS, "effect"]]
         members = pd.concat([frame.assign(member=m, effect=frame["effect"] + d) for m, d in enumerate((-1, 1))])  # fmt: skip
         record = {"scenario": "none", "round": r, "rates": {"alpha": 100.0, "beta": 90.0 + 900 * (r % 2)}}  # fmt: skip
         local = result.local.assign(total_ci_low=result.local["truth"] - 1, total_ci_high=result.local["truth"] + 1)  # fmt: skip
         results.append(rounds.RoundResult(local, result.quality, record, members))
-    table = rounds.global_table(results)
+    table = round_scores.global_table(results)
     both = table.query("stratum == 'both motifs'").iloc[0]
     sd = np.sqrt(2)
     assert both["between_se"] == pytest.approx(sd)
@@ -224,8 +224,10 @@ def test_scores_of_total_intervals_and_components_by_hand():
     total = se**2 + 1.5 * sd**2
     half = scipy.stats.t.ppf(0.975, (total / (1.5 * sd**2)) ** 2) * np.sqrt(total)
     assert both["sample_ci_high"] == pytest.approx(both["effect"] + half)
-    table = rounds.with_component(table, simulation.Parameters())
-    scores = rounds.score_table(table, ["component", "stratum"]).set_index(["component", "stratum"])
+    table = round_scores.with_component(table, simulation.Parameters())
+    scores = round_scores.score_table(table, ["component", "stratum"]).set_index(
+        ["component", "stratum"]
+    )
     assert set(scores.index.get_level_values(0)) == {"small", "large"}
     assert (scores["rounds"] == 2).all()
     assert (scores[["total_coverage", "sample_coverage", "local_total_coverage"]] == 1).all(
@@ -234,8 +236,34 @@ def test_scores_of_total_intervals_and_components_by_hand():
     assert scores["local_total_width"].to_numpy() == pytest.approx(2)
 
 
+def test_rules_compared_by_hand(result):
+    """Against intervals made one by one: every rule, moderated within round and method."""
+    table = round_scores.rule_table([result])
+    assert table.index.get_level_values("rule").unique().tolist() == [
+        "rubin", "rubin, moderated", "rubin_few", "rubin_few, moderated", "mean", "plain"
+    ]  # fmt: skip
+    local = result.local.query("method == 'ivw' and calibration == 'none'")
+    local = local.dropna(subset=["truth", "causal_effect"])
+    both = local["stratum"] == "both motifs"
+    columns = local["causal_effect"], local["se"], local["between_se"]
+    ends = ensemble_intervals.intervals(*columns, 2, "rubin", moderate=True)
+    held = (ends["total_ci_low"] <= local["truth"]) & (local["truth"] <= ends["total_ci_high"])
+    row = table.loc["ivw", "none", "rubin, moderated"]
+    assert row["local_coverage"] == pytest.approx(held.mean())
+    assert row["both_coverage"] == pytest.approx(held[both].mean())
+    assert row["exposure_coverage"] == pytest.approx(held[~both].mean())
+    assert np.isnan(row["total_coverage"])
+    plain = table.loc["ivw", "none", "plain"]
+    width = local["ci_high"] - local["ci_low"]
+    assert plain["local_width"] == pytest.approx(width.median())
+    scores = round_scores.score_table(round_scores.global_table([result]))
+    same = "stratum == 'both motifs' and method == 'ivw' and calibration == 'none'"
+    rubin = table.loc["ivw", "none", "rubin"]
+    assert rubin["sample_width"] == pytest.approx(scores.query(same)["sample_width"].item())
+
+
 def test_published_rounds():
-    published = rounds.published_rounds()
+    published = round_scores.published_rounds()
     assert published["scenario"].value_counts().to_dict() == dict.fromkeys(
         ("none", "sequence_independent", "sequence_dependent"), 50
     )
@@ -279,7 +307,7 @@ def test_a_stored_round_recomputes_its_estimates():
     stored = rounds.load_round(STORED, "none", 0)
     again = rounds.run_round(settings, "none", 0, workers=2)
     mine, theirs = (
-        rounds.global_table([r]).set_index(["stratum", "method"]) for r in (again, stored)
+        round_scores.global_table([r]).set_index(["stratum", "method"]) for r in (again, stored)
     )
     ivw = [("both motifs", "ivw"), ("exposure motif only", "ivw")]
     np.testing.assert_allclose(mine.loc[ivw, "effect"], theirs.loc[ivw, "effect"], atol=0.05)
@@ -290,6 +318,6 @@ def test_a_round_stored_by_an_earlier_version_has_no_total_interval():
     """The rounds with recalibration were stored before members' own effects were."""
     old = rounds.load_round(STORED.with_name("calibration"), "none", 0)
     assert old.local["total_ci_low"].isna().all()
-    table = rounds.global_table([old])
+    table = round_scores.global_table([old])
     assert table["local_total_coverage"].isna().all()
     assert table["local_coverage"].between(0.2, 1).all()

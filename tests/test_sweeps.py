@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepmr_utils import rounds, simulation, sweeps
+from deepmr_utils import round_scores, rounds, simulation, sweeps
 
 BASE = rounds.Settings(
     simulation.Parameters(n_train=800, n_augmented=200, n_test=40, effect_ratio=3.0),
@@ -49,7 +49,7 @@ def sweep(tmp_path_factory):
 def test_a_smaller_ensemble_is_the_first_part_of_a_larger_one(sweep):
     """The baseline was read off three members; alone, two are trained: the same to float32."""
     settings, _, table = sweep
-    alone = rounds.global_table([rounds.run_round(settings["baseline"], "none", 0)])
+    alone = round_scores.global_table([rounds.run_round(settings["baseline"], "none", 0)])
     shared = table[table["setting"] == "baseline"].set_index("stratum")
     for name in ("effect", "truth", "total_se", "local_total_coverage"):
         np.testing.assert_allclose(
