@@ -13,7 +13,7 @@ the method; if their spread now shows it, it came from the data they had in comm
 
     python benchmarks/shared_error.py [--rounds 2] [--workers 2]
 
-writes benchmarks/shared_error.csv, a row a round, arm and stratum, as each finishes, and goes on
+writes book/results/shared_error.csv, a row a round, arm and stratum, as each finishes, and goes on
 where it was interrupted: about 11 minutes on one core for the four arms of a round.
 """
 
@@ -30,7 +30,7 @@ from deepmr_utils import rounds, simulation
 from deepmr_utils.models import SimulationCNN
 from deepmr_utils.training import Ensemble, train_ensemble
 
-TABLE = Path(__file__).with_suffix(".csv")
+TABLE = Path(__file__).parents[1] / "book" / "results" / "shared_error.csv"
 KEYS = ["scenario", "round", "arm"]
 PARAMETERS = simulation.Parameters(effect_ratio=10.0, alpha_sd=0.0)  # all data sets alike in rates
 BASE = rounds.Settings(PARAMETERS, epochs=20, methods=("ivw",), seed=2000)

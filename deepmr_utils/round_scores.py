@@ -213,6 +213,48 @@ def _coverage(local: pd.DataFrame, keys: list[str], prefix: str) -> pd.DataFrame
     })  # fmt: skip
 
 
+def coverage_by_truth(
+    results: Iterable[RoundResult], method: str = "ivw", calibration: str = "none"
+) -> pd.DataFrame:
+    """Where local intervals miss: by scenario and size of the truth, exposure motif only.
+
+    Parameters
+    ----------
+    results : iterable of RoundResult
+    method, calibration : str
+        Whose local effects are scored.
+
+    Returns
+    -------
+    pd.DataFrame
+        By ``scenario, size``: the truth as a share of what it would be with both motifs, the root
+        of the round's ratio of beta to alpha ("none", "chance", "weak", "strong", parted at 0.3 %,
+        3 % and 30 %). ``sequences``, ``coverage`` of the total interval, ``rmse`` of the estimate
+        and ``between``, the root mean square standard deviation between members. Rounds whose ratio
+        is 0 have no share and are left out.
+    """
+    results = list(results)
+    local = pd.concat([result.local for result in results], ignore_index=True)
+    chosen = (local["method"] == method) & (local["calibration"] == calibration)
+    local = local[chosen & (local["stratum"] == "exposure motif only")]
+    local = local.dropna(subset=["truth", "causal_effect", "between_se"])
+    ratio = np.array(_effect_ratios(results, local))
+    local, ratio = local[ratio > 0], ratio[ratio > 0]
+    edges, names = [-np.inf, 0.003, 0.03, 0.3, np.inf], ["none", "chance", "weak", "strong"]
+    local = local.assign(
+        size=pd.cut(local["truth"] / np.sqrt(ratio), edges, labels=names),
+        coverage=local["truth"].between(local["total_ci_low"], local["total_ci_high"]),
+        rmse=(local["causal_effect"] - local["truth"]) ** 2,
+        between=local["between_se"] ** 2,
+    )
+    table = local.groupby(["scenario", "size"], sort=False, observed=False).agg(
+        sequences=("truth", "size"), coverage=("coverage", "mean"),
+        rmse=("rmse", "mean"), between=("between", "mean"),
+    )  # fmt: skip
+    table[["rmse", "between"]] **= 0.5
+    return table.sort_index(level="size", sort_remaining=False)
+
+
 def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) -> pd.DataFrame:
     """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
     large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)

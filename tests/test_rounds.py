@@ -262,6 +262,24 @@ def test_rules_compared_by_hand(result):
     assert rubin["sample_width"] == pytest.approx(scores.query(same)["sample_width"].item())
 
 
+def test_misses_by_size_of_the_truth_by_hand():
+    """Three sequences with truth 0, 0.1 and 1 of a ratio of 4: shares 0, 5 % and 50 %."""
+    local = pd.DataFrame({
+        "scenario": "none", "round": 0, "method": "ivw", "calibration": "none",
+        "stratum": "exposure motif only", "truth": [0.0, 0.1, 1.0], "between_se": 0.5,
+        "causal_effect": [0.0, 0.3, 1.0], "total_ci_low": [-1, 0.2, 0.9],
+        "total_ci_high": [1, 0.4, 1.1],
+    })  # fmt: skip
+    record = {"scenario": "none", "round": 0, "rates": {"alpha": 1.0, "beta": 4.0}}
+    table = round_scores.coverage_by_truth([rounds.RoundResult(local, pd.DataFrame(), record)])
+    table = table.loc["none"]
+    assert table["sequences"].to_dict() == {"none": 1, "chance": 0, "weak": 1, "strong": 1}
+    assert table.loc["weak", "coverage"] == 0
+    assert table.loc["weak", "rmse"] == pytest.approx(0.2)
+    assert table.loc[["none", "strong"], "coverage"].tolist() == [1, 1]
+    assert table["between"].dropna().to_numpy() == pytest.approx(0.5)
+
+
 def test_published_rounds():
     published = round_scores.published_rounds()
     assert published["scenario"].value_counts().to_dict() == dict.fromkeys(
