@@ -196,7 +196,8 @@ def direct_effects(
                 status=np.tile(status, len(exposures)),
             )
         )
-        for m, values in enumerate(effects.get("member_effect", ())):
+        for m in range(effects.sizes.get("member", 0)):
+            values = effects["member_effect"].isel(member=m)
             one = _fit(values, [*exposures, outcome], place, **columns)[0].T.ravel()
             members.append(frame.assign(member=m, causal_effect=np.where(shown, one, np.nan)))
     by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()

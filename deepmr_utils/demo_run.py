@@ -126,9 +126,21 @@ def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def train(
-    spec: tracks.Specification, settings: Settings, seed: int, *, workers: int = 1
+    spec: tracks.Specification,
+    settings: Settings,
+    seed: int,
+    *,
+    workers: int = 1,
+    only: Sequence[int] | None = None,
 ) -> tuple[Ensemble, pd.DataFrame]:
-    """Train the ensemble of a run; its quality on the validation windows, a row a task."""
+    """Train the ensemble of a run, or ``only`` some of its members where these are resampled.
+
+    Returns
+    -------
+    tuple of Ensemble and pd.DataFrame
+        And its quality on the validation windows, a row a task, see
+        `deepmr_utils.profiles.evaluate`.
+    """
     p = settings.parameters
     held = {
         split: tracks.hold(
@@ -140,6 +152,7 @@ def train(
     jobs = [(held["train"], settings.n_members, seed)]
     if settings.resample:
         drawn = np.random.SeedSequence(seed).generate_state(settings.n_members).tolist()
+        drawn = drawn if only is None else [drawn[i] for i in only]
         jobs = [(_bootstrap(held["train"], s), 1, s) for s in drawn]
     validation = partial(_epoch, held["validation"], p.length, settings.batch_size)
     parts = [

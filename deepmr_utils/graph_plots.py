@@ -97,8 +97,9 @@ def pair_forest(
     spread = table["tau"].fillna(0)
     ax.hlines(row, table["effect"] - spread, table["effect"] + spread, color=ORANGE, lw=6,
               alpha=0.35, label="± tau, local effects")  # fmt: skip
-    ax.errorbar(table["effect"], row, xerr=[table["effect"] - low, high - table["effect"]],
-                fmt="o", ms=5, capsize=3, color=BLUE, label="global effect, 95 % interval")  # fmt: skip
+    error = [table["effect"] - low, high - table["effect"]]
+    ax.errorbar(table["effect"], row, xerr=error, fmt="o", ms=5, capsize=3, color=BLUE,
+                label="global effect, 95 % interval")  # fmt: skip
     if truth in table:
         ax.plot(table[truth], row, "|", ms=13, mew=2, color="black", label="true effect")
     if published is not None:

@@ -15,7 +15,9 @@ import pandas as pd
 import torch
 import yaml
 
-from .demo_run import TRUTH_COLUMNS, Run, Settings, make_settings, plain, run
+from . import genome, graph_scores
+from .causal_graph import PAIR
+from .demo_run import DIRECT, TRUTH_COLUMNS, Run, Settings, make_settings, plain, run
 from .predict import progress_bar
 from .rounds import write_text
 
@@ -124,6 +126,37 @@ def stored(directory: str | Path) -> list[Run]:
     """All runs of one set that are there, by graph, then number; none where there are none."""
     paths = sorted(Path(directory).glob("*/run-*.json"))
     return [load(directory, path.parent.name, int(path.stem[4:])) for path in paths]
+
+
+def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
+    """How well each run recovers its graph, a row a run and chain.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``graph, run, chain``, the scores of `deepmr_utils.graph_scores.recovery`, and over the
+        factors that have reads: ``edges`` of the graph, ``way``, how many of them have a direction
+        that is told (p below 0.05), ``called``, how many are called direct, ``miscalled``, how many
+        pairs without an edge are.
+    """
+    rows = []
+    for one in runs:
+        graph = genome.GRAPHS[one.record["graph"]]
+        edges = {pair for pair in graph.edges if genome.HIDDEN not in pair}
+        whole, members = (t[t["bin"] == "all"] for t in (one.globals_, one.members))
+        direct = whole[whole["chain"] == DIRECT]
+        for chain in whole["chain"].unique():
+            table = whole[whole["chain"] == chain]
+            ways = graph_scores.direction_test(table, members[members["chain"] == chain])
+            told = set(map(tuple, ways.loc[ways["p"] < 0.05, PAIR].to_numpy()))
+            calls = graph_scores.call_direct(table, direct)["called"]
+            called = set(calls.index[calls])
+            counts = [edges, edges & told, edges & called, called - edges]
+            names = ("edges", "way", "called", "miscalled")
+            row = {"graph": one.record["graph"], "run": one.record["run"], "chain": chain}
+            row |= graph_scores.recovery(table)
+            rows.append(row | dict(zip(names, map(len, counts), strict=True)))
+    return pd.DataFrame(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
