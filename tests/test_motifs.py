@@ -69,3 +69,30 @@ def test_bad_motifs_raise(tmp_path):
     path.write_text("nothing")
     with pytest.raises(ValueError, match="no motif"):
         motifs.read_meme(path)
+
+
+def test_the_threshold_is_that_of_all_words():
+    """Brute force over the 65,536 words of 8 bases."""
+    for p in (1e-3, 5e-4, 0.2):
+        weights = motifs.log_odds(motifs.get_motif("Sox2_core"))
+        words = np.indices((4,) * 8).reshape(8, -1)
+        scores = weights[np.arange(8)[:, None], words].sum(0)
+        threshold = motifs.match_threshold(weights, p)
+        assert (scores >= threshold).mean() <= p + 2e-5  # scores are rounded to hundredths
+        assert (scores >= threshold - 0.1).mean() > p - 2e-5
+    with pytest.raises(ValueError, match=r"p is a probability, in \(0, 1\); got 0"):
+        motifs.match_threshold(weights, 0)
+
+
+def test_instances_are_found_where_they_were_written():
+    motif = motifs.get_motif("Sox2_core")
+    word = motif.consensus
+    turned = word[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    sequence = "A" * 10 + word + "C" * 20 + turned + "A" * 6
+    table = motifs.find_instances(one_hot([sequence, "A" * 52]), ["s", "t"], {"Sox2": motif})
+    assert table[["sequence_id", "factor", "start", "end", "strand"]].to_numpy().tolist() == [
+        ["s", "Sox2", 10, 18, "+"],
+        ["s", "Sox2", 38, 46, "-"],
+    ]
+    best = motifs.log_odds(motif).max(1).sum()
+    np.testing.assert_allclose(table["score"], best)
