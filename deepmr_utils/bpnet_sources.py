@@ -117,6 +117,32 @@ def mutate(members: list[BPNet], windows: pd.DataFrame, *, progress: bool = Fals
     return result.assign_attrs(n_members=2, doubt="strands")
 
 
+def perfect_effects(
+    parameters: genome.Parameters, windows: pd.DataFrame, error: float = 0.01
+) -> xr.Dataset:
+    """Variant effects by the demo genome's own rules, in place of networks.
+
+    Parameters
+    ----------
+    parameters : genome.Parameters
+    windows : pd.DataFrame
+        ``sequence_id, sequence``.
+    error : float
+        Their standard error, the same for all: rules make none, but estimators ask for one.
+
+    Returns
+    -------
+    xr.Dataset
+        ``effect`` and ``se``; what an analysis makes of them is wrong only by its own fault.
+    """
+    x = one_hot(windows["sequence"].tolist())
+    effects = saturation_mutagenesis(
+        genome.Oracle(parameters), x, sequence_ids=windows["sequence_id"], propagate=False
+    )
+    del effects.attrs["n_members"]
+    return effects.assign(se=xr.where(np.isfinite(effects["effect"]), error, np.nan))
+
+
 def published_effects() -> pd.DataFrame:
     """Published global effects by pair and bin of distance; columns in ``data/README.md``."""
     with resources.as_file(

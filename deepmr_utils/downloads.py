@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
-
 log = logging.getLogger(__name__)
 _ZENODO = "https://zenodo.org/record/{}/files/{}?download=1"
 _CC_BY = "CC-BY 3.0: give credit to Zhou and Troyanskaya (2015), doi:10.1038/nmeth.3547"
@@ -87,6 +85,8 @@ def fetch(
     """
     if name not in FILES:
         raise ValueError(f"unknown file {name!r}: choose from {', '.join(FILES)}")
+    import pooch  # not above: in a notebook without widgets it warns of tqdm
+
     file = FILES[name]
     path = Path(folder or pooch.os_cache("deepmr_utils")) / name
     if file.must_accept and not accept_licence:
@@ -105,6 +105,8 @@ def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Pat
     ValueError, ConnectionError
         As `fetch` does.
     """
+    import pooch
+
     path = Path(path)
     if not path.exists():
         log.warning("downloading %s, licence: %s", path.name, file.licence)

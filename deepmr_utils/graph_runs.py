@@ -156,7 +156,7 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
             row = {"graph": one.record["graph"], "run": one.record["run"], "chain": chain}
             row |= graph_scores.recovery(table)
             rows.append(row | dict(zip(names, map(len, counts), strict=True)))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["graph", "run", "chain"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
