@@ -92,8 +92,8 @@ def pair_forest(
     """
     ax = ax or plt.subplots(figsize=(6.4, 4.8))[1]
     row = np.arange(len(table))
-    low, high = table["total_ci_low"], table["total_ci_high"]
-    low, high = low.fillna(table["ci_low"]), high.fillna(table["ci_high"])
+    low = table["total_ci_low"].fillna(table["effect"] - 1.96 * table["se"])
+    high = table["total_ci_high"].fillna(table["effect"] + 1.96 * table["se"])
     spread = table["tau"].fillna(0)
     ax.hlines(row, table["effect"] - spread, table["effect"] + spread, color=ORANGE, lw=6,
               alpha=0.35, label="± tau, local effects")  # fmt: skip
