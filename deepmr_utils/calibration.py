@@ -11,6 +11,7 @@ import pandas as pd
 import statsmodels.api as sm
 from scipy.special import expit, logit, ndtr, ndtri
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 N_LEVELS = 100
 KINDS = ("quantile", "interval")
@@ -223,3 +224,126 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit(tol=1e-12)
     intercept, slope = fit.params
     return float(slope), float(intercept)
+
+
+def fit_platt_features(
+    logits: np.ndarray, labels: np.ndarray, features: list[str]
+) -> tuple[PlattRecalibrator, pd.DataFrame]:
+    """Platt scaling of many classifiers, one a feature.
+
+    Parameters
+    ----------
+    logits : np.ndarray (N, K)
+        Predictions for sequences on which nothing else is fitted or reported.
+    labels : np.ndarray (N, K)
+        0 or 1; NaN where there is none.
+    features : list of str (K,)
+
+    Returns
+    -------
+    tuple of PlattRecalibrator and pd.DataFrame
+        A feature that cannot be fitted is left as it is. The table has one row a feature:
+        ``feature, slope, intercept, n, status``, "ok" or why it was skipped.
+    """
+    logits, labels = _check_classes(logits, labels, features)
+    rows = []
+    for k, name in enumerate(features):
+        known = ~np.isnan(labels[:, k])
+        values = labels[known, k]
+        status = "ok" if 0 < values.sum() < len(values) else "all labels are the same"
+        status = status if known.any() else "no labels"
+        slope, intercept = 1.0, 0.0
+        if status == "ok":
+            slope, intercept = fit_platt(logits[known, k], values)
+        rows.append((name, slope, intercept, int(known.sum()), status))
+    table = pd.DataFrame(rows, columns=["feature", "slope", "intercept", "n", "status"])
+    return PlattRecalibrator(table["slope"].to_numpy(), table["intercept"].to_numpy()), table
+
+
+def classifier_reliability(
+    probabilities: np.ndarray, labels: np.ndarray, features: list[str], bins: int = 10
+) -> pd.DataFrame:
+    """Share of positives against predicted probability, in bins of equal width.
+
+    Parameters
+    ----------
+    probabilities, labels : np.ndarray (N, K)
+        Labels are 0 or 1; NaN where there is none.
+    features : list of str (K,)
+    bins : int
+        Lower ends excluded, but for 0; empty bins have no row.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``feature, bin, predicted, observed, n``: means of probabilities and labels.
+    """
+    probabilities, labels = _check_classes(probabilities, labels, features)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("probabilities must lie in [0, 1]; give predictions, not logits")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1; got {bins}")
+    table = pd.DataFrame({
+        "feature": np.repeat(features, len(labels)),
+        "bin": np.clip(np.ceil(probabilities.T.ravel() * bins) - 1, 0, None).astype(int),
+        "predicted": probabilities.T.ravel(),
+        "observed": labels.T.ravel(),
+    }).dropna()  # fmt: skip
+    groups = table.groupby(["feature", "bin"], sort=False)
+    result = groups.mean().assign(n=groups.size()).reset_index()
+    order = {name: k for k, name in enumerate(features)}
+    return result.sort_values(
+        ["feature", "bin"], key=lambda c: c.map(order) if c.name == "feature" else c,
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def classifier_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, features: list[str], bins: int = 10
+) -> pd.DataFrame:
+    """How well each classifier predicts, and how well it is calibrated.
+
+    Parameters
+    ----------
+    probabilities, labels, features, bins
+        As in `classifier_reliability`.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row a feature: ``feature, n, positives, auroc, auprc`` (NaN where all labels are the
+        same), ``brier``, the mean squared difference of probability and label, and ``ece``, the
+        mean absolute difference of predicted and observed in bins, weighted by their sizes (Naeini,
+        Cooper and Hauskrecht, 2015).
+    """
+    curve = classifier_reliability(probabilities, labels, features, bins)
+    probabilities, labels = _check_classes(probabilities, labels, features)
+    rows = []
+    for k, name in enumerate(features):
+        known = ~np.isnan(labels[:, k])
+        p, y = probabilities[known, k], labels[known, k]
+        both = len(np.unique(y)) == 2
+        own = curve[curve["feature"] == name]
+        off = (own["predicted"] - own["observed"]).abs()
+        rows.append({
+            "feature": name, "n": len(y), "positives": int(y.sum()),
+            "auroc": roc_auc_score(y, p) if both else np.nan,
+            "auprc": average_precision_score(y, p) if both else np.nan,
+            "brier": ((p - y) ** 2).mean() if len(y) else np.nan,
+            "ece": (off * own["n"]).sum() / len(y) if len(y) else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _check_classes(
+    values: np.ndarray, labels: np.ndarray, features: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    values, labels = np.asarray(values, float), np.asarray(labels, float)
+    if values.ndim != 2 or values.shape != labels.shape or values.shape[1] != len(features):
+        raise ValueError(
+            "predictions and labels must be (sequences, features), with a name a feature; got "
+            f"{values.shape}, {labels.shape} and {len(features)} names"
+        )
+    if not np.isfinite(values).all() or not (np.isnan(labels) | np.isin(labels, (0, 1))).all():
+        raise ValueError("predictions must be finite, and labels 0, 1 or NaN where there is none")
+    return values, labels

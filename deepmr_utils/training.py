@@ -1,4 +1,4 @@
-"""Training of regression networks and ensembles of them."""
+"""Training of networks and ensembles of them."""
 
 import time
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch import nn
 from .predict import predict, progress_bar, resolve_device
 
 MAX_ATTEMPTS = 3
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Ensemble(NamedTuple):
@@ -36,9 +37,10 @@ def train(
     batch_size: int = 250,
     peak_lr: float = 0.05,
     weight_decay: float = 0.1,
+    loss: Loss | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Fit a regression network in place, by AdamW on a one-cycle learning rate.
+    """Fit a network in place, by AdamW on a one-cycle learning rate.
 
     Parameters
     ----------
@@ -46,12 +48,16 @@ def train(
         Maps (N, 4, L) to (N, K).
     one_hot : torch.Tensor (N, 4, L)
     labels : torch.Tensor (N, K)
-        Each feature's error is divided by the sd of its labels, so that none rules the loss.
+        Without a ``loss``, each feature's error is divided by the sd of its labels, so that none
+        rules it.
     seed : int
         Order of the sequences.
     epochs, batch_size, peak_lr, weight_decay
         The schedule. Large steps with strong decay and clipped gradients train this network about
         as far as a hundred epochs at a tenth of the rate (measured in the simulation chapter).
+    loss : callable, optional
+        Maps outputs and labels, both (n, K), to a number; the mean squared error by default. For
+        a classifier that gives logits, ``torch.nn.functional.binary_cross_entropy_with_logits``.
     device : str
 
     Returns
@@ -78,9 +84,12 @@ def train(
     for _ in range(epochs):
         order = torch.randperm(len(one_hot), generator=generator).to(device)
         for rows in order.tensor_split(batches):
-            loss = (((model(one_hot[rows]) - labels[rows]) / scale) ** 2).mean()
+            if loss is None:
+                error = (((model(one_hot[rows]) - labels[rows]) / scale) ** 2).mean()
+            else:
+                error = loss(model(one_hot[rows]), labels[rows])
             optimizer.zero_grad()
-            loss.backward()
+            error.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -145,6 +145,61 @@ def test_platt_recalibrator_acts_on_the_logit():
     np.testing.assert_allclose(recalibrate(p), odds / (1 + odds), rtol=1e-12)
 
 
+def test_platt_a_feature_skips_what_cannot_be_fitted_and_says_why():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 4))
+    labels = (rng.random(logits.shape) < expit(2 * logits - 1)).astype(float)
+    labels[:, 1], labels[:, 2], labels[::2, 3] = 1, np.nan, np.nan
+    recalibrate, table = calibration.fit_platt_features(logits, labels, list("abcd"))
+    assert table["status"].tolist() == ["ok", "all labels are the same", "no labels", "ok"]
+    assert table["n"].tolist() == [4000, 4000, 0, 2000]
+    assert (recalibrate.slope[1:3] == 1).all()
+    assert (recalibrate.intercept[1:3] == 0).all()
+    # standard errors of a logistic regression on so many: below 0.12 and 0.07
+    np.testing.assert_allclose(recalibrate.slope[[0, 3]], 2, atol=0.3)
+    np.testing.assert_allclose(recalibrate.intercept[[0, 3]], -1, atol=0.2)
+    assert recalibrate.slope[3] == calibration.fit_platt(logits[1::2, 3], labels[1::2, 3])[0]
+
+
+def test_classifier_metrics_in_closed_form():
+    p = np.array([[0.0], [0.1], [0.15], [0.9], [0.8]])
+    y = np.array([[0.0], [1.0], [0.0], [1.0], [np.nan]])
+    curve = calibration.classifier_reliability(p, y, ["x"])
+    assert curve["bin"].tolist() == [0, 1, 8]  # 0.1 belongs to the first, 0.9 to the ninth
+    np.testing.assert_allclose(curve["predicted"], [0.05, 0.15, 0.9])
+    np.testing.assert_allclose(curve["observed"], [0.5, 0, 1])
+    assert curve["n"].tolist() == [2, 1, 1]
+    row = calibration.classifier_metrics(p, y, ["x"]).iloc[0]
+    assert (row["n"], row["positives"]) == (4, 2)
+    assert row["brier"] == pytest.approx((0 + 0.81 + 0.0225 + 0.01) / 4)
+    assert row["ece"] == pytest.approx((2 * 0.45 + 0.15 + 0.1) / 4)
+    assert row["auroc"] == 0.75  # three of four pairs in order
+    assert row["auprc"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_calibrated_probabilities_have_the_brier_score_of_their_variance():
+    rng = np.random.default_rng(1)
+    p = rng.random((50_000, 1))
+    y = (rng.random(p.shape) < p).astype(float)
+    row = calibration.classifier_metrics(p, y, ["x"]).iloc[0]
+    assert row["brier"] == pytest.approx(1 / 6, abs=0.004)  # mean of p (1 - p); 5 standard errors
+    assert row["ece"] < 0.02
+    overconfident = calibration.classifier_metrics((p > 0.5) * 1.0, y, ["x"]).iloc[0]
+    assert overconfident["ece"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_classifier_without_negatives_has_no_auroc():
+    row = calibration.classifier_metrics(np.full((3, 1), 0.8), np.ones((3, 1)), ["x"]).iloc[0]
+    assert np.isnan(row["auroc"])
+    assert row["brier"] == pytest.approx(0.04)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        calibration.classifier_metrics(np.full((3, 1), 1.8), np.ones((3, 1)), ["x"])
+    with pytest.raises(ValueError, match="labels 0, 1 or NaN"):
+        calibration.classifier_metrics(np.full((3, 1), 0.8), np.full((3, 1), 0.5), ["x"])
+    with pytest.raises(ValueError, match="2 names"):
+        calibration.classifier_metrics(np.full((3, 1), 0.8), np.ones((3, 1)), ["x", "y"])
+
+
 def test_bad_input_raises():
     members, labels = ensemble(1.0, n=20)
     with pytest.raises(ValueError, match=r"got \(5, 20, 1\) and \(20,\)"):
