@@ -108,10 +108,10 @@ def causal_atlas(
     Notes
     -----
     Local effects equal those of `local_mr`, pair by pair, and those of members those of
-    `member_local`. For N windows, A exposures, B outcomes, M members and V substitutions a window,
-    ``(2 + M) N A B`` numbers a method wait for the meta-analysis: in the store, or within
-    `max_memory`. Beside that there are `max_memory` and the arrays of one window, about
-    ``8 (8 V (A + B) + 20 min(A, 256) B)`` bytes.
+    `member_local`. For N windows, A exposures, B outcomes and M members, ``(2 + M) N A B`` numbers
+    a method wait for the meta-analysis, in the store or within `max_memory`. Beside them there are
+    `max_memory` and, for a window of V substitutions and K features, about
+    ``8 ((20 + M) V K + (4 A + 20 min(A, 256)) B)`` bytes.
     """
     plan = make_plan(effects, rule, threshold, methods, exposures, outcomes, max_memory)
     device = resolve_device(device)

@@ -104,7 +104,7 @@ def make_plan(
         if unknown or not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(
                 f"{role} must be features, each once; got {unknown or chosen}: the features are "
-                f"{', '.join(names)}"
+                f"{', '.join(map(str, names))}"
             )
         sides.append(chosen)
     if not (np.array(sides[0])[:, None] != np.array(sides[1])).any():
