@@ -42,6 +42,7 @@ class Chain(NamedTuple):
 CHAINS = {
     "motif": Chain(threshold=1.0),
     "strongest": Chain("strongest", threshold=1.0),
+    "strong": Chain("all"),
     "published": Chain("all", "egger_paper"),
 }
 
