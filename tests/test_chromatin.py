@@ -176,8 +176,19 @@ def oracle(windows):
 def test_the_exact_model_gives_true_effects_and_no_false_one(oracle):
     table, _ = chromatin_study.analyse(*oracle[:2], ACCESSIBILITY, ["steiger"], oracle[2])
     zero = table["truth"].fillna(0) == 0
-    assert table.loc[zero, "effect"].abs().max() < 0.05
+    # where accessibility moves by a factor's own sites alone, both are moved equally, in units of
+    # their sd, and a few windows do not tell which of the two is the cause
+    alone = table["outcome"].isin(chromatin.causes(ACCESSIBILITY))
+    assert table.loc[zero & ~alone, "effect"].abs().max() < 0.05
     assert (table.loc[~zero, "effect"] - table.loc[~zero, "truth"]).abs().max() < 0.25
+
+
+def test_the_shipped_network_predicts_nearly_as_well_as_the_rules():
+    held = chromatin.simulate(P, 800, split="test", seed=9)
+    table = chromatin_study.quality(chromatin_study.load_network(), held)
+    # 0.04 at most was lost when it was trained, on 2,000 windows; 800 have an error of 0.015
+    assert (table["auroc_possible"] - table["auroc"]).max() < 0.09
+    assert (table["auroc"] > 0.75).all()
 
 
 def test_factors_are_named_by_both_ways():
