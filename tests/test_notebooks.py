@@ -25,6 +25,7 @@ def papermill(*arguments, cwd):
 
 def test_the_notebooks_are_there():
     assert {p.name for p in NOTEBOOKS} == {
+        "bpnet.ipynb",
         "corrections.ipynb",
         "estimators.ipynb",
         "quickstart.ipynb",
@@ -101,6 +102,19 @@ def test_sweeps_with_other_parameters_find_their_settings_again(tmp_path):
         assert run.returncode == 0, run.stderr
     names = {p.name for p in (tmp_path / "mine").iterdir()}
     assert names == {"baseline", "direction-reverse", "confounding-2.0", "sweep_scores.csv"}
+
+
+def test_bpnet_with_one_network_says_what_is_missing(tmp_path):
+    weights = ROOT / "tests/reference/models/bpnet/bpnet_oskn_random.h5"
+    out = tmp_path / "out.ipynb"
+    run = papermill(ROOT / "notebooks/bpnet.ipynb", out, "-p", "source", "published", "-p", "weights",
+                    weights, "-p", "n_genome", "190", "-p", "n_windows", "8", cwd=tmp_path)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    cells = {c.id: c for c in nbformat.read(out, as_version=4).cells}
+    assert cells["alone"].outputs[0]["text"] == (
+        "uncertainty that is missing: between members; strands alone give a lower bound\n"
+    )
+    assert cells["open"].outputs[0]["text"].startswith("8 windows, 1 networks")
 
 
 def test_an_unknown_parameter_stops_the_run(tmp_path):
