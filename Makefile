@@ -54,6 +54,7 @@ results: .venv/.installed
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(CALIBRATION) -p workers $(WORKERS)
 	$(BIN)/papermill -k python3 --log-output notebooks/sweeps.ipynb executed/.results.ipynb -f $(SWEEPS) -p workers $(WORKERS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m deepmr_utils.graph_runs book/parameters/bpnet_demo_scale.yml --workers $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m deepmr_utils.chromatin_runs book/parameters/deepsea_demo_scale.yml --workers $(WORKERS)
 
 test: lint unit notebooks _build/html/index.html
 	$(BIN)/python -m pytest -q tests/test_book_html.py
