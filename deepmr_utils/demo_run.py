@@ -281,6 +281,7 @@ def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.Dat
     """Add the mean true effect of the windows that enter each row."""
     if "bin" in table:
         bins = list(graph_scores.BINS)
+        local = local[local["distance"].between(bins[0], bins[-1], inclusive="right")]
         local = local.assign(bin=pd.cut(local["distance"], bins).astype(str))
     by = [*PAIR, "bin"] if "bin" in table else PAIR
     mean = local.groupby(by, as_index=False)[column].mean().rename(columns={column: "truth"})
