@@ -19,7 +19,7 @@ from . import genome, graph_scores
 from .causal_graph import PAIR
 from .demo_run import DIRECT, TRUTH_COLUMNS, Run, Settings, make_settings, plain, run
 from .predict import progress_bar
-from .rounds import write_text
+from .rounds import claim_values, write_text
 
 
 def study(
@@ -64,19 +64,7 @@ def _run_and_store(directory: Path, settings: Settings, graph: str, number: int)
 
 def claim(directory: Path, settings: Settings) -> None:
     """Write the settings into a new directory, or check them in one that has been used."""
-    path, mine = directory / "settings.json", plain(settings)
-    if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(mine, indent=1) + "\n")
-        return
-    theirs = json.loads(path.read_text())
-    names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
-    if names:
-        differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
-        raise ValueError(
-            f"{directory} was written with other settings ({differences}): choose another results "
-            "directory, or remove it to run again"
-        )
+    claim_values(directory, plain(settings))
 
 
 def read_settings(directory: str | Path) -> Settings:

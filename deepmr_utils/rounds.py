@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -388,15 +388,22 @@ def _run_and_store(
 def claim(directory: Path, settings: Settings) -> None:
     """Write the settings into a new directory, or check them in one that has been used."""
     path = directory / "settings.json"
-    mine = plain(settings)
+    if not path.exists() and directory.exists() and any(directory.glob("*/round-*")):
+        raise ValueError(f"{directory} holds rounds but no settings.json: choose another one")
+    # what a setting of a later version leaves as it was need not have been written down
+    claim_values(directory, plain(settings), plain(Settings()))
+
+
+def claim_values(
+    directory: Path, mine: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
+    """What `claim` does, for settings of any kind as JSON values."""
+    path = directory / "settings.json"
     if not path.exists():
-        if directory.exists() and any(directory.glob("*/round-*")):
-            raise ValueError(f"{directory} holds rounds but no settings.json: choose another one")
         directory.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(mine, indent=1) + "\n")
         return
-    # what a setting of a later version leaves as it was need not have been written down
-    theirs = plain(Settings()) | json.loads(path.read_text())
+    theirs = {**(defaults or {}), **json.loads(path.read_text())}
     names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
     if names:
         differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
