@@ -243,14 +243,15 @@ def member_global(
     wide = wide.dropna()
     names = wide.columns
     used = local[local["causal_effect"].notna()].merge(wide.reset_index(), on=keys)
-    groups = list(used.groupby(by, sort=False, observed=True))
     tables = []
-    for key, group in groups:
+    for key, group in used.groupby(by, sort=False, observed=True):
         table = random_effects(
             group[names].to_numpy().T, np.tile(group["se"], (len(names), 1)), **options
         )
         table = pd.DataFrame({"member": names, "effect": table["effect"]})
         tables.append(table.assign(**dict(zip(by, key, strict=True)))[[*by, "member", "effect"]])
+    if not tables:  # no sequence has an estimate
+        return pd.DataFrame(columns=[*by, "member", "effect"])
     return pd.concat(tables, ignore_index=True)
 
 

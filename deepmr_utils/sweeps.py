@@ -102,7 +102,8 @@ def run_sweep(
     pd.DataFrame
         The columns of `deepmr_utils.round_scores.global_table` after ``setting``; ``r2``, of the
         worse learned feature, and ``seconds`` of the round with all settings that share its
-        ensemble.
+        ensemble. A round in which no sequence has an estimate, for want of instruments, has no
+        row.
 
     Notes
     -----
@@ -129,12 +130,12 @@ def run_sweep(
     done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     for _ in progress_bar(done, progress, desc="ensembles", total=len(units)):
         pass
-    tables = (
+    tables = [
         pd.read_csv(_table_path(path, *key)).assign(setting=name)
         for name, path in paths.items()
         for key in keys
-    )
-    table = pd.concat(tables, ignore_index=True)
+    ]
+    table = pd.concat([one for one in tables if len(one)] or tables, ignore_index=True)
     return table[["setting", *table.columns.drop("setting")]]
 
 

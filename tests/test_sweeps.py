@@ -40,7 +40,13 @@ def test_settings_differ_in_one_thing():
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     settings = sweeps.one_at_a_time(
-        BASE, {"n_members": [3], "direction": ["reverse"], "n_train": [600]}
+        BASE,
+        {
+            "n_members": [3],
+            "direction": ["reverse"],
+            "n_train": [600],
+            "instruments": [["wald", 1e6]],
+        },
     )
     directory = tmp_path_factory.mktemp("sweep")
     return settings, directory, sweeps.run_sweep(settings, ["none"], 1, directory)
@@ -79,3 +85,13 @@ def test_stored_settings_are_found_again_and_others_refused(sweep):
         sweeps.run_sweep(settings, ["batch"], 1, directory)
     with pytest.raises(ValueError, match="nothing to run: 0 rounds"):
         sweeps.run_sweep(settings, ["none"], 0, directory)
+
+
+def test_a_setting_without_instruments_is_stored_and_has_no_row(sweep):
+    settings, directory, table = sweep
+    assert "instruments wald 1000000.0" in settings
+    (path,) = directory.glob("instruments*/none/round-000.csv")
+    assert len(path.read_text().splitlines()) == 1  # names of columns
+    assert set(table["setting"]) == set(settings) - {"instruments wald 1000000.0"}
+    last = {name: settings[name] for name in settings if name.startswith("instruments")}
+    assert sweeps.run_sweep(last, ["none"], 1, directory).empty
