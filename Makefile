@@ -12,7 +12,7 @@ SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
 CALIBRATION := book/parameters/calibration.yml
 CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
-EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb sweeps.ipynb corrections.ipynb bpnet.ipynb simulation_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb sweeps.ipynb corrections.ipynb bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
@@ -36,6 +36,7 @@ executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
 
 executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
 executed/bpnet.ipynb: $(wildcard book/results/bpnet/*/*/*.json)
+executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 
 executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | .venv/.installed
 	mkdir -p executed
@@ -73,7 +74,7 @@ notebooks: .venv/.installed
 
 outputs: .venv/.installed
 	rm -rf notebooks/results
-	for name in quickstart estimators your_own_model simulation sweeps corrections bpnet; do \
+	for name in quickstart estimators your_own_model simulation sweeps corrections bpnet deepsea; do \
 	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
 	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 

@@ -245,6 +245,21 @@ def forest(
     return ax
 
 
+def label_points(ax: Axes, x: pd.Series, y: pd.Series) -> None:
+    """Write the index of each point beside it, on the side away from the nearest other point."""
+    ax.figure.draw_without_rendering()  # places on the screen are known after this
+    places = ax.transData.transform(np.column_stack([x, y.loc[x.index]]))
+    for name, place in zip(x.index, places, strict=True):
+        apart = np.hypot(*(places - place).T)
+        nearest = places[np.argsort(apart)[1]] if len(places) > 1 else place
+        right, up = place[0] >= nearest[0], place[1] >= nearest[1]
+        ax.annotate(
+            name, (x[name], y[name]), xytext=(5 if right else -5, 5 if up else -5), fontsize=9,
+            textcoords="offset points", ha="left" if right else "right",
+            va="bottom" if up else "top",
+        )  # fmt: skip
+
+
 def reliability(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw reliability curves: ``feature, expected, observed`` and, if there, ``calibration``."""
     ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]

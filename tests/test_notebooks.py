@@ -27,6 +27,7 @@ def test_the_notebooks_are_there():
     assert {p.name for p in NOTEBOOKS} == {
         "bpnet.ipynb",
         "corrections.ipynb",
+        "deepsea.ipynb",
         "estimators.ipynb",
         "quickstart.ipynb",
         "simulation.ipynb",

@@ -1,6 +1,6 @@
 """Figures draw what they are given: values are read back from the Axes."""
 
-import matplotlib
+import matplotlib.figure
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,3 +101,15 @@ def test_setting_scores_are_drawn_where_they_belong():
     np.testing.assert_array_equal(egger.get_xdata(), [1.2])
     assert target.get_xdata()[0] == 1.0
     assert len(right.lines) == 2
+
+
+def test_labels_of_points_keep_away_from_their_neighbours():
+    x = pd.Series({"a": 0.0, "b": 0.1, "c": 5.0})
+    y = pd.Series({"c": 5.0, "b": 0.1, "a": 0.0})  # joined by name, not by place
+    ax = matplotlib.figure.Figure().subplots()
+    ax.scatter(x, y.loc[x.index])
+    plots.label_points(ax, x, y)
+    texts = {text.get_text(): text for text in ax.texts}
+    assert {name: text.xy for name, text in texts.items()} == {n: (x[n], y[n]) for n in x.index}
+    sides = {name: (text.get_ha(), text.get_va()) for name, text in texts.items()}
+    assert sides == {"a": ("right", "top"), "b": ("left", "bottom"), "c": ("left", "bottom")}
