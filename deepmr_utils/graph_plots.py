@@ -118,7 +118,7 @@ def local_densities(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3,
     exposures = local["exposure"].unique().tolist()
     colours = dict(zip(exposures, _COLOURS, strict=False))
     figure, axes = plt.subplots(
-        1, len(exposures), figsize=(9, 2.8), sharex=True, sharey=True, squeeze=False
+        1, len(exposures), figsize=(10.5, 3.2), sharex=True, sharey=True, squeeze=False
     )
     bins = np.linspace(*limits, 46)
     for ax, exposure in zip(axes[0], exposures, strict=True):
@@ -127,7 +127,7 @@ def local_densities(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3,
             ax.hist(values, bins, density=True, histtype="step", lw=1.6,
                     color=colours.get(outcome, GREY), label=f"on {outcome}")  # fmt: skip
         ax.set(title=exposure, yscale="symlog", ylim=(0, None))
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=9)
     axes[0, 0].set(ylabel="density")
     figure.supxlabel("local causal effect", fontsize=11)
     return figure
@@ -145,9 +145,9 @@ def both_ways(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2))
     """
     names = pd.unique(local[PAIR].to_numpy().ravel())
     pairs = list(combinations(names, 2))
-    figure, axes = plt.subplots(2, -(-len(pairs) // 2), figsize=(9, 5.6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, -(-len(pairs) // 2), figsize=(10, 6.4), sharex=True, sharey=True)
     values = local.set_index(["sequence_id", *PAIR])
-    points = None
+    points, ends = None, (limits[0] - 0.05, limits[1] + 0.05)
     for ax, (a, b) in zip(axes.flat, pairs, strict=True):
         there = values.xs((a, b), level=PAIR)
         back = values.xs((b, a), level=PAIR)["causal_effect"].rename("back")
@@ -157,7 +157,8 @@ def both_ways(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2))
         ax.axline((0, 0), slope=1, color="0.7", lw=0.8, zorder=0)
         ax.axhline(0, color="0.85", lw=0.8, zorder=0)
         ax.axvline(0, color="0.85", lw=0.8, zorder=0)
-        ax.set(xlabel=arrow_name(a, b), ylabel=arrow_name(b, a), aspect="equal")
+        ax.set(xlabel=arrow_name(a, b), ylabel=arrow_name(b, a), aspect="equal",
+               xlim=ends, ylim=ends)  # fmt: skip
     figure.colorbar(points, ax=axes, label="distance between motifs (bp)", shrink=0.7)
     return figure
 
@@ -181,7 +182,7 @@ def distance_heatmap(
     limit = np.nanmax(np.abs(wide.to_numpy()))
     mesh = ax.imshow(wide, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (i, k), number in np.ndenumerate(wide.to_numpy()):
-        text = "" if np.isnan(number) else f"{number:.2f}"
+        text = "" if np.isnan(number) else f"{number:z.2f}"
         colour = "white" if abs(number) > 0.6 * limit else "black"
         ax.annotate(text, (k, i), ha="center", va="center", fontsize=8.5, color=colour)
     ax.set_yticks(range(len(wide)), [arrow_name(*pair) for pair in wide.index])
