@@ -12,7 +12,7 @@ SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
 CALIBRATION := book/parameters/calibration.yml
 CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
-EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb sweeps.ipynb corrections.ipynb bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,quickstart.ipynb estimators.ipynb your_own_model.ipynb simulation.ipynb sweeps.ipynb corrections.ipynb bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb sweeps_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
@@ -43,6 +43,12 @@ executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(COD
 	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
 	$(BIN)/python -m deepmr_utils.notebooks executed/.paper_scale.ipynb
 	mv executed/.paper_scale.ipynb $@
+
+executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | .venv/.installed
+	mkdir -p executed
+	$(PAPERMILL) $< executed/.sweeps_paper_scale.ipynb -f $(SWEEPS) -p workers $(WORKERS)
+	$(BIN)/python -m deepmr_utils.notebooks executed/.sweeps_paper_scale.ipynb
+	mv executed/.sweeps_paper_scale.ipynb $@
 
 # Strict: an unresolved reference, a missing file or any other warning fails the build.
 _build/html/index.html: $(EXECUTED) $(PAGES)
