@@ -251,7 +251,7 @@ def member_global(
         table = pd.DataFrame({"member": names, "effect": table["effect"]})
         tables.append(table.assign(**dict(zip(by, key, strict=True)))[[*by, "member", "effect"]])
     if not tables:  # no sequence has an estimate
-        return pd.DataFrame(columns=[*by, "member", "effect"])
+        return used.iloc[:0][by].assign(member=0, effect=0.0)
     return pd.concat(tables, ignore_index=True)
 
 

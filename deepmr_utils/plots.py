@@ -14,6 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Affine2D
 
 from .sequences import ALPHABET
@@ -333,7 +334,10 @@ def global_against_truth(
 
 
 def setting_scores(
-    scores: pd.DataFrame, columns: dict[str, str], targets: dict[str, float]
+    scores: pd.DataFrame,
+    columns: dict[str, str],
+    targets: dict[str, float],
+    log: Sequence[str] = (),
 ) -> Figure:
     """Draw scores of settings as points, one row a setting, one panel a score.
 
@@ -345,6 +349,8 @@ def setting_scores(
         Columns to draw, with what their axes are called.
     targets : dict
         Values to aim at, by column, drawn as a dashed line.
+    log : sequence of str
+        Columns with a logarithmic axis.
     """
     settings = scores["setting"].unique().tolist()
     figure, axes = plt.subplots(
@@ -359,6 +365,11 @@ def setting_scores(
             ax.plot(rows[column], y, "os^Dvh"[i % 6], color=colours[i % 6], ms=6, label=method)
         if column in targets:
             ax.axvline(targets[column], color="black", lw=1, ls="--", zorder=0)
+        if column in log:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.grid(axis="y", color="0.9")
         ax.set_axisbelow(True)
         ax.set_xlabel(label)

@@ -206,3 +206,17 @@ def test_conditional_standard_error():
     assert meta.conditional_se(se, 0.0) == pytest.approx(1 / np.sqrt((1 / se**2).sum()))
     # so heterogeneous that all studies weigh the same: the error of a plain mean
     assert meta.conditional_se(se, 1e9) == pytest.approx(np.sqrt((se**2).sum()) / 3)
+
+
+def test_members_of_a_group_without_estimates_have_no_row():
+    """A chain of instruments may leave a pair without any: its table is empty, and of its kind."""
+    local = pd.DataFrame({"sequence_id": ["a"], "method": ["ivw"], "causal_effect": [np.nan],
+                          "se": [np.nan]})  # fmt: skip
+    members = local.drop(columns="se").merge(pd.DataFrame({"member": [0, 1]}), how="cross")
+    table = ensemble_intervals.member_global(local, members)
+    assert table.empty
+    assert list(table) == ["method", "member", "effect"]
+    assert table["effect"].dtype == float
+    estimates = pd.DataFrame({"method": ["ivw"], "effect": [np.nan], "se": [np.nan]})
+    added = ensemble_intervals.add_intervals(estimates, table, ["method"], "effect")
+    assert added["total_se"].isna().all()
