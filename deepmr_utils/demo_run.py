@@ -343,7 +343,12 @@ def load_members(path: str | Path | None = None) -> list[BPNet]:
         members = [BPNet(filters=settings.filters, layers=settings.layers) for _ in held["members"]]
         for member, state in zip(members, held["members"], strict=True):
             member.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (
+        KeyError, TypeError, RuntimeError, AttributeError, EOFError, OSError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} holds no ensemble of demo BPNets: {error}") from error
     return [member.eval() for member in members]
 

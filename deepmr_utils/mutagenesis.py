@@ -126,6 +126,8 @@ def saturation_mutagenesis(
         If an argument or the model does not fit.
     FileExistsError
         If the store holds effects of something else.
+    BlockingIOError
+        If another process is writing the store.
 
     Notes
     -----
@@ -179,23 +181,23 @@ def saturation_mutagenesis(
         }
         key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
         fingerprint = joblib.hash((*key, keep_members, covariance)) if store is not None else ""
-        writer = EffectsWriter(coordinates, attributes, store, fingerprint)
-        if writer.finished:
+        with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
+            if writer.finished:
+                return writer.finish()
+            engines = engines_of(
+                members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
+            )
+            held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
+            limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
+            size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
+            for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
+                if writer.needs(start):
+                    rows = slice(start, start + size)
+                    sites = _Sites(one_hot[rows], codes[rows], mask[rows], reverse_complement)
+                    moments = _moments(sites, engines, limits, transform, together)
+                    values = sites.spread(moments, shown, keep_members, covariance)
+                    writer.write(start, size, values)
             return writer.finish()
-        engines = engines_of(
-            members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
-        )
-        held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
-        limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
-        size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
-        for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
-            if writer.needs(start):
-                rows = slice(start, start + size)
-                sites = _Sites(one_hot[rows], codes[rows], mask[rows], reverse_complement)
-                moments = _moments(sites, engines, limits, transform, together)
-                values = sites.spread(moments, shown, keep_members, covariance)
-                writer.write(start, size, values)
-    return writer.finish()
 
 
 class _Limits:
