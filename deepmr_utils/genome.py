@@ -28,6 +28,7 @@ from .genome_binding import (
 from .genome_binding import GRAPHS as GRAPHS  # offered here, too
 from .genome_binding import HIDDEN as HIDDEN
 from .motifs import get_motif
+from .planting import plant, site_mutants
 from .regions import read_bed, read_fasta
 from .sequences import ALPHABET, decode, encode, one_hot
 from .track_files import Specification, Task, write_specification
@@ -72,7 +73,11 @@ def make_genome(folder: str | Path, parameters: Parameters, seed: int = 0) -> De
     )
     span = p.length + 2 * p.margin
     codes = _draw_background(p.n_windows, span, background)
-    sites = _plant(codes, p, planting)
+    motifs = {name: get_motif(MOTIFS[name]) for name in p.factors}
+    sites = plant(
+        codes, motifs, p_site=p.p_site, sharpness=p.sharpness, rng=planting,
+        margin=p.margin + p.length // 8,
+    )  # fmt: skip
     per = -(-p.n_windows // len(CHROMOSOMES))
     window = np.arange(p.n_windows)
     chrom = np.array(CHROMOSOMES)[window // per]
@@ -109,7 +114,7 @@ def make_genome(folder: str | Path, parameters: Parameters, seed: int = 0) -> De
         table = pd.DataFrame({"chrom": chrom[own], "start": centre[own], "end": centre[own] + 1})
         table.to_csv(folder / name / "peaks.bed", sep="\t", header=False, index=False)
     sites["start"] += offset[sites["window"]]
-    widths = sites["factor"].map({name: get_motif(MOTIFS[name]).width for name in p.factors})
+    widths = sites["factor"].map({name: motif.width for name, motif in motifs.items()})
     bed = pd.DataFrame({
         "chrom": chrom[sites["window"]], "start": sites["start"], "end": sites["start"] + widths,
         "factor": sites["factor"], "score": 0, "strand": sites["strand"],
@@ -163,39 +168,6 @@ def _draw_background(n: int, length: int, rng: np.random.Generator) -> np.ndarra
         if i >= 0:
             codes[:, i] = base
     return codes
-
-
-def _plant(codes: np.ndarray, p: Parameters, rng: np.random.Generator) -> pd.DataFrame:
-    """Write sites into codes (N, L), in place: ``window, start, factor, strand``.
-
-    Without overlap; the order of the factors and the gaps between them are uniform.
-    """
-    n = len(codes)
-    names = np.array(p.factors)
-    widths = np.array([get_motif(MOTIFS[name]).width for name in names])
-    order = rng.random((n, len(names))).argsort(1)
-    has = rng.random((n, len(names))) < p.p_site  # in that order
-    taken = widths[order] * has
-    first, room = p.margin + p.length // 8, p.length - 2 * (p.length // 8)
-    spare = room - taken.sum(1, keepdims=True)
-    gaps = np.sort(rng.integers(0, spare + 1, (n, len(names))), axis=1)
-    starts = first + gaps + taken.cumsum(1) - taken
-    parts = []
-    for k, name in enumerate(names):
-        rows, column = np.nonzero((order == k) & has)
-        probabilities = get_motif(MOTIFS[name]).probabilities ** p.sharpness
-        cumulative = (probabilities / probabilities.sum(1, keepdims=True)).cumsum(1)[:, :-1]
-        site = (rng.random((len(rows), widths[k], 1)) >= cumulative).sum(2)
-        turned = rng.random(len(rows)) < 0.5
-        site = np.where(turned[:, None], 3 - site[:, ::-1], site)
-        start = starts[rows, column]
-        codes[rows[:, None], start[:, None] + np.arange(widths[k])] = site
-        strand = np.where(turned, "-", "+")
-        parts.append(
-            pd.DataFrame({"window": rows, "start": start, "factor": name, "strand": strand})
-        )
-    table = pd.concat(parts, ignore_index=True)
-    return table.sort_values(["window", "start"], ignore_index=True)
 
 
 class Oracle(nn.Module):
@@ -284,11 +256,7 @@ def _slopes(
     """Total and direct slopes (N, T) on an exposure and its largest change (N,)."""
     width = get_motif(MOTIFS[exposure]).width
     n, m = len(codes), 3 * width
-    position = starts[:, None] + np.repeat(np.arange(width), 3)
-    mutants = np.repeat(codes[:, None], m, axis=1)
-    row = np.arange(n)[:, None]
-    shifted = (codes[row, position] + np.tile([1, 2, 3], width)) % len(ALPHABET)
-    mutants[row, np.arange(m), position] = shifted
+    mutants = site_mutants(codes, starts, width)
     reference = {name: intrinsic_log_odds(one_hot(codes), name, p) for name in p.factors}
     before = occupancies(reference, p.network)
     scores = {name: x.repeat_interleave(m, 0) for name, x in reference.items()}

@@ -10,12 +10,12 @@ from functools import cache, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .models.bpnet import OSKN
-from .motifs import get_motif, log_odds, match_scores
+from .motifs import get_motif, match_scores
+from .planting import site_affinity
 
 FACTORS = OSKN
 HIDDEN = "hidden"  # a fifth factor, of which there are no reads
@@ -145,17 +145,9 @@ def _order(graph: Graph) -> list[str]:
     return list(MOTIFS) if graph.reciprocal else list(TopologicalSorter(helpers).static_order())
 
 
-@cache
-def _affinity(name: str, sharpness: float) -> tuple[np.ndarray, float]:
-    """Log-odds (W, 4) of a factor's motif and the mean score of the sites that are planted."""
-    motif = get_motif(MOTIFS[name])
-    weights, drawn = log_odds(motif), motif.probabilities**sharpness
-    return weights, float((weights * drawn / drawn.sum(1, keepdims=True)).sum())
-
-
 def intrinsic_log_odds(x: Tensor, name: str, p: Parameters) -> Tensor:
     """Log-odds (N, 2, L) without help, by strand and centre of the site; -inf where it is cut."""
-    weights, mean = _affinity(name, p.sharpness)
+    weights, mean = site_affinity(get_motif(MOTIFS[name]), p.sharpness)
     width = len(weights)
     scores = torch.full((len(x), 2, x.shape[-1]), -torch.inf, dtype=torch.float64)
     # the centre of an even motif lies between two bases; its mirror must be the mirrored index

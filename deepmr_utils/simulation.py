@@ -14,7 +14,8 @@ from scipy.interpolate import CubicSpline
 from torch import nn
 
 from .motifs import log_odds, occupancy
-from .sequences import ALPHABET, encode, one_hot
+from .planting import site_mutants
+from .sequences import encode, one_hot
 from .simulation_parameters import FEATURES, Parameters, Rates, draw_rates
 from .simulation_parameters import PUBLISHED_SCENARIOS as PUBLISHED_SCENARIOS  # offered here, too
 from .simulation_parameters import SCENARIOS as SCENARIOS
@@ -209,12 +210,7 @@ def local_truth(
 
     reference = encode(sequences["sequence"].iloc[rows])
     width = parameters.motifs[role].width
-    n_mutants = 3 * width
-    position = start[rows, None] + np.repeat(np.arange(width), 3)
-    row = np.arange(len(rows))[:, None]
-    mutants = np.repeat(reference[:, None], n_mutants, axis=1)
-    shifted = reference[row, position] + np.tile([1, 2, 3], width)
-    mutants[row, np.arange(n_mutants), position] = shifted % len(ALPHABET)
+    mutants = site_mutants(reference, start[rows], width)
     codes = np.concatenate([reference[:, None], mutants], axis=1)
     q = occupancies(one_hot(codes.reshape(-1, codes.shape[-1]), torch.float64), parameters)
     q = {name: values.view(len(rows), -1) for name, values in q.items()}

@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from deepmr_utils import genome, genome_binding, motifs, regions, sequences, track_files, tracks
+from deepmr_utils import (
+    genome,
+    genome_binding,
+    motifs,
+    planting,
+    regions,
+    sequences,
+    track_files,
+    tracks,
+)
 
 SMALL = genome.Parameters(n_windows=190, length=300, margin=20)
 PAIRS = list(permutations(genome.FACTORS, 2))
@@ -82,7 +91,7 @@ def test_sites_stand_where_the_file_says(demo, windows):
     )
     x = sequences.one_hot(found["sequence"].tolist())
     scores = motifs.match_scores(x, motifs.log_odds(motifs.get_motif("Klf4")))
-    mean = genome_binding._affinity("Klf4", SMALL.sharpness)[1]
+    mean = planting.site_affinity(motifs.get_motif("Klf4"), SMALL.sharpness)[1]
     assert abs(scores.mean() - mean) < 4 * scores.std() / len(scores) ** 0.5
 
 
@@ -118,7 +127,9 @@ def test_the_background_is_like_the_mouse():
 
 def test_rules_do_not_depend_on_the_strand():
     codes = genome._draw_background(20, 200, np.random.default_rng(0))
-    genome._plant(codes, genome.Parameters(length=200, margin=0), np.random.default_rng(1))
+    p, rng = genome.Parameters(), np.random.default_rng(1)
+    by_factor = {name: motifs.get_motif(genome.MOTIFS[name]) for name in p.factors}
+    planting.plant(codes, by_factor, p_site=p.p_site, sharpness=p.sharpness, rng=rng, margin=25)
     x = sequences.one_hot(codes, torch.float64)
     for graph in genome.GRAPHS:
         p = genome.Parameters(graph=graph, length=200, margin=0)
