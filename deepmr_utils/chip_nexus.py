@@ -36,7 +36,7 @@ def fetch_chip_nexus(
     checksum : str, optional
         ``algorithm:digest``. It is not known to us, so that by default nothing is compared.
     fasta : path, optional
-        mm10, where the archive holds none; it is linked into the folder.
+        The genome mm10, where the archive holds none; it is linked into the folder.
     progress : bool
 
     Returns

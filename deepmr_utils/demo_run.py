@@ -134,7 +134,18 @@ def train(
     workers: int = 1,
     only: Sequence[int] | None = None,
 ) -> tuple[Ensemble, pd.DataFrame]:
-    """Train the ensemble of a run, or ``only`` some of its members where these are resampled.
+    """Train the ensemble of a run.
+
+    Parameters
+    ----------
+    spec : Specification
+        Of the genome that the settings describe.
+    settings : Settings
+    seed : int
+    workers : int
+        Members trained at the same time.
+    only : sequence of int, optional
+        Some of the members, where these are resampled.
 
     Returns
     -------

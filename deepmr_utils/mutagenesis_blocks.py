@@ -133,7 +133,20 @@ def block_moments(
     transform: Transform | None,
     together: bool,
 ) -> Moments:
-    """Predict, difference and take moments over members, as many sites at a time as fit."""
+    """Predict, difference and take moments over members, as many sites at a time as fit.
+
+    Parameters
+    ----------
+    sites : Block
+    engines : list of Engine
+        One a member.
+    limits : Limits
+        Halved where a GPU runs out of memory.
+    transform : callable, optional
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` takes it.
+    together : bool
+        Hold the effects of all members at once, which a transform needs, and return them.
+    """
     parts, start = [], 0
     while start < max(1, len(sites.sequence)):
         chosen = slice(start, start + limits.sites())
