@@ -50,9 +50,8 @@ def check_parameters(cells: Sequence[str] | None = None) -> None:
 def glue(name: str, value: Any) -> None:
     """Record a value under a name in the cell's outputs, for the book to quote.
 
-    Nothing shows in the notebook. The book quotes it by
-    ``{glue:text}`/executed/notebook.ipynb::name:.2f` ``. Writes what myst-nb reads without
-    importing Sphinx.
+    Nothing shows in the notebook. The book quotes it by the role ``glue:text``, with the argument
+    ``/executed/notebook.ipynb::name:.2f``. Writes what myst-nb reads without importing Sphinx.
     """
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # the repr of a NumPy scalar cannot be formatted by {glue:text}
