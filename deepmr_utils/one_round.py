@@ -121,7 +121,19 @@ def fit_round(
     device: str = "cpu",
     progress: bool = False,
 ) -> Ensemble:
-    """Train the ensemble of a round; members are judged against the round's own noise floor."""
+    """Train the ensemble of a round; members are judged against the round's own noise floor.
+
+    Parameters
+    ----------
+    data : simulation.Round
+    seed : int
+        Of the ensemble, see `draw_round`.
+    settings : Settings
+    workers : int
+        Processes that train members at the same time.
+    device : str
+    progress : bool
+    """
     validation = data.split("validation")
     floor = simulation.noise_floor(validation, data.parameters, data.rates).to_numpy()
     return train_ensemble(
@@ -210,7 +222,18 @@ def analyse_round(
 ) -> RoundResult:
     """What `run_round` does with a trained ensemble: calibrate, mutate, estimate, compare.
 
-    Several analyses of one ensemble share its variant effects in ``cache``, a dictionary of theirs.
+    Parameters
+    ----------
+    ensemble : Ensemble
+    data : simulation.Round
+        What it was trained on, with the test sequences that are analysed.
+    settings : Settings
+    round_ : int
+    device : str
+    clock : Clock, optional
+        Goes on counting the seconds of stages.
+    cache : dict, optional
+        Several analyses of one ensemble share its variant effects in it.
     """
     clock, cache = clock or Clock(), {} if cache is None else cache
     scenario = data.parameters.scenario

@@ -32,6 +32,11 @@ def read_parameters(path: str | Path, notebook: str | Path | None = None) -> dic
         YAML, as papermill takes it by ``-f``.
     notebook : path, optional
 
+    Returns
+    -------
+    dict
+        Values by name.
+
     Raises
     ------
     ValueError

@@ -143,6 +143,11 @@ def read_table(path: Path, record: Path | None = None) -> pd.DataFrame:
     record : Path, optional
         Of the run that the table belongs to, which is to be removed where the table is damaged.
 
+    Returns
+    -------
+    pd.DataFrame
+        As written, numbers as float32.
+
     Raises
     ------
     ValueError

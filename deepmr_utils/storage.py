@@ -61,6 +61,11 @@ def load_effects(
     lazy : bool
         Leave the values on disk until they are used.
 
+    Returns
+    -------
+    xr.Dataset
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` gives it.
+
     Raises
     ------
     FileNotFoundError
