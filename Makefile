@@ -23,7 +23,7 @@ book: _build/html/index.html
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and "Python 3.11 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,workflow]'
 	touch $@
 
 # Notebooks, executed: written to a temporary name, so that an interrupted run leaves nothing behind.

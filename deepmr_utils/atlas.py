@@ -165,10 +165,12 @@ def local_atlas(
 
     Parameters
     ----------
-    effects, rule, threshold, methods, exposures, outcomes, device
+    effects, rule, threshold, methods, exposures, outcomes
         As in `causal_atlas`.
     distribution : {"normal", "t"}
         Of intervals, as in `deepmr_utils.mr.estimate`.
+    device : str
+        As in `causal_atlas`.
 
     Returns
     -------

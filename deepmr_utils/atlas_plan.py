@@ -66,7 +66,13 @@ def make_plan(
     outcomes: Sequence[str] | None,
     max_memory: int,
 ) -> Plan:
-    """Check what is asked for, as `deepmr_utils.atlas.causal_atlas` takes it."""
+    """Check what is asked for.
+
+    Parameters
+    ----------
+    effects, rule, threshold, methods, exposures, outcomes, max_memory
+        As `deepmr_utils.atlas.causal_atlas` takes them.
+    """
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     for name, value, valid in (
         ("rule", rule, RULES),
@@ -122,7 +128,14 @@ def make_plan(
 def check_options(
     plan: Plan, tau2_method: str, interval: str, share: tuple[int, int], dtype: str
 ) -> None:
-    """Check the options of the meta-analysis, as `deepmr_utils.atlas.causal_atlas` takes them."""
+    """Check the options of the meta-analysis.
+
+    Parameters
+    ----------
+    plan : Plan
+    tau2_method, interval, share, dtype
+        As `deepmr_utils.atlas.causal_atlas` takes them.
+    """
     check_rule(interval)
     for name, value, valid in (
         ("tau2_method", tau2_method, TAU2_METHODS),

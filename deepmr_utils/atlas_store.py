@@ -4,12 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 
 from .atlas_sums import Rules
+from .run_store import land, read_record, read_table
 
 
 class Folder:
@@ -36,8 +36,9 @@ class Folder:
             if self.path.exists() and any(self.path.glob("[!.]*")):
                 raise FileExistsError(f"{path} holds something else: choose another directory")
             self.path.mkdir(parents=True, exist_ok=True)
-            _land(manifest, lambda f: f.write_text(json.dumps(settings, indent=1)))
-        found = json.loads(manifest.read_text())
+            text = json.dumps(settings, indent=1)
+            land(manifest, lambda f: f.write_text(text), only_if_new=True)
+        found = read_record(manifest)
         wanted = json.loads(json.dumps(settings))
         if found != wanted:
             names = [key for key in wanted if found.get(key) != wanted[key]]
@@ -52,7 +53,7 @@ class Folder:
         """The table of a run that was finished."""
         if self.path is None or not (self.path / "atlas.parquet").exists():
             return None
-        return pd.read_parquet(self.path / "atlas.parquet")
+        return read_table(self.path / "atlas.parquet")
 
     def rules(self, rules: Rules, compute: Callable[[], Rules]) -> Rules:
         """What selects instruments; of the rule "pooled" computed once a directory."""
@@ -63,8 +64,8 @@ class Folder:
         path = self.path / "moments.npy"
         if not path.exists():
             new = compute()
-            _land(path, lambda f: np.save(f, np.stack([new.mean, new.sd])))
-        mean, sd = np.load(path)
+            land(path, lambda f: np.save(f, np.stack([new.mean, new.sd])))
+        mean, sd = _load(path)
         return rules._replace(mean=mean, sd=sd)
 
     def has(self, block: int) -> bool:
@@ -74,7 +75,7 @@ class Folder:
     def put(self, block: int, local: np.ndarray, blocks: int) -> None:
         """Take the local effects (2 + M, methods, n, A, B) of one of so many blocks of windows."""
         if self.path is not None:
-            _land(self._local(block), lambda f: np.save(f, local))
+            land(self._local(block), lambda f: np.save(f, local))
         elif not self.held and local.nbytes * blocks > self.max_memory:
             raise ValueError(
                 f"local effects take about {local.nbytes * blocks} bytes and max_memory is "
@@ -95,27 +96,30 @@ class Folder:
     def part(self, chosen: slice) -> pd.DataFrame | None:
         """The table of a block of exposures where it is finished."""
         path = self._part(chosen)
-        return pd.read_parquet(path) if path is not None and path.exists() else None
+        return read_table(path) if path is not None and path.exists() else None
 
     def put_part(self, chosen: slice, table: pd.DataFrame) -> None:
         """Take the table of a block of exposures."""
         if self.path is not None:
-            _land(self._part(chosen), table.to_parquet)
+            land(self._part(chosen), lambda f: table.to_parquet(f, write_page_checksum=True))
 
     def finish(self, table: pd.DataFrame, *, keep_local: bool) -> pd.DataFrame:
         """Store the whole table, and remove what it was made from."""
         if self.path is not None:
-            _land(self.path / "atlas.parquet", table.to_parquet)
+            land(
+                self.path / "atlas.parquet",
+                lambda f: table.to_parquet(f, write_page_checksum=True),
+            )
             for path in self.path.glob("pairs-*.parquet"):
-                path.unlink()
+                path.unlink(missing_ok=True)  # another call may tidy up too
             if not keep_local:
-                shutil.rmtree(self.path / "local")
+                shutil.rmtree(self.path / "local", ignore_errors=True)
         return table
 
     def _arrays(self) -> list[np.ndarray]:
         if self.path is None:
             return [self.held[i] for i in sorted(self.held)]
-        return [np.load(f, mmap_mode="r") for f in sorted((self.path / "local").glob("[0-9]*.npy"))]
+        return [_load(f) for f in sorted((self.path / "local").glob("[0-9]*.npy"))]
 
     def _local(self, block: int) -> Path:
         return self.path / "local" / f"{block:06d}.npy"
@@ -124,8 +128,11 @@ class Folder:
         return self.path and self.path / f"pairs-{chosen.start:06d}-{chosen.stop:06d}.parquet"
 
 
-def _land(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name and move it, so that a file is whole or not there."""
-    partial = path.with_name(f".{uuid4().hex}-{path.name}")  # jobs of a cluster do not meet
-    write(partial)
-    partial.replace(path)
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")  # numbers alone: a file with Python objects is refused
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}), and it is read whole or not at all: remove it and make "
+            "the same call again, which computes it alone"
+        ) from error

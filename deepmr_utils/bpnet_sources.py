@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from . import demo_run, genome, tracks
+from . import demo_run, genome, track_files
 from .downloads import fetch
 from .models.bpnet import BPNet, load_bpnet_oskn
 from .mutagenesis import saturation_mutagenesis
@@ -22,7 +22,7 @@ class Source(NamedTuple):
     """Networks and data: members, specification of the files, and for the demo what was planted."""
 
     members: list[BPNet]
-    spec: tracks.Specification
+    spec: track_files.Specification
     parameters: genome.Parameters | None
     sites: pd.DataFrame | None
 
@@ -49,7 +49,7 @@ def open_source(
         Where the demo genome is written; it serves where no ``specification`` is given.
     weights : path, optional
     specification : path, optional
-        Of your own genome and reads, see `deepmr_utils.tracks`.
+        Of your own genome and reads, see `deepmr_utils.track_files`.
     parameters : genome.Parameters, optional
     seed : int
 
@@ -68,10 +68,10 @@ def open_source(
     else:
         members = demo_run.load_members(weights)
     if specification is not None:
-        return Source(members, tracks.read_specification(specification), None, None)
+        return Source(members, track_files.read_specification(specification), None, None)
     parameters = parameters or demo_run.SHIPPED.parameters
     demo = genome.make_genome(folder, parameters, seed)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     known = parameters if source == "demo" else None  # a real network never saw the planted graph
     return Source(members, spec, known, demo.sites)
 

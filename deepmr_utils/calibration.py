@@ -84,10 +84,18 @@ def observed_proportions(
     levels: np.ndarray,
     kind: str = "quantile",
 ) -> np.ndarray:
-    """Share of labels (N,) inside the predicted normal distributions' regions of each level.
+    """Share of labels inside the predicted normal distributions' regions of each level.
 
-    For ``"quantile"`` the region of level p is everything below the p-quantile, for ``"interval"``
-    the central interval of probability p.
+    Parameters
+    ----------
+    mean, sd, labels : np.ndarray (N,)
+    levels : np.ndarray (P,)
+    kind : {"quantile", "interval"}
+        The region of level p: all below the p-quantile, or the central interval of probability p.
+
+    Returns
+    -------
+    np.ndarray (P,)
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
@@ -99,7 +107,7 @@ def observed_proportions(
 def reliability_curve(
     predictions: np.ndarray, labels: np.ndarray, features: list[str], kind: str = "quantile"
 ) -> pd.DataFrame:
-    """Observed against expected proportions: ``feature, expected, observed`` in long form.
+    """Observed against expected proportions.
 
     Parameters
     ----------
@@ -108,6 +116,11 @@ def reliability_curve(
     features : list of str (K,)
     kind : {"quantile", "interval"}
         See `observed_proportions`.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``feature, expected, observed``, a row a feature and level.
     """
     mean, sd, labels = _check(predictions, labels)
     levels = np.linspace(0, 1, N_LEVELS)
@@ -205,6 +218,11 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     logits : np.ndarray (N,)
     labels : np.ndarray (N,)
         0 or 1, both present.
+
+    Returns
+    -------
+    tuple of float
+        Slope, intercept.
 
     Notes
     -----

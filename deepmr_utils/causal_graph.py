@@ -106,7 +106,23 @@ def eligible(
 def choose_instruments(
     effects: xr.Dataset, exposure: str, outcome: str, chain: Chain, allowed: xr.DataArray
 ) -> pd.DataFrame:
-    """Instruments of one pair: those that the rule selects and that are `eligible`."""
+    """Instruments of one pair: those that the rule selects and that are eligible.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Of `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+    exposure, outcome : str
+    chain : Chain
+        Its rule and threshold are used.
+    allowed : xr.DataArray
+        Of `eligible`.
+
+    Returns
+    -------
+    pd.DataFrame
+        As `deepmr_utils.instruments.select_instruments` gives it.
+    """
     table = select_instruments(effects, exposure, outcome, chain.rule, chain.threshold)
     kept = allowed.sel(feature=exposure).to_numpy()[_places(effects, table)]
     result = table[kept].reset_index(drop=True)

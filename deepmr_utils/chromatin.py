@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .motifs import Motif, find_instances, get_motif, log_odds, match_scores
+from .motifs import Motif, find_instances, get_motif, match_scores
+from .planting import plant, site_affinity
 from .regions import read_fasta
 from .sequences import ALPHABET, decode, encode, one_hot
 
@@ -120,7 +121,8 @@ def simulate(
     start = rng.integers(0, tiles.shape[1] - length + 1, n)
     codes = tiles[tile[:, None], start[:, None] + np.arange(length)]
     codes = np.where(rng.random(n)[:, None] < 0.5, 3 - codes[:, ::-1], codes).astype(np.uint8)
-    _plant(codes, parameters, rng)
+    motifs = {name: factor_motif(name) for name in FACTORS}
+    plant(codes, motifs, p_site=parameters.p_site, sharpness=parameters.sharpness, rng=rng)
     x = one_hot(codes)
     logits = torch.cat([true_logits(part, parameters) for part in x.split(512)])
     probabilities = logits.sigmoid().numpy()
@@ -133,33 +135,6 @@ def simulate(
     )  # fmt: skip
 
 
-def _plant(codes: np.ndarray, p: Parameters, rng: np.random.Generator) -> None:
-    """Write sites into codes (N, L), in place, without overlap, in any order and strand."""
-    n, length = codes.shape
-    widths = np.array([factor_motif(name).width for name in FACTORS])
-    order = rng.random((n, len(FACTORS))).argsort(1)
-    has = rng.random((n, len(FACTORS))) < p.p_site  # in that order
-    taken = widths[order] * has
-    spare = length - taken.sum(1, keepdims=True)
-    gaps = np.sort(rng.integers(0, spare + 1, (n, len(FACTORS))), axis=1)
-    starts = gaps + taken.cumsum(1) - taken
-    for k, name in enumerate(FACTORS):
-        rows, column = np.nonzero((order == k) & has)
-        probabilities = factor_motif(name).probabilities ** p.sharpness
-        cumulative = (probabilities / probabilities.sum(1, keepdims=True)).cumsum(1)[:, :-1]
-        site = (rng.random((len(rows), widths[k], 1)) >= cumulative).sum(2)
-        site = np.where(rng.random(len(rows))[:, None] < 0.5, 3 - site[:, ::-1], site)
-        codes[rows[:, None], starts[rows, column][:, None] + np.arange(widths[k])] = site
-
-
-@cache
-def _affinity(factor: str, sharpness: float) -> tuple[np.ndarray, float]:
-    """Log-odds (W, 4) of a motif and the mean score of the sites that are planted."""
-    motif = factor_motif(factor)
-    weights, drawn = log_odds(motif), motif.probabilities**sharpness
-    return weights, float((weights * drawn / drawn.sum(1, keepdims=True)).sum())
-
-
 def site_logits(x: Tensor, factor: str, parameters: Parameters) -> Tensor:
     """Log-odds (N,) that a factor binds anywhere in one-hot x (N, 4, L), without help.
 
@@ -169,7 +144,7 @@ def site_logits(x: Tensor, factor: str, parameters: Parameters) -> Tensor:
     what binds without a site.
     """
     p = parameters
-    weights, mean = _affinity(factor, p.sharpness)
+    weights, mean = site_affinity(factor_motif(factor), p.sharpness)
     both = [match_scores(x.double(), w) for w in (weights, weights[::-1, ::-1].copy())]
     logit = torch.cat(both, 1).logsumexp(1) - mean + p.intrinsic
     return torch.logaddexp(logit, torch.full_like(logit, p.unspecific))
@@ -217,6 +192,11 @@ def instances(windows: pd.DataFrame) -> pd.DataFrame:
     ----------
     windows : pd.DataFrame
         ``sequence_id`` and ``sequence``.
+
+    Returns
+    -------
+    pd.DataFrame
+        As `deepmr_utils.motifs.find_instances` gives them.
     """
     known = {name: factor_motif(name) for name in FACTORS}
     return find_instances(one_hot(windows["sequence"].tolist()), windows["sequence_id"], known)

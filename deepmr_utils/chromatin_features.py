@@ -95,6 +95,11 @@ def select_features(
         "" for none.
     index : int or sequence of int, optional
 
+    Returns
+    -------
+    pd.DataFrame
+        The columns of `read_features`.
+
     Raises
     ------
     ValueError
@@ -190,6 +195,10 @@ def normalised_probability(
         Share c of positives in training.
     prior : float
         The share that is assumed instead.
+
+    Returns
+    -------
+    np.ndarray, float (..., K)
 
     Notes
     -----

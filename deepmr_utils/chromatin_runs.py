@@ -1,29 +1,26 @@
 """Stored seeds of the simulated chromatin, and the network that comes with the package.
 
 ``python -m deepmr_utils.chromatin_runs book/parameters/deepsea_demo_scale.yml --workers 2``
-computes what is missing of the seeds that a file names, and goes on where it was interrupted;
-``python -m deepmr_utils.chromatin_runs --network deepmr_utils/data/demo_deepsea.pt`` trains the
-network of the notebook.
+computes what is missing of the seeds that a file names, or with ``--run 3`` that one, and goes on
+where it was interrupted; ``python -m deepmr_utils.chromatin_runs --network
+deepmr_utils/data/demo_deepsea.pt`` trains the network of the notebook.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from sklearn.metrics import roc_auc_score
 
 from .chromatin import ACCESSIBILITY, ROLES, Parameters, causes
 from .chromatin_study import Run, Settings, classify, run, train
 from .graph_runs import claim
-from .predict import progress_bar
-from .rounds import write_text
+from .parameter_files import read_parameters
+from .run_store import read_record, read_table, run_missing, which, write_record, write_table
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
@@ -38,15 +35,16 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def study(
-    settings: Settings, runs: int, directory: str | Path, *, workers: int = 1,
+    settings: Settings, runs: int | Sequence[int], directory: str | Path, *, workers: int = 1,
     progress: bool = False,
 ) -> None:  # fmt: skip
-    """Compute what is missing of seeds 0 to ``runs - 1``, and store each as it finishes.
+    """Compute what is missing of some seeds, and store each as it finishes.
 
     Parameters
     ----------
     settings : Settings
-    runs : int
+    runs : int or sequence of int
+        How many, from 0 on, or which.
     directory : path
         It belongs to one `Settings`.
     workers : int
@@ -55,12 +53,11 @@ def study(
     """
     directory = Path(directory)
     claim(directory, settings)
-    missing = [number for number in range(runs) if not _path(directory, number).exists()]
-    jobs = (joblib.delayed(_run_and_store)(directory, settings, number) for number in missing)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    found = runs - len(missing)
-    for _ in progress_bar(done, progress, desc="seeds", total=runs, initial=found):
-        pass
+    jobs = {number: (directory, settings, number) for number in which(runs)}
+    run_missing(
+        _run_and_store, jobs, lambda number: _path(directory, number).exists(),
+        workers=workers, progress=progress, desc="seeds",
+    )  # fmt: skip
 
 
 def _run_and_store(directory: Path, settings: Settings, number: int) -> None:
@@ -76,14 +73,8 @@ def store(directory: str | Path, result: Run) -> None:
     """Write a run: tables as parquet, numbers as float32, then the record, which marks the end."""
     path = _path(Path(directory), result.record["run"])
     for name, table in (("globals", result.globals_), ("local", result.local)):
-        numbers = [c for c in table.columns if table[c].dtype == "float64"]
-        final = path.with_name(f"{path.stem}-{name}.parquet")
-        partial = final.with_suffix(".partial")
-        table.astype(dict.fromkeys(numbers, "float32")).to_parquet(
-            partial, index=False, compression="zstd", compression_level=19
-        )
-        partial.replace(final)
-    write_text(path, json.dumps(result.record, indent=1) + "\n")
+        write_table(path.with_name(f"{path.stem}-{name}.parquet"), table, None)
+    write_record(path, result.record)
 
 
 def load(directory: str | Path, number: int) -> Run:
@@ -92,10 +83,10 @@ def load(directory: str | Path, number: int) -> Run:
     if not path.exists():
         raise FileNotFoundError(f"seed {number} is not in {directory}")
     tables = [
-        pd.read_parquet(path.with_name(f"{path.stem}-{name}.parquet"))
+        read_table(path.with_name(f"{path.stem}-{name}.parquet"), path)
         for name in ("globals", "local")
     ]
-    return Run(*tables, json.loads(path.read_text()))
+    return Run(*tables, read_record(path))
 
 
 def stored(directory: str | Path) -> list[Run]:
@@ -154,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--directory", help="where to, instead of what the file says")
     parser.add_argument("--workers", type=int, default=1, help="seeds at a time (default 1)")
     parser.add_argument("--runs", type=int, help="at most so many")
+    parser.add_argument("--run", type=int, help="only this")
     given = parser.parse_args(arguments)
     if given.network:
         network, table = train(Settings(), seed=0)
@@ -162,9 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.parameters is None:
         parser.error("give a YAML file of parameters, or --network")
-    raw = yaml.safe_load(Path(given.parameters).read_text())
+    raw = read_parameters(given.parameters)
     settings = make_settings(raw.get("settings") or {})
-    runs = min(raw["runs"], given.runs or raw["runs"])
+    runs = min(raw["runs"], given.runs or raw["runs"]) if given.run is None else [given.run]
     directory = given.directory or raw["directory"]
     study(settings, runs, directory, workers=given.workers, progress=True)
 

@@ -200,6 +200,18 @@ def analyse(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Global and local effects, both ways, by every chain, beside the truth where it is known.
 
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Of `mutate`.
+    bound : mapping of str to sequence of str
+        As in `both_ways`.
+    outcome : str
+    chains : sequence of str
+        Names in `CHAINS`.
+    truth : pd.DataFrame, optional
+        ``sequence_id, exposure, outcome, truth``.
+
     Returns
     -------
     tuple of pd.DataFrame
@@ -229,6 +241,7 @@ def classify(table: pd.DataFrame, outcome: str = ACCESSIBILITY) -> pd.DataFrame:
     ----------
     table : pd.DataFrame
         Of `analyse`, one chain.
+    outcome : str
 
     Returns
     -------
@@ -254,8 +267,22 @@ def mutate(
 ) -> xr.Dataset:
     """Effects of all substitutions in windows under MC-dropout, with those of every draw.
 
-    A draw's masks are those of the reference and of all its mutants; ``options`` are those of
-    `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+    Parameters
+    ----------
+    network : nn.Module
+    windows : pd.DataFrame
+        ``sequence_id, sequence``.
+    n_draws : int
+        Draws of dropout masks, the members. A draw's masks are those of the reference and of all
+        its mutants.
+    seed : int
+    **options
+        Of `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+
+    Returns
+    -------
+    xr.Dataset
+        With ``member_effect``.
     """
     return saturation_mutagenesis(
         MCDropout(network, n_draws, seed), one_hot(windows["sequence"].tolist()),

@@ -24,6 +24,7 @@ from .mutagenesis import saturation_mutagenesis
 from .regions import read_regions
 from .rounds import Clock, provenance
 from .sequences import one_hot
+from .track_files import Specification, read_specification
 from .training import Ensemble
 
 DIRECT = "direct"  # the chain of multivariable estimates
@@ -92,14 +93,14 @@ def seeds(settings: Settings, graph: str, number: int) -> tuple[int, int]:
 
 
 def read_windows(
-    spec: tracks.Specification, length: int, n: int | None = None, *, split: str = "validation",
+    spec: Specification, length: int, n: int | None = None, *, split: str = "validation",
     seed: int = 42,
 ) -> pd.DataFrame:  # fmt: skip
     """Windows of a split with their sequences; a sample of n of them, in their order.
 
     Parameters
     ----------
-    spec : tracks.Specification
+    spec : Specification
     length : int
     n : int, optional
         All by default, or where there are fewer.
@@ -126,14 +127,25 @@ def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def train(
-    spec: tracks.Specification,
+    spec: Specification,
     settings: Settings,
     seed: int,
     *,
     workers: int = 1,
     only: Sequence[int] | None = None,
 ) -> tuple[Ensemble, pd.DataFrame]:
-    """Train the ensemble of a run, or ``only`` some of its members where these are resampled.
+    """Train the ensemble of a run.
+
+    Parameters
+    ----------
+    spec : Specification
+        Of the genome that the settings describe.
+    settings : Settings
+    seed : int
+    workers : int
+        Members trained at the same time.
+    only : sequence of int, optional
+        Some of the members, where these are resampled.
 
     Returns
     -------
@@ -188,7 +200,7 @@ def run(settings: Settings, graph: str, number: int) -> Run:
     with TemporaryDirectory() as folder:
         with clock("genome"):
             demo = genome.make_genome(folder, p, genome_seed)
-            spec = tracks.read_specification(demo.specification)
+            spec = read_specification(demo.specification)
             windows = read_windows(spec, p.length, settings.n_analysed)
         with clock("train"):
             ensemble, quality = train(spec, settings, model_seed)
@@ -343,7 +355,12 @@ def load_members(path: str | Path | None = None) -> list[BPNet]:
         members = [BPNet(filters=settings.filters, layers=settings.layers) for _ in held["members"]]
         for member, state in zip(members, held["members"], strict=True):
             member.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (
+        KeyError, TypeError, RuntimeError, AttributeError, EOFError, OSError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} holds no ensemble of demo BPNets: {error}") from error
     return [member.eval() for member in members]
 
@@ -352,7 +369,7 @@ def main() -> None:
     """``python -m deepmr_utils.demo_run FILE``: train the shipped ensemble and write it."""
     with TemporaryDirectory() as folder:
         demo = genome.make_genome(folder, SHIPPED.parameters, SHIPPED_SEED)
-        spec = tracks.read_specification(demo.specification)
+        spec = read_specification(demo.specification)
         ensemble, quality = train(spec, SHIPPED, SHIPPED_SEED)
     save_members(sys.argv[1], ensemble.members, SHIPPED)
     print(quality.round(3).to_string(index=False))

@@ -312,7 +312,25 @@ def intervals(
     *,
     moderate: bool = False,
 ) -> dict[str, np.ndarray]:
-    """95 % intervals (S,) of effects, by `total_variance`, as the columns of `add_intervals`."""
+    """95 % intervals of effects.
+
+    Parameters
+    ----------
+    effect, se, between_se : array_like (S,)
+        Effects, their standard errors, and the standard deviation of what members say.
+    n_members : array_like (S,) or int
+    rule : str
+        One of `RULES`, see `total_variance`.
+    complete_df : array_like (S,)
+        Degrees of freedom of the standard errors.
+    moderate : bool
+        Shrink variances between members towards their common value, see `moderated_variance`.
+
+    Returns
+    -------
+    dict of str to np.ndarray (S,)
+        The columns of `add_intervals`.
+    """
     effect, se, between_se = (np.asarray(a, np.float64) for a in (effect, se, between_se))
     between, between_df = between_se**2, None
     if moderate:

@@ -1,29 +1,35 @@
 """Many runs on demo genomes, each stored as it finishes.
 
 ``python -m deepmr_utils.graph_runs book/parameters/bpnet_demo_scale.yml --workers 2`` computes what
-is missing of all runs that a file names, and goes on where it was interrupted.
+is missing of all runs that a file names, and goes on where it was interrupted; ``--sets empty
+--graphs empty --run 3`` computes one of them.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import pandas as pd
 import torch
-import yaml
 
 from . import genome, graph_scores
 from .causal_graph import PAIR
 from .demo_run import DIRECT, TRUTH_COLUMNS, Run, Settings, make_settings, plain, run
-from .predict import progress_bar
-from .rounds import claim_values, write_text
+from .parameter_files import read_parameters
+from .run_store import (
+    claim_values,
+    read_record,
+    read_table,
+    run_missing,
+    which,
+    write_record,
+    write_table,
+)
 
 
 def study(
-    settings: Mapping[str, tuple[Settings, Sequence[str], int]],
+    settings: Mapping[str, tuple[Settings, Sequence[str], int | Sequence[int]]],
     directory: str | Path,
     *,
     workers: int = 1,
@@ -34,27 +40,30 @@ def study(
     Parameters
     ----------
     settings : mapping
-        By name of the set: its settings, graphs, and number of runs a graph. Sets are stored in
-        folders of their names; runs are done in turn, so that what there is of an unfinished study
-        is balanced.
+        By name of the set: its settings, graphs, and how many runs a graph, or which. Sets are
+        stored in folders of their names; runs are done in turn, so that what there is of an
+        unfinished study is balanced.
     directory : path
     workers : int
         Runs at a time, each in a process of its own with one thread.
     progress : bool
     """
     jobs = []
-    for name, (one, graphs, n) in settings.items():
+    for name, (one, graphs, runs) in settings.items():
         for graph in graphs:
             replace(one.parameters, graph=graph)  # raises where unknown
-        claim(Path(directory) / name, one)
-        jobs += [(i / n, Path(directory) / name, one, g, i) for i in range(n) for g in graphs]
-    jobs = [job[1:] for job in sorted(jobs, key=lambda job: job[0])]
-    missing = [job for job in jobs if not _path(job[0], *job[2:]).exists()]
-    tasks = (joblib.delayed(_run_and_store)(*job) for job in missing)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
-    found = len(jobs) - len(missing)
-    for _ in progress_bar(done, progress, desc="runs", total=len(jobs), initial=found):
-        pass
+        folder, numbers = Path(directory) / name, which(runs)
+        claim(folder, one)
+        jobs += [
+            (k / len(numbers), folder, one, graph, number)
+            for k, number in enumerate(numbers)
+            for graph in graphs
+        ]
+    run_missing(
+        _run_and_store,
+        {_path(job[1], *job[3:]): job[1:] for job in sorted(jobs, key=lambda job: job[0])},
+        Path.exists, workers=workers, progress=progress,
+    )  # fmt: skip
 
 
 def _run_and_store(directory: Path, settings: Settings, graph: str, number: int) -> None:
@@ -69,7 +78,7 @@ def claim(directory: Path, settings: Settings) -> None:
 
 def read_settings(directory: str | Path) -> Settings:
     """The settings of stored runs."""
-    values = json.loads((Path(directory) / "settings.json").read_text())
+    values = read_record(Path(directory) / "settings.json")
     values.pop("deepmr_utils")
     return make_settings(values)
 
@@ -81,21 +90,11 @@ def _path(directory: Path, graph: str, number: int) -> Path:
 def store(directory: Path, result: Run) -> None:
     """Write a run: tables as float32 parquet, then the record, which marks it as finished."""
     path = _path(directory, result.record["graph"], result.record["run"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     for name, table in result._asdict().items():
-        if name == "record":
-            continue
-        table = table.astype({c: "float32" for c in table.columns if table[c].dtype == "float64"})
-        numbers = [c for c in table.columns if table[c].dtype == "float32"]
-        final = path.with_name(f"{path.stem}-{name.strip('_')}.parquet")
-        partial_ = final.with_suffix(".partial")
-        table.to_parquet(
-            partial_, index=False, compression="zstd", compression_level=19,
-            use_dictionary=[c for c in table.columns if c not in numbers or c in TRUTH_COLUMNS],
-            use_byte_stream_split=[c for c in numbers if c not in TRUTH_COLUMNS],
-        )  # fmt: skip
-        partial_.replace(final)
-    write_text(path, json.dumps(result.record, indent=1) + "\n")
+        if name != "record":
+            final = path.with_name(f"{path.stem}-{name.strip('_')}.parquet")
+            write_table(final, table, TRUTH_COLUMNS)
+    write_record(path, result.record)
 
 
 def load(directory: str | Path, graph: str, number: int) -> Run:
@@ -104,10 +103,10 @@ def load(directory: str | Path, graph: str, number: int) -> Run:
     if not path.exists():
         raise FileNotFoundError(f"run {number} of graph {graph} is not in {directory}")
     tables = [
-        pd.read_parquet(path.with_name(f"{path.stem}-{name}.parquet"))
+        read_table(path.with_name(f"{path.stem}-{name}.parquet"), path)
         for name in ("local", "globals", "members")
     ]
-    return Run(*tables, json.loads(path.read_text()))
+    return Run(*tables, read_record(path))
 
 
 def stored(directory: str | Path) -> list[Run]:
@@ -154,14 +153,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--directory", help="where to, instead of what the file says")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument("--runs", type=int, help="at most so many a graph")
+    parser.add_argument("--run", type=int, help="only this of each graph")
     parser.add_argument("--graphs", nargs="+", help="only these")
+    parser.add_argument("--sets", nargs="+", help="only these")
     given = parser.parse_args(arguments)
-    raw = yaml.safe_load(Path(given.parameters).read_text())
+    raw = read_parameters(given.parameters)
+    for name in given.sets or ():
+        if name not in raw["sets"]:
+            raise ValueError(f"unknown set {name!r}: choose among {', '.join(raw['sets'])}")
     sets = {}
-    for name, one in raw["sets"].items():
+    for name in given.sets or raw["sets"]:
+        one = raw["sets"][name]
         graphs, n = one.pop("graphs"), one.pop("runs")
         graphs = [g for g in graphs if not given.graphs or g in given.graphs]
-        sets[name] = make_settings(one), graphs, min(n, given.runs or n)
+        n = min(n, given.runs or n) if given.run is None else [given.run]
+        sets[name] = make_settings(one), graphs, n
     study(sets, given.directory or raw["directory"], workers=given.workers, progress=True)
 
 

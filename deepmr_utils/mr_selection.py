@@ -36,7 +36,7 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
     Notes
     -----
     Burgess, Zuber, Gkatzionis and Foley (2018), Int J Epidemiol 47:1242. A subset K of two or more
-    weighs prior^|K| (1 - prior)^(n - |K|) exp(-Q_K / 2) / product of the ratios' standard errors;
+    weighs prior^k (1 - prior)^(n - k) exp(-Q_K / 2) / product of its k ratios' standard errors;
     its normal has the inverse-variance weighted mean and multiplicative random-effects variance.
     As published the weights depend on the unit of the ratios: in units that make their standard
     errors small, large subsets gain.

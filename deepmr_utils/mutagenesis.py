@@ -1,11 +1,9 @@
 """Saturation in-silico mutagenesis: the effect of every substitution, with its standard error."""
 
 import copy
-import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from .mutagenesis_blocks import Block, Limits, Transform, block_moments, transform_name
 from .predict import (
     Features,
     MCDropout,
@@ -28,17 +27,14 @@ from .predict import (
     resolve_device,
     resolve_features,
 )
-from .propagation import Engine, engines_of
-from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
+from .propagation import engines_of
+from .sequences import ALPHABET, base_codes, check_one_hot
 from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 
 __all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
 
 PRECISIONS = ("float32", "float64", "tf32", "bfloat16")
 MAX_COVARIANCE = 64  # features of which all covariances may be asked for
-MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored
-Transform = Callable[[np.ndarray], np.ndarray]
-log = logging.getLogger(__name__)
 
 
 def saturation_mutagenesis(
@@ -126,6 +122,8 @@ def saturation_mutagenesis(
         If an argument or the model does not fit.
     FileExistsError
         If the store holds effects of something else.
+    BlockingIOError
+        If another process is writing the store.
 
     Notes
     -----
@@ -145,7 +143,7 @@ def saturation_mutagenesis(
     codes = base_codes(one_hot)
     mask = _check_positions(positions, codes.shape)
     together = keep_members or covariance or transform is not None
-    limits = _Limits(batch_size, max_memory, device)
+    limits = Limits(batch_size, max_memory, device)
     members, dtype = _of_precision(members, precision, one_hot.dtype, device)
     shown = np.flatnonzero(mask.any(0))
     with evaluating(members, device, tf32=precision == "tf32"):
@@ -171,7 +169,7 @@ def saturation_mutagenesis(
             "model_hash": model_hash(members),
             "n_members": len(members),
             "dropout_seed": "none" if dropout_seed is None else dropout_seed,
-            "calibration": "none" if transform is None else _name(transform),
+            "calibration": "none" if transform is None else transform_name(transform),
             "strands": "both" if reverse_complement else "forward",
             "precision": precision or str(dtype).removeprefix("torch."),
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
@@ -179,205 +177,23 @@ def saturation_mutagenesis(
         }
         key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
         fingerprint = joblib.hash((*key, keep_members, covariance)) if store is not None else ""
-        writer = EffectsWriter(coordinates, attributes, store, fingerprint)
-        if writer.finished:
+        with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
+            if writer.finished:
+                return writer.finish()
+            engines = engines_of(
+                members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
+            )
+            held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
+            limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
+            size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
+            for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
+                if writer.needs(start):
+                    rows = slice(start, start + size)
+                    sites = Block(one_hot[rows], codes[rows], mask[rows], reverse_complement)
+                    moments = block_moments(sites, engines, limits, transform, together)
+                    values = sites.spread(moments, shown, keep_members, covariance)
+                    writer.write(start, size, values)
             return writer.finish()
-        engines = engines_of(
-            members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
-        )
-        held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
-        limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
-        size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
-        for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
-            if writer.needs(start):
-                rows = slice(start, start + size)
-                sites = _Sites(one_hot[rows], codes[rows], mask[rows], reverse_complement)
-                moments = _moments(sites, engines, limits, transform, together)
-                values = sites.spread(moments, shown, keep_members, covariance)
-                writer.write(start, size, values)
-    return writer.finish()
-
-
-class _Limits:
-    """How much is done at a time: by memory, by what the caller asked for, and after failures."""
-
-    def __init__(self, batch_size: int | None, max_memory: int, device: torch.device) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        if max_memory < 2**20:
-            raise ValueError(f"max_memory is in bytes, at least a mebibyte; got {max_memory}")
-        self.batch_size, self.memory, self.bytes_per_site = batch_size, max_memory, 1
-        # a CPU works fastest on windows that stay in its cache, a GPU on large ones
-        self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
-
-    def sites(self, alleles: int = 3) -> int:
-        """Sites whose mutants are predicted at a time."""
-        most = max(1, int(self.memory / 2 / self.bytes_per_site))
-        if self.batch_size is not None:
-            most = min(most, max(1, self.batch_size // alleles))
-        return most
-
-    def sequences(self, engines: list[Engine], sites: int, n_features: int) -> int:
-        """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
-        result = 16 * len(ALPHABET) * sites * n_features
-        by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
-        by_sites = min(MAX_SITES, self.sites()) / max(1, sites)
-        return max(1, int(min(by_memory, by_sites)))
-
-    def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
-        """After a GPU ran out of memory."""
-        if sites == 1:
-            raise error
-        torch.cuda.empty_cache()
-        self.memory, self.window = self.memory // 2, self.window // 2
-        self.batch_size = max(1, 3 * sites // 2)
-        log.warning(
-            "out of GPU memory with %d sites: going on with batches of half the size", sites
-        )
-
-
-class _Moments(NamedTuple):
-    """Over members: mean reference (n, K); mean and sd of effects (S, 3, K); each member's."""
-
-    reference: np.ndarray
-    effect: np.ndarray
-    se: np.ndarray
-    members: np.ndarray | None = None  # (M, S, 3, K), where asked for
-
-
-class _Sites:
-    """What is to be mutated of a block of sequences."""
-
-    def __init__(
-        self, one_hot: torch.Tensor, codes: np.ndarray, mask: np.ndarray, both_strands: bool
-    ) -> None:
-        self.one_hot, self.both_strands = one_hot, both_strands
-        self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
-        self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
-
-    def predictions(
-        self, engine: Engine, chosen: slice, window: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """References (n, K), and mutants (S, 3, K) of the chosen sites."""
-        sequence, position = self.sequence[chosen], self.position[chosen]
-        device, length = self.one_hot.device, self.one_hot.shape[2]
-        rows, columns = (torch.from_numpy(index).to(device) for index in (sequence, position))
-        allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(device)
-        change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
-        change = change - self.one_hot[rows, :, columns][:, None]
-        strands = [(self.one_hot, position, change)]
-        if self.both_strands:  # in A, C, G, T order the complement is the reverse
-            strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
-        sums = []
-        for one_hot, where, what in strands:
-            state, reference = engine.reference(one_hot)
-            mutants = reference.new_zeros(*change.shape[:2], reference.shape[1])
-            if len(sequence):
-                mutants = engine.mutants(state, sequence, where, what, window)
-            sums.append((reference, mutants))
-        if self.both_strands:
-            return tuple((a + b) / 2 for a, b in zip(*sums, strict=True))
-        return sums[0]
-
-    def spread(
-        self, moments: _Moments, shown: np.ndarray, keep_members: bool, covariance: bool
-    ) -> dict[str, np.ndarray]:
-        """Variables of the data set, NaN where nothing was mutated."""
-        site = (self.sequence[:, None], np.searchsorted(shown, self.position)[:, None], self.allele)
-        shape = (len(self.one_hot), len(shown), len(ALPHABET))
-
-        def whole(values: np.ndarray) -> np.ndarray:
-            result = np.full((*shape, *values.shape[2:]), np.nan, values.dtype)
-            result[site] = values
-            return result
-
-        result = {
-            "effect": whole(moments.effect),
-            "se": whole(moments.se),
-            "reference_prediction": moments.reference,
-        }
-        if keep_members:
-            result["member_effect"] = np.stack([whole(values) for values in moments.members])
-        if covariance:
-            centred = moments.members - moments.effect
-            product = np.einsum("msak,msal->sakl", centred, centred)
-            result["covariance"] = whole(product / (len(centred) - 1 or np.nan))
-        return result
-
-
-def _moments(
-    sites: _Sites,
-    engines: list[Engine],
-    limits: _Limits,
-    transform: Transform | None,
-    together: bool,
-) -> _Moments:
-    """Predict, difference and take moments over members, as many sites at a time as fit."""
-    parts, start = [], 0
-    while start < max(1, len(sites.sequence)):
-        chosen = slice(start, start + limits.sites())
-        sequence = sites.sequence[chosen]
-        try:
-            predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
-            if together:
-                parts.append(_together(predictions, sequence, transform))
-            else:
-                parts.append(_streamed(predictions, sequence))
-        except torch.OutOfMemoryError as error:
-            limits.halve(error, len(sequence))
-            continue
-        start = chosen.stop
-    if len(parts) == 1:
-        return parts[0]
-    effect, se = (np.concatenate([getattr(p, name) for p in parts]) for name in ("effect", "se"))
-    members = np.concatenate([p.members for p in parts], axis=1) if together else None
-    return _Moments(parts[0].reference, effect, se, members)
-
-
-def _streamed(
-    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]], sequence: np.ndarray
-) -> _Moments:
-    """Moments of one member after the other (Welford 1962, Technometrics 4:419)."""
-    mean = effect = squares = torch.zeros(())
-    for m, (reference, mutants) in enumerate(predictions, start=1):
-        rows = torch.from_numpy(sequence).to(reference.device)
-        difference = mutants - reference[rows][:, None]
-        if not torch.isfinite(difference).all():
-            raise _not_finite("the model")
-        mean = mean + (reference - mean) / m
-        deviation = difference - effect
-        effect = effect + deviation / m
-        squares = squares + deviation * (difference - effect)
-    se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
-    return _Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
-
-
-def _together(
-    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    sequence: np.ndarray,
-    transform: Transform | None,
-) -> _Moments:
-    """Moments of all members at once, recalibrated together."""
-    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
-    reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
-    shape = mutants.shape
-    if transform is not None:
-        reference = transform(reference)
-        mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
-    difference = mutants - reference[:, sequence][:, :, None]
-    if not np.isfinite(difference).all():
-        raise _not_finite("the model" if transform is None else f"{_name(transform)} of the model")
-    se = np.full_like(difference[0], np.nan)
-    if len(difference) > 1:
-        se = difference.std(0, ddof=1)
-    return _Moments(reference.mean(0), difference.mean(0), se, difference)
-
-
-def _not_finite(what: str) -> ValueError:
-    return ValueError(
-        f"{what} gives NaN or infinity for a sequence or a mutant: check its weights; where "
-        "probabilities saturate at 0 or 1, take effects from a model that gives logits"
-    )
 
 
 def _check_positions(positions: ArrayLike | None, shape: tuple[int, int]) -> np.ndarray:
@@ -421,10 +237,6 @@ def _of_precision(
     if dtype != wanted:
         members = [member.to(wanted) for member in copy.deepcopy(members)]
     return members, wanted
-
-
-def _name(transform: Transform) -> str:
-    return getattr(transform, "__name__", type(transform).__name__)
 
 
 def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:

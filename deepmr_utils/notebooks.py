@@ -1,7 +1,5 @@
 """What the notebooks share: checked parameters, numbers for the book, reproducible files."""
 
-import ast
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +8,8 @@ import nbformat
 from IPython import get_ipython
 from IPython.core.formatters import format_display_data
 from IPython.display import display
+
+from .parameter_files import assignments, check_name
 
 GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
@@ -35,14 +35,9 @@ def check_parameters(cells: Sequence[str] | None = None) -> None:
         cells = get_ipython().user_ns["In"]
     if len(cells) < 3 or not cells[-2].startswith(INJECTED):
         return
-    defaults, injected = _assignments(cells[-3]), _assignments(cells[-2])
+    defaults, injected = assignments(cells[-3]), assignments(cells[-2])
     for name, value in injected.items():
-        if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(
-                f"unknown parameter {name!r}{hint}: the parameters are {', '.join(defaults)}"
-            )
+        check_name(name, defaults)
         default = defaults[name]
         expected = (int, float) if isinstance(default, float) else type(default)
         if None not in (default, value) and not isinstance(value, expected):
@@ -52,23 +47,11 @@ def check_parameters(cells: Sequence[str] | None = None) -> None:
             )
 
 
-def _assignments(source: str) -> dict[str, Any]:
-    """Literal values assigned at the top level of a cell, by name."""
-    return {
-        target.id: ast.literal_eval(statement.value)
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-
-
 def glue(name: str, value: Any) -> None:
     """Record a value under a name in the cell's outputs, for the book to quote.
 
-    Nothing shows in the notebook. The book quotes it by
-    ``{glue:text}`/executed/notebook.ipynb::name:.2f` ``. Writes what myst-nb reads without
-    importing Sphinx.
+    Nothing shows in the notebook. The book quotes it by the role ``glue:text``, with the argument
+    ``/executed/notebook.ipynb::name:.2f``. Writes what myst-nb reads without importing Sphinx.
     """
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # the repr of a NumPy scalar cannot be formatted by {glue:text}

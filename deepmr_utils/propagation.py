@@ -356,6 +356,7 @@ class FullPrediction:
             return forward(self.member, x).values[:, self.columns].to(x.dtype)
 
     def reference(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Propagator.reference`: what `mutants` needs, and predictions (N, K)."""
         return x, self._predict(x)
 
     def mutants(
@@ -366,6 +367,13 @@ class FullPrediction:
         change: Tensor,
         window_bytes: float,
     ) -> Tensor:
+        """Predictions of mutants, as `Propagator.mutants` gives them.
+
+        Parameters
+        ----------
+        references, sequence, position, change, window_bytes
+            As for `Propagator.mutants`; the last is not needed here.
+        """
         sites, alleles = change.shape[:2]
         device = references.device
         mutants = references[torch.from_numpy(sequence.repeat(alleles)).to(device)]
@@ -386,7 +394,26 @@ def engines_of(
     propagate: bool,
     bfloat16: bool,
 ) -> list[Engine]:
-    """One engine a member; full prediction for all where one cannot be propagated."""
+    """One engine a member; full prediction for all where one cannot be propagated.
+
+    Parameters
+    ----------
+    members : list of nn.Module
+    sequence : Tensor (4, L)
+        An input, of which the layers are recorded.
+    widths : list of int
+        Outputs of each head.
+    columns : list of int
+        Outputs to predict, counted over all heads.
+    propagate : bool
+        False asks for full prediction.
+    bfloat16 : bool
+        Round the factors of matrix products.
+
+    Returns
+    -------
+    list of Engine
+    """
     prepared: dict = {}
     if propagate:
         try:

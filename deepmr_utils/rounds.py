@@ -1,337 +1,97 @@
-"""Rounds of the simulation study: one round end to end, many rounds stored as they finish."""
+"""Rounds of the simulation study, each stored as it finishes.
 
+``python -m deepmr_utils.rounds book/parameters/simulation_paper_scale.yml --notebook
+notebooks/simulation.ipynb`` computes what is missing of the rounds that a file names, or, with
+``--scenario none --round 3``, one of them.
+"""
+
+import argparse
 import json
-import platform
-import subprocess
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 
-from . import __version__, calibration, ensemble_intervals, mr, simulation
-from .instruments import select_instruments
-from .models import SimulationCNN
-from .mutagenesis import saturation_mutagenesis
-from .predict import predict, progress_bar
-from .sequences import one_hot
-from .training import Ensemble, train_ensemble
+from . import __version__, simulation
+from .one_round import (
+    CALIBRATIONS,
+    FEATURES,
+    GLOBAL_KEYS,
+    INTERVAL_COLUMNS,
+    LOCAL_COLUMNS,
+    MEMBER_COLUMNS,
+    Clock,
+    RoundResult,
+    Settings,
+    analyse_round,
+    arrays,
+    assess,
+    draw_round,
+    fit_round,
+    local_effects,
+    naive_effects,
+    predict_split,
+    provenance,
+    run_round,
+    with_truth,
+)
+from .parameter_files import NOT_SETTINGS, check_name, read_parameters
+from .run_store import (
+    claim_values,
+    read_record,
+    read_table,
+    run_missing,
+    which,
+    write_record,
+    write_table,
+)
 
-CALIBRATIONS = ("none", "isotonic")
-FEATURES = list(simulation.FEATURES)
-LOCAL_COLUMNS = [
-    "sequence_id",
-    "method",
-    "causal_effect",
-    "se",
-    "ci_low",
-    "ci_high",
-    "intercept",
-    "intercept_p",
-    "i2_gx",
-    "n_instruments",
-    "status",
+__all__ = [
+    "CALIBRATIONS",
+    "FEATURES",
+    "GLOBAL_KEYS",
+    "INTERVAL_COLUMNS",
+    "LOCAL_COLUMNS",
+    "MEMBER_COLUMNS",
+    "Clock",
+    "RoundResult",
+    "Settings",
+    "analyse_round",
+    "arrays",
+    "assess",
+    "claim",
+    "draw_round",
+    "fit_round",
+    "load_round",
+    "local_effects",
+    "main",
+    "make_settings",
+    "naive_effects",
+    "plain",
+    "predict_split",
+    "provenance",
+    "run_round",
+    "run_rounds",
+    "store_round",
+    "with_truth",
 ]
-INTERVAL_COLUMNS = ["between_se", "total_ci_low", "total_ci_high"]
-GLOBAL_KEYS = ["scenario", "round", "stratum", "calibration", "method"]
-MEMBER_COLUMNS = [*GLOBAL_KEYS, "member", "effect"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is done in a round; `simulation.Parameters` says on what data.
-
-    The scenario of ``parameters`` is replaced by that of the round. Every method (a name of
-    `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
-    ``"isotonic"``. In direction ``"reverse"`` the simulation's outcome is taken for the exposure,
-    and sequences with its motif are analysed. The local intervals of a round follow
-    ``interval_rule`` and ``moderate``, see `deepmr_utils.ensemble_intervals.add_intervals`.
-    """
-
-    parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
-    n_members: int = 5
-    epochs: int = 12
-    max_excess: float = 0.1
-    calibrations: tuple[str, ...] = ("none",)
-    rule: str = "pooled"
-    threshold: float = 1.0
-    methods: tuple[str, ...] = ("egger_robust", "ivw")
-    seed: int = 0
-    direction: str = "forward"
-    interval_rule: str = "rubin"
-    moderate: bool = True
-
-    def __post_init__(self) -> None:
-        wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
-        if wrong or not self.calibrations:
-            raise ValueError(f"unknown calibration {wrong}: choose from {', '.join(CALIBRATIONS)}")
-        known = mr.methods()["name"].tolist()
-        unknown = [name for name in self.methods if name not in known]
-        if unknown or not self.methods:
-            raise ValueError(f"unknown method {unknown}: choose from {', '.join(known)}")
-        simulation.analysed_features(self.direction)  # raises where unknown
-        ensemble_intervals.check_rule(self.interval_rule)
-        if self.n_members < 2:
-            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
-
-
-class RoundResult(NamedTuple):
-    """Results of one round.
-
-    ``local`` has one row a sequence, calibration and method: ``scenario, round, calibration,
-    sequence_id, stratum, truth, truth_published, truth_status, naive`` (mean ratio over
-    instruments), `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`, and ``between_se, total_ci_low,
-    total_ci_high`` of `deepmr_utils.ensemble_intervals.add_intervals`. ``quality`` has one row a
-    feature: error, noise floor, correlation, calibration metrics before and after. ``record`` holds
-    rates, seeds, seconds a stage and versions. ``members`` has one row a stratum, calibration,
-    method and member: the global ``effect`` by that member alone.
-    """
-
-    local: pd.DataFrame
-    quality: pd.DataFrame
-    record: dict[str, Any]
-    members: pd.DataFrame = pd.DataFrame(columns=MEMBER_COLUMNS)
-
-
-def draw_round(settings: Settings, scenario: str, round_: int) -> tuple[simulation.Round, int]:
-    """Simulated data of a round and the seed of its ensemble, from the study's seed."""
-    parameters = replace(settings.parameters, scenario=scenario)
-    key = [settings.seed, simulation.SCENARIOS.index(scenario), round_]
-    data, models = np.random.SeedSequence(key).spawn(2)
-    return simulation.simulate_round(parameters, data), int(models.generate_state(1)[0])
-
-
-def arrays(sequences: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
-    """One-hot sequences (N, 4, L) and labels (N, 2) of a sequence table."""
-    labels = torch.tensor(sequences[FEATURES].to_numpy(), dtype=torch.float32)
-    return one_hot(sequences["sequence"].tolist()), labels
-
-
-def fit_round(
-    data: simulation.Round,
-    seed: int,
-    settings: Settings,
-    *,
-    workers: int = 1,
-    device: str = "cpu",
-    progress: bool = False,
-) -> Ensemble:
-    """Train the ensemble of a round; members are judged against the round's own noise floor."""
-    validation = data.split("validation")
-    floor = simulation.noise_floor(validation, data.parameters, data.rates).to_numpy()
-    return train_ensemble(
-        lambda: SimulationCNN(data.parameters.length),
-        *arrays(data.split("fit")),
-        arrays(validation),
-        n_members=settings.n_members,
-        seed=seed,
-        noise_floor=floor,
-        workers=workers,
-        device=device,
-        progress=progress,
-        epochs=settings.epochs,
-        max_excess=settings.max_excess,
-    )
-
-
-def assess(
-    ensemble: Ensemble, data: simulation.Round, device: str = "cpu"
-) -> tuple[pd.DataFrame, calibration.IsotonicRecalibrator]:
-    """Quality of an ensemble on the test split, and its recalibrator.
-
-    The recalibrator is fitted to the calibration split, of which nothing is reported.
-    """
-    recalibrate = calibration.fit_isotonic(*predict_split(ensemble, data, "calibration", device))
-    predictions, labels = predict_split(ensemble, data, "test", device)
-    floor = simulation.noise_floor(data.split("test"), data.parameters, data.rates)
-    mean = predictions.mean(0)
-    error = ((mean - labels) ** 2).mean(0)
-    quality = pd.DataFrame({
-        "feature": FEATURES,
-        "mse": error,
-        "mse_member": ((predictions - labels) ** 2).mean((0, 1)),
-        "noise_floor": floor.to_numpy(),
-        "r": [np.corrcoef(mean[:, k], labels[:, k])[0, 1] for k in range(len(FEATURES))],
-        "r2": 1 - error / labels.var(0),
-    })  # fmt: skip
-    for name, values in {"before": predictions, "after": recalibrate(predictions)}.items():
-        metrics = calibration.calibration_metrics(values, labels, FEATURES).set_index("feature")
-        quality = quality.join(metrics.add_suffix(f"_{name}"), on="feature")
-    return quality, recalibrate
-
-
-def predict_split(
-    ensemble: Ensemble, data: simulation.Round, split: str, device: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Members' predictions (M, N, 2) and labels (N, 2) of one split, in float64."""
-    x, y = arrays(data.split(split))
-    return predict(ensemble.members, x, device=device).astype(np.float64), y.double().numpy()
-
-
-def run_round(
-    settings: Settings, scenario: str, round_: int, *, workers: int = 1, device: str = "cpu"
-) -> RoundResult:
-    """Run one round end to end: simulate, train, calibrate, mutate, estimate, compare with truth.
-
-    Parameters
-    ----------
-    settings : Settings
-    scenario : str
-        One of `simulation.SCENARIOS`.
-    round_ : int
-        Number of the round; with the study's seed it determines the result.
-    workers : int
-        Processes that train members at the same time.
-    device : str
-    """
-    clock = Clock()
-    with clock("simulate"):
-        data, seed = draw_round(settings, scenario, round_)
-    with clock("train"):
-        ensemble = fit_round(data, seed, settings, workers=workers, device=device)
-    result = analyse_round(ensemble, data, settings, round_, device=device, clock=clock)
-    return result._replace(record={**result.record, "model_seed": seed})
-
-
-def analyse_round(
-    ensemble: Ensemble,
-    data: simulation.Round,
-    settings: Settings,
-    round_: int,
-    *,
-    device: str = "cpu",
-    clock: "Clock | None" = None,
-    cache: dict[tuple, xr.Dataset] | None = None,
-) -> RoundResult:
-    """What `run_round` does with a trained ensemble: calibrate, mutate, estimate, compare.
-
-    Several analyses of one ensemble share its variant effects in ``cache``, a dictionary of theirs.
-    """
-    clock, cache = clock or Clock(), {} if cache is None else cache
-    scenario = data.parameters.scenario
-    with clock("assess"):
-        quality, recalibrate = assess(ensemble, data, device)
-    exposure, outcome = simulation.analysed_features(settings.direction)
-    test = data.split("test")
-    analysed = test[test[f"{exposure}_start"].notna()]
-    tables, member_tables, counts = [], [], {}
-    for name in settings.calibrations:
-        with clock("mutagenesis"):
-            key = len(ensemble.members), settings.direction, name
-            if key not in cache:
-                cache[key] = saturation_mutagenesis(
-                    ensemble.members,
-                    one_hot(analysed["sequence"].tolist()),
-                    sequence_ids=analysed["sequence_id"],
-                    transform=recalibrate if name == "isotonic" else None,
-                    device=device,
-                    keep_members=True,
-                )
-            effects = cache[key]
-        with clock("mr"):
-            instruments = select_instruments(
-                effects, exposure, outcome, settings.rule, settings.threshold
-            )
-            table, members = local_effects(effects, instruments, settings)
-            tables.append(table.assign(calibration=name))
-            member_tables.append(members.assign(calibration=name))
-        counts[name] = instruments.attrs["counts"]
-    with clock("truth"):
-        truth = simulation.local_truth(analysed, data.parameters, data.rates, settings.direction)
-    truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
-    local = truth.merge(pd.concat(tables), on="sequence_id", validate="1:m")
-    local.insert(0, "scenario", scenario)
-    local.insert(1, "round", round_)
-    with clock("mr"):
-        members = ensemble_intervals.member_global(
-            with_truth(local), pd.concat(member_tables), GLOBAL_KEYS
-        )
-    record = {
-        "scenario": scenario,
-        "round": round_,
-        "rates": data.rates._asdict(),
-        "attempts": ensemble.report["attempts"].tolist(),
-        "instruments": counts,
-        "seconds": clock.seconds,
-        **provenance(),
-    }
-    return RoundResult(local, quality.assign(scenario=scenario, round=round_), record, members)
-
-
-def local_effects(
-    effects: xr.Dataset, instruments: pd.DataFrame, settings: Settings
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Local effects by every method, with their naive effects and intervals, and by member."""
-    tables, members = [], []
-    naive = naive_effects(instruments)
-    for method in settings.methods:
-        table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
-        one = ensemble_intervals.member_local(effects, instruments, method)
-        keys = ["sequence_id", "method"]
-        table = ensemble_intervals.add_intervals(
-            table, one, keys, rule=settings.interval_rule, moderate=settings.moderate
-        )
-        table = table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].astype({"sequence_id": str})
-        tables.append(table.assign(naive=table["sequence_id"].map(naive)))
-        members.append(one.astype({"sequence_id": str}))
-    return pd.concat(tables), pd.concat(members)
-
-
-def naive_effects(instruments: pd.DataFrame) -> pd.Series:
-    """Mean ratio beta_outcome / beta_exposure over the instruments of each sequence."""
-    ratio = instruments["beta_outcome"] / instruments["beta_exposure"]
-    return ratio.groupby(instruments["sequence_id"].astype(str)).mean()
-
-
-class Clock:
-    """Wall-clock seconds of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterable[None]:
-        """Add the seconds that the body of a ``with`` takes to those of a stage."""
-        start = time.perf_counter()
-        yield
-        seconds = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-        self.seconds[stage] = round(seconds, 3)
-
-
-def provenance() -> dict[str, str]:
-    """Versions, git revision and machine that a result comes from."""
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "deepmr_utils": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "git_revision": git.stdout.strip() if git.returncode == 0 else "not a git checkout",
-    }
 
 
 def run_rounds(
     settings: Settings,
     scenarios: Sequence[str],
-    rounds: int,
+    rounds: int | Sequence[int],
     directory: str | Path,
     *,
     workers: int = 1,
     device: str = "cpu",
     progress: bool = False,
 ) -> list[RoundResult]:
-    """Run rounds 0 to ``rounds - 1`` of each scenario, or find them again.
+    """Run rounds of each scenario, or find them again.
 
     Each round is stored in ``directory`` as it finishes, so an interrupted run resumes where it
     stopped; a round that was cut short is run again.
@@ -340,7 +100,8 @@ def run_rounds(
     ----------
     settings : Settings
     scenarios : sequence of str
-    rounds : int
+    rounds : int or sequence of int
+        How many, from 0 on, or which.
     directory : str or Path
         Made if needed. It belongs to one `Settings`.
     workers : int
@@ -360,20 +121,16 @@ def run_rounds(
     """
     for scenario in scenarios:
         replace(settings.parameters, scenario=scenario)  # raises where unknown
-    if rounds < 1 or not scenarios:
+    if not (numbers := which(rounds)) or not scenarios:
         raise ValueError(f"nothing to run: {rounds} rounds of {len(scenarios)} scenarios")
     directory = Path(directory)
     claim(directory, settings)
-    keys = [(scenario, r) for scenario in scenarios for r in range(rounds)]
-    missing = [key for key in keys if not _record_path(directory, *key).exists()]
-    jobs = (
-        joblib.delayed(_run_and_store)(settings, *key, directory, device, workers > 1)
-        for key in missing
-    )
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    found = len(keys) - len(missing)
-    for _ in progress_bar(done, progress, desc="rounds", total=len(keys), initial=found):
-        pass
+    keys = [(scenario, number) for scenario in scenarios for number in numbers]
+    jobs = {key: (settings, *key, directory, device, workers > 1) for key in keys}
+    run_missing(
+        _run_and_store, jobs, lambda key: _record_path(directory, *key).exists(),
+        workers=workers, progress=progress, desc="rounds",
+    )  # fmt: skip
     return [load_round(directory, *key) for key in keys]
 
 
@@ -394,25 +151,6 @@ def claim(directory: Path, settings: Settings) -> None:
     claim_values(directory, plain(settings), plain(Settings()))
 
 
-def claim_values(
-    directory: Path, mine: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> None:
-    """What `claim` does, for settings of any kind as JSON values."""
-    path = directory / "settings.json"
-    if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(mine, indent=1) + "\n")
-        return
-    theirs = {**(defaults or {}), **json.loads(path.read_text())}
-    names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
-    if names:
-        differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
-        raise ValueError(
-            f"{directory} was written with other settings ({differences}): choose another results "
-            "directory, or remove it to run again"
-        )
-
-
 def plain(settings: Settings) -> dict[str, Any]:
     """Settings as flat JSON values, without the scenario, which is a round's own."""
     values = asdict(settings)
@@ -424,32 +162,14 @@ def _record_path(directory: Path, scenario: str, round_: int) -> Path:
     return directory / scenario / f"round-{round_:03d}.json"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under another name first, so that one cut short never carries its own."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def store_round(directory: Path, result: RoundResult) -> None:
     """Write a round: tables as float32 parquet, then the record, which marks it as finished."""
     path = _record_path(directory, result.record["scenario"], result.record["round"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    local = result.local.astype({
-        name: "float32" for name in result.local.columns if result.local[name].dtype == "float64"
-    })  # fmt: skip
-    partial = path.with_suffix(".parquet.partial")
-    numbers = [name for name in local.columns if local[name].dtype == "float32"]
-    repeated = ["truth", "truth_published", "naive"]  # the same for every method
-    local.to_parquet(
-        partial, index=False, compression="zstd", compression_level=19,
-        use_dictionary=[name for name in local.columns if name not in numbers or name in repeated],
-        use_byte_stream_split=[name for name in numbers if name not in repeated],
-    )  # fmt: skip
-    partial.replace(path.with_suffix(".parquet"))
+    # the truth and the naive effect are the same for every method
+    write_table(path.with_suffix(".parquet"), result.local, ["truth", "truth_published", "naive"])
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
-    record = {**result.record, "quality": quality, "members": _member_lists(result.members)}
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    members = _member_lists(result.members)
+    write_record(path, {**result.record, "quality": quality, "members": members})
 
 
 def _member_lists(members: pd.DataFrame) -> list[list]:
@@ -464,9 +184,9 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     path = _record_path(Path(directory), scenario, round_)
     if not path.exists():
         raise FileNotFoundError(f"round {round_} of {scenario} is not in {directory}")
-    record = json.loads(path.read_text())
+    record = read_record(path)
     quality = pd.DataFrame(record.pop("quality"))
-    local = pd.read_parquet(path.with_suffix(".parquet"))
+    local = read_table(path.with_suffix(".parquet"), path)
     for name in set(INTERVAL_COLUMNS) - set(local):
         local[name] = np.nan  # a round stored by an earlier version has no total interval
     rows = [
@@ -477,7 +197,45 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     return RoundResult(local, quality, record, pd.DataFrame(rows, columns=MEMBER_COLUMNS))
 
 
-def with_truth(local: pd.DataFrame) -> pd.DataFrame:
-    """Rows with a truth and an estimate, once in their own stratum and once in stratum "all"."""
-    local = local[local["truth"].notna() & local["causal_effect"].notna()]
-    return pd.concat([local.assign(stratum="all"), local], ignore_index=True)
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from flat values by the names of the notebooks' parameters.
+
+    ``method`` and ``other_methods`` make the methods, ``other_parameters`` are more of the data's;
+    what is no setting (where and how much to run) is passed over.
+    """
+    values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+    if "method" in values:
+        values["methods"] = [values.pop("method"), *values.pop("other_methods", [])]
+    values |= values.pop("other_parameters", {})
+    own = {f.name for f in fields(Settings)} - {"parameters"}
+    data = {f.name for f in fields(simulation.Parameters)} - {"scenario"}
+    for name in values:
+        check_name(name, sorted(own | data))
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    parameters = simulation.Parameters(**{k: v for k, v in values.items() if k in data})
+    return Settings(parameters, **{k: v for k, v in values.items() if k in own})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute what is missing of the rounds that a YAML file names."""
+    parser = argparse.ArgumentParser(prog="deepmr_utils.rounds", description=main.__doc__)
+    parser.add_argument("parameters", help="YAML: parameters of the notebook")
+    parser.add_argument("--notebook", help="whose defaults hold for what the file does not say")
+    parser.add_argument("--directory", help="where to, instead of what the file says")
+    parser.add_argument("--scenario", help="only this")
+    parser.add_argument("--round", type=int, help="only this")
+    parser.add_argument("--workers", type=int, default=1, help="rounds at a time (default 1)")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args(arguments)
+    values = read_parameters(given.parameters, given.notebook)
+    run_rounds(
+        make_settings(values),
+        [given.scenario] if given.scenario else values["scenarios"],
+        values["rounds"] if given.round is None else [given.round],
+        given.directory or values["results_directory"],
+        workers=given.workers, device=given.device, progress=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,6 @@ Two factors bind simulated DNA; the exposure raises the outcome's binding. A rou
 the rates, the sequences and their labels. Everything is a field of `Parameters`.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,134 +13,18 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import nn
 
-from .motifs import Motif, check_probabilities, get_motif, log_odds, occupancy
-from .sequences import ALPHABET, decode, encode, one_hot
+from .motifs import log_odds, occupancy
+from .planting import site_mutants
+from .sequences import encode, one_hot
+from .simulation_parameters import FEATURES, Parameters, Rates, draw_rates
+from .simulation_parameters import PUBLISHED_SCENARIOS as PUBLISHED_SCENARIOS  # offered here, too
+from .simulation_parameters import SCENARIOS as SCENARIOS
+from .simulation_sequences import augment, simulate_sequences
 
-FEATURES = ("exposure", "outcome")
-PUBLISHED_SCENARIOS = ("none", "sequence_dependent", "sequence_independent", "both")
-SCENARIOS = (*PUBLISHED_SCENARIOS, "gc_bias")
 DIRECTIONS = {"forward": FEATURES, "reverse": FEATURES[::-1]}  # exposure and outcome analysed
 SPLITS = ("train", "augmented", "validation", "calibration", "test")
 UNBIASED_GC = 0.5  # share of G and C at which a GC bias leaves counts as they are
 MIN_EXPOSURE_CHANGE = 1.0  # Anscombe units: one sd of the label noise; below it slopes explode
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """All parameters of the simulation; the defaults are those of the published study.
-
-    ``effect_ratio`` fixes beta / alpha; by default it is drawn, once a round, from an equal mixture
-    of Normal(10, 0.5) and Normal(1, 0.5) with negative draws set to 0. ``n_train`` counts the
-    sequences that are split into training, validation and calibration sequences. In scenario
-    ``gc_bias`` all counts rise with the share of G and C, by ``exp(gc_slope)`` per unit of it: the
-    default is half as much again for 10 percentage points.
-    """
-
-    scenario: str = "none"
-    exposure_motif: str = "GATA_disc1"
-    outcome_motif: str = "TAL1_known1"
-    confounder_motif: str = "SOX2_1"
-    length: int = 100
-    background: tuple[float, float, float, float] = (0.27, 0.23, 0.23, 0.27)
-    p_motif: float = 0.75
-    p_confounder: float = 0.5
-    alpha_mean: float = 100.0
-    alpha_sd: float = 3.0
-    effect_ratio: float | None = None
-    ratio_means: tuple[float, float] = (10.0, 1.0)
-    ratio_sd: float = 0.5
-    eta: float = 20.0
-    nu: float = 30.0
-    tau1: float = 25.0
-    tau2: float = 25.0
-    gc_slope: float = 4.0
-    p_batch: float = 0.5
-    n_train: int = 10_000
-    n_augmented: int = 2_500
-    n_test: int = 1_000
-    validation_share: float = 0.075
-    calibration_share: float = 0.075
-
-    def __post_init__(self) -> None:
-        if self.scenario not in SCENARIOS:
-            raise ValueError(
-                f"unknown scenario {self.scenario!r}: choose one of {', '.join(SCENARIOS)}"
-            )
-        check_probabilities(self.background, "the background")
-        for name in ("p_motif", "p_confounder", "p_batch"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, in [0, 1]; got {getattr(self, name)}")
-        for name in ("alpha_mean", "eta", "nu", "tau1", "tau2"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a rate, 0 or more; got {getattr(self, name)}")
-        if self.effect_ratio is not None and self.effect_ratio < 0:
-            raise ValueError(f"effect_ratio must be 0 or more; got {self.effect_ratio}")
-        if min(self.n_train, self.n_test) < 1 or self.n_augmented < 0:
-            raise ValueError(
-                "n_train and n_test must be at least 1 and n_augmented at least 0; got "
-                f"{self.n_train}, {self.n_test} and {self.n_augmented}"
-            )
-        shares = self.validation_share, self.calibration_share
-        if min(shares) < 0 or sum(shares) >= 1:
-            raise ValueError(
-                "validation_share and calibration_share must be 0 or more and leave "
-                f"training sequences (sum below 1); got {shares}"
-            )
-        needed = self.embedding_length
-        if needed > self.length:
-            raise ValueError(
-                f"the motifs are longer than the sequence: exposure, gap and outcome need {needed} "
-                f"bp, length is {self.length}: use longer sequences or shorter motifs"
-            )
-
-    @property
-    def sequence_confounded(self) -> bool:
-        """Whether a confounder motif acts on both features."""
-        return self.scenario in ("sequence_dependent", "both")
-
-    @property
-    def batch_confounded(self) -> bool:
-        """Whether an unseen binary variable acts on both features."""
-        return self.scenario in ("sequence_independent", "both")
-
-    @property
-    def gc_biased(self) -> bool:
-        """Whether counts of both features rise with the share of G and C."""
-        return self.scenario == "gc_bias"
-
-    @property
-    def motifs(self) -> dict[str, Motif]:
-        """The motifs at work: exposure, outcome and, where it acts, confounder."""
-        motifs = {
-            "exposure": get_motif(self.exposure_motif),
-            "outcome": get_motif(self.outcome_motif),
-        }
-        if self.sequence_confounded:
-            motifs["confounder"] = get_motif(self.confounder_motif)
-        return motifs
-
-    @property
-    def min_gap(self) -> int:
-        """Smallest gap between the two motifs: the widest motif, so a confounder always fits."""
-        return max(motif.width for motif in self.motifs.values())
-
-    @property
-    def embedding_length(self) -> int:
-        """Bases that exposure motif, smallest gap and outcome motif need."""
-        motifs = self.motifs
-        return motifs["exposure"].width + self.min_gap + motifs["outcome"].width
-
-
-class Rates(NamedTuple):
-    """Rate parameters of one round (expected counts); confounders that do not act are 0."""
-
-    alpha: float
-    beta: float
-    eta: float
-    nu: float
-    tau1: float
-    tau2: float
-    gc: float = 0.0
 
 
 class Round(NamedTuple):
@@ -167,96 +50,6 @@ class Round(NamedTuple):
 def anscombe(counts: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
     """Variance-stabilise Poisson counts: ``2 sqrt(n + 3/8)`` (Anscombe, 1948)."""
     return 2 * (counts + 0.375) ** 0.5
-
-
-def draw_rates(parameters: Parameters, rng: np.random.Generator) -> Rates:
-    """Draw the rate parameters of one round."""
-    p = parameters
-    alpha = max(rng.normal(p.alpha_mean, p.alpha_sd), 0.0)
-    ratio = max(rng.normal(rng.choice(p.ratio_means), p.ratio_sd), 0.0)
-    if p.effect_ratio is not None:
-        ratio = p.effect_ratio
-    eta, nu = (p.eta, p.nu) if p.sequence_confounded else (0.0, 0.0)
-    tau1, tau2 = (p.tau1, p.tau2) if p.batch_confounded else (0.0, 0.0)
-    return Rates(alpha, alpha * ratio, eta, nu, tau1, tau2, p.gc_slope if p.gc_biased else 0.0)
-
-
-def simulate_sequences(
-    parameters: Parameters, n: int, rng: np.random.Generator, prefix: str = "sequence"
-) -> pd.DataFrame:
-    """Draw sequences with embedded motifs.
-
-    Parameters
-    ----------
-    parameters : Parameters
-    n : int
-        Number of sequences.
-    rng : np.random.Generator
-    prefix : str
-        Sequence identifiers are ``prefix-0``, ``prefix-1``, ...
-
-    Returns
-    -------
-    pd.DataFrame
-        ``sequence_id, sequence, exposure_start, outcome_start, confounder_start``.
-
-    Notes
-    -----
-    An i.i.d. background; with probability ``p_motif`` one of exposure motif, outcome motif or both,
-    each instance drawn from the motif's matrix. The gap of a pair is uniform on [widest motif, what
-    fits], positions are uniform over where the embedding fits, and a confounder motif never
-    overlaps another.
-    """
-    motifs, length = parameters.motifs, parameters.length
-    codes = _draw_bases(np.asarray(parameters.background), (n, length), rng)
-    kind = np.where(rng.random(n) < parameters.p_motif, rng.integers(1, 4, n), 0)
-    has = {"exposure": kind % 2 == 1, "outcome": kind >= 2}  # 1 exposure, 2 outcome, 3 both
-    width = {name: motif.width for name, motif in motifs.items()}
-
-    gap = rng.integers(
-        parameters.min_gap, length - width["exposure"] - width["outcome"] + 1, size=n
-    )
-    both = kind == 3
-    span = has["exposure"] * width["exposure"] + has["outcome"] * width["outcome"] + both * gap
-    start = rng.integers(0, length - span + 1)
-    starts = {
-        "exposure": np.where(has["exposure"], start, -1),
-        "outcome": np.where(has["outcome"], start + both * (width["exposure"] + gap), -1),
-        "confounder": np.full(n, -1),
-    }
-    if "confounder" in motifs:
-        free = np.ones((n, length - width["confounder"] + 1), dtype=bool)
-        offsets = np.arange(free.shape[1])
-        for name in FEATURES:
-            left, right = starts[name] - width["confounder"], starts[name] + width[name]
-            clash = (offsets > left[:, None]) & (offsets < right[:, None])
-            free &= ~(clash & has[name][:, None])
-        place = np.where(free, rng.random(free.shape), -1).argmax(1)  # uniform over what is free
-        has["confounder"] = rng.random(n) < parameters.p_confounder
-        starts["confounder"] = np.where(has["confounder"], place, -1)
-
-    for name, motif in motifs.items():
-        rows = np.flatnonzero(has[name])
-        columns = starts[name][rows, None] + np.arange(motif.width)
-        codes[rows[:, None], columns] = _draw_bases(
-            motif.probabilities, (len(rows), motif.width), rng
-        )
-    table = pd.DataFrame({
-        "sequence_id": [f"{prefix}-{i}" for i in range(n)],
-        "sequence": decode(codes),
-    })  # fmt: skip
-    for name, values in starts.items():
-        table[f"{name}_start"] = pd.arrays.IntegerArray(values, values < 0)
-    return table
-
-
-def _draw_bases(
-    probabilities: np.ndarray, shape: tuple[int, int], rng: np.random.Generator
-) -> np.ndarray:
-    """Base codes of a shape, by inversion of the cdf over A, C, G, T ((4,) or a row a column)."""
-    thresholds = np.cumsum(probabilities, axis=-1)[..., :-1]
-    uniform = rng.random(shape)
-    return sum((uniform >= thresholds[..., k]).astype(np.uint8) for k in range(3))
 
 
 def label(
@@ -313,42 +106,6 @@ def expected_counts(
     if "gc" in q and rates.gc:
         counts = counts * (rates.gc * (q["gc"] - UNBIASED_GC)).exp()[..., None]
     return counts
-
-
-def augment(
-    sequences: pd.DataFrame, parameters: Parameters, n: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Mutate n of the sequences, once inside each of their own embedded motifs.
-
-    A sequence without an embedded motif is mutated once, anywhere. The new identifiers are
-    ``<sequence_id>-mutant``; motif starts are kept. The result is unlabelled.
-    """
-    if n > len(sequences):
-        raise ValueError(
-            f"cannot augment {n} of {len(sequences)} sequences: n_augmented is too large"
-        )
-    rows = sequences.iloc[rng.choice(len(sequences), n, replace=False)]
-    table = rows[["sequence_id", "sequence", *_starts()]].reset_index(drop=True)
-    table["sequence_id"] += "-mutant"
-    codes = encode(table["sequence"]).copy()
-    every = np.arange(n)
-
-    def mutate(which: np.ndarray, positions: np.ndarray) -> None:
-        shift = rng.integers(1, len(ALPHABET), n)[which]
-        codes[which, positions] = (codes[which, positions] + shift) % len(ALPHABET)
-
-    embedded = table[_starts()].notna().any(axis=1).to_numpy()
-    mutate(every[~embedded], rng.integers(0, parameters.length, n)[~embedded])
-    for name, motif in parameters.motifs.items():
-        start = table[f"{name}_start"].to_numpy(np.int64, na_value=-1)
-        which = every[start >= 0]
-        mutate(which, start[which] + rng.integers(0, motif.width, n)[which])
-    table["sequence"] = decode(codes)
-    return table
-
-
-def _starts() -> list[str]:
-    return ["exposure_start", "outcome_start", "confounder_start"]
 
 
 def simulate_round(parameters: Parameters, seed: int | np.random.SeedSequence) -> Round:
@@ -453,12 +210,7 @@ def local_truth(
 
     reference = encode(sequences["sequence"].iloc[rows])
     width = parameters.motifs[role].width
-    n_mutants = 3 * width
-    position = start[rows, None] + np.repeat(np.arange(width), 3)
-    row = np.arange(len(rows))[:, None]
-    mutants = np.repeat(reference[:, None], n_mutants, axis=1)
-    shifted = reference[row, position] + np.tile([1, 2, 3], width)
-    mutants[row, np.arange(n_mutants), position] = shifted % len(ALPHABET)
+    mutants = site_mutants(reference, start[rows], width)
     codes = np.concatenate([reference[:, None], mutants], axis=1)
     q = occupancies(one_hot(codes.reshape(-1, codes.shape[-1]), torch.float64), parameters)
     q = {name: values.view(len(rows), -1) for name, values in q.items()}

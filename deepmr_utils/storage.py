@@ -1,13 +1,19 @@
 """Variant effects on disk: saved whole, or written block by block by a run that can be resumed."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import FileLock, Timeout
+from numcodecs import CRC32, Blosc
+
+from .run_store import explained
 
 SCHEMA_VERSION = 1
 DIMENSIONS = {
@@ -30,10 +36,15 @@ def save_effects(effects: xr.Dataset, path: str | Path) -> None:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another path or remove it first")
-    partial = _partial(path)
-    # Zarr 2 because fixed-width strings have no stable form in Zarr 3 yet
-    effects.to_zarr(partial, mode="w", zarr_format=2, consolidated=True)
-    partial.replace(path)  # a store that was cut short never carries the final name
+    partial = path.with_name(f".{uuid4().hex}.partial-{path.name}")  # processes do not meet
+    try:
+        with explained(path):
+            # Zarr 2 because fixed-width strings have no stable form in Zarr 3 yet
+            encoding = {name: _codecs(effects[name].dtype) for name in effects.data_vars}
+            effects.to_zarr(partial, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
+            partial.replace(path)  # a store that was cut short never carries the final name
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_effects(
@@ -50,16 +61,21 @@ def load_effects(
     lazy : bool
         Leave the values on disk until they are used.
 
+    Returns
+    -------
+    xr.Dataset
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` gives it.
+
     Raises
     ------
     FileNotFoundError
         If there is no store.
     ValueError
-        If it was written under another schema version, or lacks a feature.
+        If it was written under another schema version, is damaged, or lacks a feature.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"no variant effects at {path}")
-    effects = xr.open_zarr(path, consolidated=True, chunks=None)
+    effects = _undamaged(path, lambda: xr.open_zarr(path, consolidated=True, chunks=None))
     version = effects.attrs.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ValueError(
@@ -72,7 +88,22 @@ def load_effects(
         if missing:
             raise ValueError(f"no feature {missing[0]!r} in {path}: it has {', '.join(there)}")
         effects = effects.sel(feature=list(features))
-    return effects if lazy else effects.load()
+    return effects if lazy else _undamaged(path, effects.load)
+
+
+def _codecs(dtype: np.dtype) -> dict[str, list]:
+    """Zarr's usual compression, over a checksum: a block cut short may read as other numbers."""
+    return {"filters": [CRC32()], "compressors": [Blosc(typesize=dtype.itemsize)]}
+
+
+def _undamaged(path: str | Path, read: Callable[[], xr.Dataset]) -> xr.Dataset:
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # Zarr's and Blosc's
+        raise ValueError(
+            f"{path} is no store of variant effects, or damaged ({type(error).__name__}: {error}): "
+            "remove it and compute the effects again"
+        ) from error
 
 
 class EffectsWriter:
@@ -102,29 +133,63 @@ class EffectsWriter:
         self.arrays: dict[str, Any] = {}
         self.block: int | None = None  # sequences a block, where an earlier run has decided
         self.finished = False
+        self.lock: FileLock | None = None
         if self.path is not None:
             self._resume(fingerprint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write the store."""
+        if self.lock is not None:
+            self.lock.release()
 
     def _resume(self, fingerprint: str) -> None:
         partial = _partial(self.path)
         self.whole.attrs["fingerprint"] = fingerprint
+        self.done = partial.with_name(f"{partial.name}-blocks")  # one empty file a finished block
+        if not self.path.exists():
+            self._take()
         self.finished = self.path.exists()
         for store in filter(Path.exists, (self.path, partial)):
-            if zarr.open_group(store, mode="r").attrs.get("fingerprint") != fingerprint:
+            if _fingerprint(store) != fingerprint:
+                self.close()
                 raise FileExistsError(
                     f"{store} holds other effects (another model, sequences or options): choose "
                     "another path or remove it"
                 )
-        self.done = partial.with_name(f"{partial.name}-blocks")  # one empty file a finished block
         if self.finished:
             return
-        group = zarr.open_group(
-            partial, mode="a", zarr_format=2, attributes={"fingerprint": fingerprint}
-        )
-        self.done.mkdir(exist_ok=True)
+        with explained(self.path):
+            group = zarr.open_group(
+                partial, mode="a", zarr_format=2, attributes={"fingerprint": fingerprint}
+            )
         if (self.done / "size").exists():
             self.block = int((self.done / "size").read_text())
             self.arrays = {name: group[name] for name in DIMENSIONS if name in group}
+
+    def _take(self) -> None:
+        """Keep other processes out: their blocks would replace what is written here."""
+        with explained(self.path):
+            self.done.mkdir(parents=True, exist_ok=True)
+        # let go by the system when this process ends, however it does
+        self.lock = FileLock(self.done / "lock", timeout=0)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise BlockingIOError(
+                f"another process is writing {self.path}, and only one can: wait until it has "
+                "finished and make the same call, or choose another path"
+            ) from None
 
     def needs(self, start: int) -> bool:
         """Whether the block that starts with this sequence is still to be computed."""
@@ -132,16 +197,21 @@ class EffectsWriter:
 
     def write(self, start: int, size: int, values: Mapping[str, np.ndarray]) -> None:
         """Take the effects of a block of at most `size` sequences."""
+        if self.path is None:
+            self._write(start, size, values)
+            return
+        with explained(self.path):
+            self._write(start, size, values)
+            # after the values: a block that was cut short is redone
+            (self.done / str(start)).touch()
+
+    def _write(self, start: int, size: int, values: Mapping[str, np.ndarray]) -> None:
         if not self.arrays:
             self._create(size, values)
         for name, value in values.items():
             axis = DIMENSIONS[name].index("sequence")
             where = (slice(None),) * axis + (slice(start, start + value.shape[axis]),)
             self.arrays[name][where] = value
-        if self.path is not None:
-            (
-                self.done / str(start)
-            ).touch()  # after the values: a block that was cut short is redone
 
     def _create(self, size: int, values: Mapping[str, np.ndarray]) -> None:
         n = self.whole.sizes["sequence"]
@@ -158,6 +228,7 @@ class EffectsWriter:
             self.arrays[name] = group.create_array(
                 name, shape=shape, chunks=tuple(chunks), dtype=value.dtype, fill_value=np.nan,
                 attributes={"_ARRAY_DIMENSIONS": list(dimensions)}, overwrite=True,
+                **_codecs(value.dtype),
             )  # fmt: skip
         if group is not None:
             (self.done / "size").write_text(str(size))
@@ -169,12 +240,24 @@ class EffectsWriter:
             return self.whole.assign(arrays)
         if not self.finished:
             partial = _partial(self.path)
-            self.whole.to_zarr(partial, mode="a", zarr_format=2, consolidated=False)
-            zarr.consolidate_metadata(partial, zarr_format=2)
-            partial.replace(self.path)
-            shutil.rmtree(self.done)
+            with explained(self.path):
+                self.whole.to_zarr(partial, mode="a", zarr_format=2, consolidated=False)
+                zarr.consolidate_metadata(partial, zarr_format=2)
+                partial.replace(self.path)
+            self.close()
+            shutil.rmtree(self.done, ignore_errors=True)
         return load_effects(self.path, lazy=True)
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
+
+
+def _fingerprint(store: Path) -> str | None:
+    try:
+        return zarr.open_group(store, mode="r").attrs.get("fingerprint")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{store} is no store of variant effects, or damaged ({type(error).__name__}): remove "
+            "it, or choose another path"
+        ) from error

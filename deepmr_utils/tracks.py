@@ -1,18 +1,9 @@
 """Reads of several factors along a genome: bigWig tracks, peaks and a FASTA, streamed as batches.
 
-A specification in YAML names the files; paths are relative to it::
-
-    fasta: mm10.fa
-    tasks:
-      Oct4: {plus: Oct4/plus.bw, minus: Oct4/minus.bw, peaks: Oct4/peaks.bed.gz}
-      Sox2: {plus: Sox2/plus.bw, minus: Sox2/minus.bw, peaks: Sox2/peaks.bed.gz}
-    control: {plus: control/plus.bw, minus: control/minus.bw}  # or leave it out
+A `Specification`, written and read by `track_files`, names the files.
 """
 
-import argparse
 import logging
-import os
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,41 +13,19 @@ import numpy as np
 import pandas as pd
 import pybigtools
 import torch
-import yaml
 from pyfaidx import Fasta
 from torch import Tensor
 
-from .downloads import Download, retrieve
-from .models.bpnet import OSKN, Control
+from .models.bpnet import Control
 from .regions import at_edges, check_regions, chromosome_sizes, open_indexed, read_bed, unique
 from .sequences import encode, one_hot
+from .track_files import Specification
 
 # chromosomes of the published splits; what is in none of them is trained on
 SPLITS = {"validation": ("chr2", "chr3", "chr4"), "test": ("chr1", "chr8", "chr9")}
 EXCLUDED = ("chrX", "chrY")
-CHIP_NEXUS = Download(  # 30.8 GB; address from the authors' README, its checksum is not known here
-    "https://zenodo.org/record/3371216/files/data.tar.gz?download=1",
-    None,
-    "data of Avsec et al. (2021), doi:10.1038/s41588-021-00782-6",
-)
 _SMOOTHING = 50  # bases; the published network takes control reads as they are and smoothed
 _LOGGER = logging.getLogger(__name__)
-
-
-class Task(NamedTuple):
-    """Files of one factor: reads of two strands and peaks."""
-
-    plus: Path
-    minus: Path
-    peaks: Path
-
-
-class Specification(NamedTuple):
-    """What data there are: a FASTA, files by task, and reads of a control (plus, minus)."""
-
-    fasta: Path
-    tasks: dict[str, Task]
-    control: tuple[Path, Path] | None = None
 
 
 class Batch(NamedTuple):
@@ -65,83 +34,6 @@ class Batch(NamedTuple):
     one_hot: Tensor
     reads: Tensor
     control: Tensor | None = None
-
-
-def read_specification(path: str | Path) -> Specification:
-    """Read and check a specification.
-
-    Parameters
-    ----------
-    path : path
-        A YAML file, see the top of this module.
-
-    Raises
-    ------
-    ValueError
-        If it is no YAML, a field is missing or unknown, or one file stands in two fields.
-    FileNotFoundError
-        If it names a file that does not exist.
-    """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    _check_fields(path, "the specification", raw, ("fasta", "tasks"), ("control",))
-    if not isinstance(raw["tasks"], dict) or not raw["tasks"]:
-        raise ValueError(f"{path}: tasks must name at least one task; got {raw['tasks']!r}")
-    seen: dict[Path, str] = {}
-
-    def file(value: Any, field: str) -> Path:
-        if not isinstance(value, str):
-            raise ValueError(f"{path}: {field} must be a path; got {value!r}")
-        found = path.parent / value
-        if not found.is_file():
-            raise FileNotFoundError(f"{path}: {field} names {found}, which does not exist")
-        if found in seen and not field.endswith("peaks"):  # tasks may share their peaks
-            raise ValueError(f"{path}: {field} and {seen[found]} name the same file, {found}")
-        seen[found] = field
-        return found
-
-    tasks = {}
-    for name, fields in raw["tasks"].items():
-        _check_fields(path, f"tasks.{name}", fields, Task._fields)
-        tasks[str(name)] = Task(*(file(fields[f], f"tasks.{name}.{f}") for f in Task._fields))
-    control = raw.get("control")
-    if control is not None:
-        _check_fields(path, "control", control, ("plus", "minus"))
-        control = tuple(file(control[field], f"control.{field}") for field in ("plus", "minus"))
-    return Specification(file(raw["fasta"], "fasta"), tasks, control)
-
-
-def write_specification(spec: Specification, path: str | Path) -> Path:
-    """Write a specification, with paths relative to it."""
-    path = Path(path)
-
-    def name(file: Path) -> str:
-        return Path(os.path.relpath(file, path.parent)).as_posix()
-
-    raw: dict[str, Any] = {"fasta": name(spec.fasta)}
-    raw["tasks"] = {t: {f: name(p) for f, p in v._asdict().items()} for t, v in spec.tasks.items()}
-    if spec.control:
-        raw["control"] = dict(zip(("plus", "minus"), map(name, spec.control), strict=True))
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
-    return path
-
-
-def _check_fields(
-    path: Path, what: str, got: Any, required: Sequence[str], optional: Sequence[str] = ()
-) -> None:
-    names = list(got) if isinstance(got, dict) else got
-    wrong = [n for n in required if n not in names] if isinstance(got, dict) else required
-    if isinstance(got, dict):
-        wrong += [n for n in names if n not in (*required, *optional)]
-    if wrong:
-        extra = f" and may have {', '.join(optional)}" if optional else ""
-        raise ValueError(
-            f"{path}: {what} needs the fields {', '.join(required)}{extra}; got {names!r}: add or "
-            f"remove {', '.join(map(str, wrong))}"
-        )
 
 
 def peak_windows(
@@ -399,83 +291,3 @@ def _cut(batch: Batch, length: int, rng: np.random.Generator | None) -> Batch:
         return torch.where(turned.view(n, *[1] * (x.ndim - 1)), x.flip(-2, -1), x)
 
     return Batch(*map(cut, batch))
-
-
-def fetch_chip_nexus(
-    folder: str | Path,
-    *,
-    url: str = CHIP_NEXUS.url,
-    checksum: str | None = CHIP_NEXUS.checksum,
-    fasta: str | Path | None = None,
-    progress: bool = False,
-) -> Path:
-    """Download the authors' ChIP-nexus data of Oct4, Sox2, Nanog and Klf4 and lay them out.
-
-    Parameters
-    ----------
-    folder : path
-        Where ``data.tar.gz`` (30.8 GB) is put, the files needed are unpacked, and their
-        specification is written. What is there already is not downloaded again.
-    url : str
-        From the README of the authors' manuscript repository.
-    checksum : str, optional
-        ``algorithm:digest``. It is not known to us, so that by default nothing is compared.
-    fasta : path, optional
-        mm10, where the archive holds none; it is linked into the folder.
-    progress : bool
-
-    Returns
-    -------
-    Path
-        Of the specification, for `read_specification`.
-
-    Raises
-    ------
-    ValueError
-        If the checksum differs, or the archive lacks a file; says which.
-    """
-    folder = Path(folder)
-    archive = folder / "data.tar.gz"
-    retrieve(CHIP_NEXUS._replace(url=url, checksum=checksum), archive, progress=progress)
-    names = {"plus.bw": "counts.pos.bw", "minus.bw": "counts.neg.bw"}
-    peaks = {"peaks.bed.gz": "idr-optimal-set.summit.bed.gz"}
-    wanted = {
-        f"chip-nexus/{source}/{old}": folder / target / new
-        for source, target in [*zip(OSKN, OSKN, strict=True), ("patchcap", "control")]
-        for new, old in (names if target == "control" else names | peaks).items()
-    }
-    genome = folder / "mm10.fa"
-    if fasta is None:
-        wanted["mm10_no_alt_analysis_set_ENCODE.fasta"] = genome
-    elif not genome.exists():
-        genome.symlink_to(Path(fasta).resolve())
-    missing = dict(wanted)
-    with tarfile.open(archive) as tar:
-        for member in tar:  # only files named above, to places named here
-            key = next((k for k in missing if f"/{member.name}".endswith(f"/{k}")), None)
-            if key and member.isfile():
-                target = missing.pop(key)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                tar.makefile(member, target)
-    if missing:
-        raise ValueError(
-            f"{archive} lacks {', '.join(missing)}: is it the authors' archive? A FASTA can be "
-            "given as fasta"
-        )
-    tasks = {task: Task(*(folder / task / name for name in (*names, *peaks))) for task in OSKN}
-    control = folder / "control" / "plus.bw", folder / "control" / "minus.bw"
-    return write_specification(Specification(genome, tasks, control), folder / "dataspec.yml")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m deepmr_utils.tracks FOLDER``: download the authors' ChIP-nexus data."""
-    parser = argparse.ArgumentParser(prog="deepmr_utils.tracks", description=main.__doc__)
-    parser.add_argument("folder")
-    parser.add_argument("--url", default=CHIP_NEXUS.url, help="default: %(default)s")
-    parser.add_argument("--checksum", help="algorithm:digest; by default nothing is compared")
-    parser.add_argument("--fasta", help="mm10, where the archive holds none")
-    print(fetch_chip_nexus(**vars(parser.parse_args(arguments)), progress=True))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from deepmr_utils import causal_graph, demo_run, genome, graph_scores, mr, mutagenesis, tracks
+from deepmr_utils import (
+    causal_graph,
+    demo_run,
+    genome,
+    graph_scores,
+    mr,
+    mutagenesis,
+    track_files,
+)
 from deepmr_utils.causal_graph import CHAINS, PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
 
@@ -19,7 +27,7 @@ def perfect(folder, graph, n=36):
     """Effects of the genome's own rules, with errors of known size and members that differ."""
     p = genome.Parameters(graph, n_windows=380, length=LENGTH, margin=20)
     demo = genome.make_genome(folder, p, seed=5)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     windows = demo_run.read_windows(spec, LENGTH, n)
     truth = genome.true_effects(windows, demo.sites, p)
     effects = mutagenesis.saturation_mutagenesis(

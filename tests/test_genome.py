@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from deepmr_utils import genome, motifs, regions, sequences, tracks
+from deepmr_utils import (
+    genome,
+    genome_binding,
+    motifs,
+    planting,
+    regions,
+    sequences,
+    track_files,
+    tracks,
+)
 
 SMALL = genome.Parameters(n_windows=190, length=300, margin=20)
 PAIRS = list(permutations(genome.FACTORS, 2))
@@ -22,7 +31,7 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def windows(demo):
     """All windows of the small genome with their sequences."""
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     return read_windows(spec)
 
 
@@ -39,11 +48,13 @@ def effects(windows, demo, graph, n=20, column="total"):
 
 
 def edges(**strengths):
-    return genome.Graph({tuple(k.split("_")): genome.Edge(v) for k, v in strengths.items()})
+    return genome_binding.Graph(
+        {tuple(k.split("_")): genome_binding.Edge(v) for k, v in strengths.items()}
+    )
 
 
 def test_files_are_read_by_the_loader_as_they_were_made(demo, windows):
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     assert tuple(spec.tasks) == genome.FACTORS
     assert len(windows) == SMALL.n_windows
     assert windows["sequence_id"].is_unique
@@ -80,7 +91,7 @@ def test_sites_stand_where_the_file_says(demo, windows):
     )
     x = sequences.one_hot(found["sequence"].tolist())
     scores = motifs.match_scores(x, motifs.log_odds(motifs.get_motif("Klf4")))
-    mean = genome._affinity("Klf4", SMALL.sharpness)[1]
+    mean = planting.site_affinity(motifs.get_motif("Klf4"), SMALL.sharpness)[1]
     assert abs(scores.mean() - mean) < 4 * scores.std() / len(scores) ** 0.5
 
 
@@ -116,7 +127,9 @@ def test_the_background_is_like_the_mouse():
 
 def test_rules_do_not_depend_on_the_strand():
     codes = genome._draw_background(20, 200, np.random.default_rng(0))
-    genome._plant(codes, genome.Parameters(length=200, margin=0), np.random.default_rng(1))
+    p, rng = genome.Parameters(), np.random.default_rng(1)
+    by_factor = {name: motifs.get_motif(genome.MOTIFS[name]) for name in p.factors}
+    planting.plant(codes, by_factor, p_site=p.p_site, sharpness=p.sharpness, rng=rng, margin=25)
     x = sequences.one_hot(codes, torch.float64)
     for graph in genome.GRAPHS:
         p = genome.Parameters(graph=graph, length=200, margin=0)
@@ -182,14 +195,16 @@ def test_truth_is_the_slope_of_the_oracle_where_nothing_else_changes(demo, windo
         for i in range(at["start"].iloc[0] - window["start"], at["end"].iloc[0] - window["start"]):
             mutants += [reference[:i] + b + reference[i + 1 :] for b in "ACGT" if b != reference[i]]
         scores = {
-            name: genome._intrinsic(
+            name: genome_binding.intrinsic_log_odds(
                 sequences.one_hot(mutants if name == "Sox2" else [reference] * len(mutants)),
                 name,
                 SMALL,
             )
             for name in genome.FACTORS
         }
-        logs = genome._log_counts(genome._occupancies(scores, SMALL.network), SMALL).numpy()
+        logs = genome_binding.log_counts(
+            genome_binding.occupancies(scores, SMALL.network), SMALL
+        ).numpy()
         change = logs - genome.Oracle(SMALL)(sequences.one_hot([reference], torch.float64)).numpy()
         x, y = change[:, genome.FACTORS.index("Sox2")], change[:, genome.FACTORS.index("Nanog")]
         row = rows[rows["outcome"] == "Nanog"].iloc[0]
@@ -201,10 +216,10 @@ def test_truth_is_the_slope_of_the_oracle_where_nothing_else_changes(demo, windo
 
 
 def test_help_decays_and_turns_with_the_helix():
-    x = genome._kernel(genome.Edge(4.0, 50.0), 200)[60]
+    x = genome_binding._kernel(genome_binding.Edge(4.0, 50.0), 200)[60]
     assert x[60] == 4
     assert torch.allclose(x[110], torch.tensor(4.0, dtype=x.dtype) * np.exp(-1))
-    turning = genome._kernel(genome.Edge(4.0, 50.0, 10.0), 200)[60]
+    turning = genome_binding._kernel(genome_binding.Edge(4.0, 50.0, 10.0), 200)[60]
     assert turning[65] < 1e-12
     assert turning[70] == x[70]
 
@@ -223,9 +238,16 @@ def test_an_instance_of_one_factor_is_hardly_one_of_another():
         drawn[name] = sequences.one_hot(codes)
     plain = sequences.one_hot(genome._draw_background(1000, 40, rng))
     for name in names:
-        best = {other: genome._intrinsic(x, name, p).amax((1, 2)) for other, x in drawn.items()}
+        best = {
+            other: genome_binding.intrinsic_log_odds(x, name, p).amax((1, 2))
+            for other, x in drawn.items()
+        }
         threshold = best[name].quantile(0.05)
-        base = (genome._intrinsic(plain, name, p).amax((1, 2)) >= threshold).double().mean()
+        base = (
+            (genome_binding.intrinsic_log_odds(plain, name, p).amax((1, 2)) >= threshold)
+            .double()
+            .mean()
+        )
         for other in set(names) - {name}:
             assert (best[other] >= threshold).double().mean() <= base + 0.05, (other, name)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deepmr_utils import demo_run, genome, graph_runs, profiles, tracks
+from deepmr_utils import demo_run, genome, graph_runs, profiles, track_files, tracks
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
 
@@ -87,7 +87,7 @@ def test_settings_are_flat_and_come_back(directory):
 def test_bootstrap_samples_differ_between_members(directory, tmp_path):
     p = TINY.parameters
     demo = genome.make_genome(tmp_path, p, seed=0)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     ensemble, quality = demo_run.train(spec, TINY, 3)
     assert len(ensemble.members) == 2
     assert ensemble.report["seed"].is_unique
@@ -107,7 +107,7 @@ def test_windows_and_truth_of_a_stored_run_are_reproduced(path, tmp_path):
     assert seed == held.record["genome_seed"]
     parameters = replace(settings.parameters, graph=graph)
     demo = genome.make_genome(tmp_path, parameters, seed)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     windows = demo_run.read_windows(spec, parameters.length, settings.n_analysed)
     assert len(windows) == held.record["windows"]
     some = held.local[held.local["sequence_id"].isin(windows["sequence_id"].head(40))]
@@ -125,7 +125,7 @@ def test_the_shipped_ensemble_is_what_its_command_makes(tmp_path):
     shipped = demo_run.load_members()
     settings, seed = demo_run.SHIPPED, demo_run.SHIPPED_SEED
     demo = genome.make_genome(tmp_path, settings.parameters, seed)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     windows = demo_run.read_windows(spec, settings.parameters.length, 60)
     x = one_hot(windows["sequence"].tolist())
     ensemble = demo_run.train(spec, settings, seed, only=[0])[0]

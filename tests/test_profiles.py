@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deepmr_utils import genome, profiles, tracks
+from deepmr_utils import genome, profiles, track_files, tracks
 from deepmr_utils.models.bpnet import BPNet, Outputs
 from deepmr_utils.predict import model_hash
 
@@ -20,7 +20,7 @@ SMALL = partial(BPNet, filters=16, layers=3)
 def held(tmp_path_factory):
     p = genome.Parameters(n_windows=760, length=LENGTH, margin=10)
     demo = genome.make_genome(tmp_path_factory.mktemp("demo"), p, seed=3)
-    spec = tracks.read_specification(demo.specification)
+    spec = track_files.read_specification(demo.specification)
     return {
         split: tracks.hold(spec, tracks.peak_windows(spec, split, length=LENGTH, margin=10))
         for split in ("train", "validation")

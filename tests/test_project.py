@@ -39,8 +39,8 @@ def test_every_requirement_is_pinned_within_its_range_and_installed():
 def test_environment_yml_takes_its_packages_from_the_same_place():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert pip == ["-c constraints.txt", "-e .[book,test]"]
-    assert set(PROJECT["optional-dependencies"]) == {"book", "test"}
+    assert pip == ["-c constraints.txt", "-e .[book,test,workflow]"]
+    assert set(PROJECT["optional-dependencies"]) == {"book", "test", "workflow"}
 
 
 def test_versions_agree():

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from deepmr_utils import sequences, tracks
+from deepmr_utils import chip_nexus, sequences, track_files, tracks
 from deepmr_utils.models.bpnet import BPNet
 
 SIZES = {"chr2": 700, "chr5": 900, "chrX": 300}
@@ -75,7 +75,7 @@ def spans(windows):
 
 
 def test_windows_are_centred_on_peaks_and_split_by_chromosome(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     train = tracks.peak_windows(spec, "train", length=101)  # not chrX, as published
     assert spans(train) == [
         ("chr5", 100, 201),
@@ -100,7 +100,7 @@ def test_windows_are_centred_on_peaks_and_split_by_chromosome(data):
 
 def test_streamed_windows_are_those_of_the_arrays(data):
     path, genome, reads = data
-    spec = tracks.read_specification(path)
+    spec = track_files.read_specification(path)
     windows = tracks.peak_windows(spec, "train", length=100, margin=10)
     batches = list(tracks.stream(spec, windows, length=100, batch_size=3))
     assert [len(b.reads) for b in batches] == [3, 1]
@@ -116,7 +116,7 @@ def test_streamed_windows_are_those_of_the_arrays(data):
 
 def test_augmentation_shifts_and_turns_all_parts_together(data):
     path, genome, reads = data
-    spec = tracks.read_specification(path)
+    spec = track_files.read_specification(path)
     windows = tracks.peak_windows(spec, "train", length=100, margin=3)
     candidates = {}
     for chrom, start, _ in spans(windows):
@@ -144,7 +144,7 @@ def test_augmentation_shifts_and_turns_all_parts_together(data):
 
 
 def test_a_seed_gives_the_same_batches_held_or_streamed(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     windows = tracks.peak_windows(spec, "train", length=100, margin=20)
     held = tracks.hold(spec, windows)
 
@@ -162,7 +162,7 @@ def test_a_seed_gives_the_same_batches_held_or_streamed(data):
 
 
 def test_memory_does_not_grow_with_the_number_of_windows(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     few = tracks.peak_windows(spec, "train", length=100)
 
     def peak(repeats):
@@ -180,7 +180,7 @@ def test_memory_does_not_grow_with_the_number_of_windows(data):
 
 
 def test_control_reads_become_what_a_network_takes(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     windows = tracks.peak_windows(spec, "train", length=120)
     batch = next(tracks.stream(spec, windows, length=120))
     control = tracks.control_inputs(batch.control)
@@ -194,7 +194,10 @@ def test_control_reads_become_what_a_network_takes(data):
     raw = yaml.safe_load(path.read_text())
     del raw["control"]
     path.write_text(yaml.safe_dump(raw))
-    assert next(tracks.stream(tracks.read_specification(path), windows, length=120)).control is None
+    assert (
+        next(tracks.stream(track_files.read_specification(path), windows, length=120)).control
+        is None
+    )
 
 
 def test_windows_with_unknown_bases_are_left_out_and_counted(data, caplog):
@@ -203,7 +206,7 @@ def test_windows_with_unknown_bases_are_left_out_and_counted(data, caplog):
     masked = text[:160] + "n" + text[161:]
     fasta = path.with_name("genome.fa")
     fasta.write_text(fasta.read_text().replace(text, masked))
-    spec = tracks.read_specification(path)
+    spec = track_files.read_specification(path)
     assert len(tracks.peak_windows(spec, "train", length=100)) == 3
     assert caplog.messages == ["1 of 4 windows hold N and were dropped"]
     assert len(tracks.peak_windows(spec, "train", length=20)) == 4
@@ -215,9 +218,9 @@ def test_windows_with_unknown_bases_are_left_out_and_counted(data, caplog):
 
 
 def test_a_specification_can_be_written_and_read_again(data, tmp_path):
-    spec = tracks.read_specification(data[0])
-    again = tracks.write_specification(spec, tmp_path / "again.yml")
-    assert tracks.read_specification(again) == spec
+    spec = track_files.read_specification(data[0])
+    again = track_files.write_specification(spec, tmp_path / "again.yml")
+    assert track_files.read_specification(again) == spec
     assert "again" not in again.read_text()
     assert "/" + str(tmp_path) not in again.read_text()
 
@@ -240,7 +243,7 @@ def test_a_wrong_field_is_named(data, change, message):
     change(raw)
     data[0].write_text(yaml.safe_dump(raw))
     with pytest.raises(ValueError, match=message):
-        tracks.read_specification(data[0])
+        track_files.read_specification(data[0])
 
 
 def test_a_specification_that_cannot_be_read_is_refused(data):
@@ -248,15 +251,15 @@ def test_a_specification_that_cannot_be_read_is_refused(data):
     text = path.read_text()
     path.write_text("tasks: [")
     with pytest.raises(ValueError, match="is not YAML"):
-        tracks.read_specification(path)
+        track_files.read_specification(path)
     path.write_text("just text")
     with pytest.raises(ValueError, match="got 'just text'"):
-        tracks.read_specification(path)
+        track_files.read_specification(path)
     path.write_text(text.replace("A/plus.bw", "A/absent.bw"))
     with pytest.raises(
         FileNotFoundError, match=r"tasks.A.plus names .*absent.bw, which does not exist"
     ):
-        tracks.read_specification(path)
+        track_files.read_specification(path)
 
 
 @pytest.mark.parametrize(
@@ -273,20 +276,20 @@ def test_a_specification_that_cannot_be_read_is_refused(data):
 )  # fmt: skip
 def test_bad_peaks_are_refused(data, bed, message):
     write_peaks(data[0].parent, "B", bed)
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     with pytest.raises(ValueError, match=message):
         tracks.peak_windows(spec, "train", length=100)
 
 
 def test_windows_off_the_end_can_be_dropped(data, caplog):
     write_peaks(data[0].parent, "B", "chr5\t860\t861\nchr5\t10\t11\n")
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     assert len(tracks.peak_windows(spec, "train", length=100, edge="drop")) == 2
     assert caplog.messages == ["2 of 4 regions run off their chromosome and were dropped"]
 
 
 def test_splits_and_lengths_are_checked(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     with pytest.raises(
         ValueError, match="unknown split 'val': choose one of validation, test, train"
     ):
@@ -309,7 +312,7 @@ def bad_track(data, values, sizes=SIZES):
     path = data[0].with_name("B") / "minus.bw"
     path.unlink()
     write_bigwig(path, values, sizes)
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     return spec, tracks.peak_windows(spec, "train", length=100)
 
 
@@ -342,7 +345,7 @@ def test_bad_tracks_are_refused(data):
 
 
 def test_a_fasta_whose_index_cannot_be_made_is_explained(data):
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     spec.fasta.with_name("genome.fa.fai").symlink_to("/nonexistent/genome.fa.fai")
     with pytest.raises(
         PermissionError, match=r"genome.fa has no current index, and .* make it by 'samtools faidx'"
@@ -361,7 +364,7 @@ def test_swapped_strands_are_noticed(data):
             np.repeat(peaks + side, 4) + rng.integers(-1, 2, 4 * len(peaks)), minlength=900
         )
         write_bigwig(folder / f"{strand}.bw", {"chr5": near.astype(float)})
-    spec = tracks.read_specification(data[0])
+    spec = track_files.read_specification(data[0])
     windows = tracks.peak_windows(spec, "train", length=20)
     tracks.check_strands(spec, windows)  # B is noise on both strands: nothing to say
     task = spec.tasks["A"]
@@ -389,17 +392,17 @@ def test_the_authors_archive_is_laid_out(data, tmp_path):
                 tar.addfile(info, io.BytesIO(content))
 
     pack(files)
-    spec = tracks.read_specification(tracks.fetch_chip_nexus(out))
+    spec = track_files.read_specification(chip_nexus.fetch_chip_nexus(out))
     assert list(spec.tasks) == ["Oct4", "Sox2", "Nanog", "Klf4"]
     assert gzip.decompress(spec.tasks["Sox2"].minus.read_bytes()) == b"Sox2/counts.neg.bw"
     assert gzip.decompress(spec.control[0].read_bytes()) == b"patchcap/counts.pos.bw"
     assert spec.fasta.read_bytes() == b">chr5\nACGT\n"
     assert not list(out.rglob("*other*"))
     with pytest.raises(ValueError, match=r"data.tar.gz has the md5 \w+; 123 is published"):
-        tracks.fetch_chip_nexus(out, checksum="md5:123")
+        chip_nexus.fetch_chip_nexus(out, checksum="md5:123")
     pack({name: content for name, content in files.items() if "fasta" not in name})
     with pytest.raises(ValueError, match=r"lacks mm10_no_alt_analysis_set_ENCODE.fasta"):
-        tracks.fetch_chip_nexus(out)
+        chip_nexus.fetch_chip_nexus(out)
     spec.fasta.unlink()
-    tracks.main([str(out), "--fasta", str(data[0].with_name("genome.fa"))])
+    chip_nexus.main([str(out), "--fasta", str(data[0].with_name("genome.fa"))])
     assert spec.fasta.read_bytes() == data[0].with_name("genome.fa").read_bytes()
