@@ -10,8 +10,8 @@ the genome, through the origin. 1 is all of the response.
     OMP_NUM_THREADS=1 python benchmarks/own_responses.py [--runs 2] [--workers 2]
 
 writes book/results/bpnet/own_responses.csv, a row a graph, run, exposure and feature: ``learned``,
-and ``true`` by the rules; in rows of a feature that is the exposure, ``counts_r``, correlation of its
-predicted with its observed log counts. About four minutes on one core for a run.
+and ``true`` by the rules; in rows of a feature that is the exposure, ``counts_r``, correlation of
+its predicted with its observed log counts. About four minutes on one core for a run.
 """
 
 import argparse
