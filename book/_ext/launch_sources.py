@@ -6,7 +6,8 @@ The theme derives the address of a page's notebook from the page's name. Ours ar
 
 import re
 
-EXECUTED = re.compile(r"executed/(\w+?)(_paper_scale)?\.ipynb$")
+# On Binder only: the download button rightly gives the executed copy.
+EXECUTED = re.compile(r"(?<=urlpath=lab/tree/)executed/(\w+?)(_paper_scale)?\.ipynb$")
 
 
 def to_sources(app, pagename, templatename, context, doctree):
