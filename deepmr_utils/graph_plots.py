@@ -1,7 +1,7 @@
 """Figures of effects between all pairs of features: tables in, matplotlib Axes or Figure out."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from .causal_graph import PAIR
-from .plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, readable_legend
+from .plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, readable_legend
 
 # by hand: helpers above what they help; a fifth factor aside
 PLACES = {"Sox2": (0, 1), "Oct4": (-1, 0), "Nanog": (1, 0), "Klf4": (0, -1), "hidden": (-2, -1)}
-_COLOURS = (BLUE, ORANGE, GREEN, PINK)
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
 
 def arrow_name(exposure: str, outcome: str) -> str:
@@ -116,7 +116,7 @@ def pair_forest(
 def local_densities(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2)) -> Figure:
     """Draw how local effects are distributed: a panel an exposure, a line an outcome."""
     exposures = local["exposure"].unique().tolist()
-    colours = dict(zip(exposures, _COLOURS, strict=False))
+    colours = dict(zip(exposures, cycle(_COLOURS), strict=False))
     figure, axes = plt.subplots(
         1, len(exposures), figsize=(10.5, 3.2), sharex=True, sharey=True, squeeze=False
     )
@@ -193,13 +193,18 @@ def distance_heatmap(
 
 
 def learned_against_true(tables: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
-    """Draw learned global effects with total intervals against true ones, a colour a graph."""
+    """Draw learned global effects with total intervals against true ones, a colour a graph.
+
+    Graphs stand a little beside each other, so that absent effects, all at 0, can be told apart.
+    """
     ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
     ends = []
-    for (name, table), colour in zip(tables.items(), _COLOURS, strict=False):
+    beside = np.linspace(-0.015, 0.015, len(tables))
+    looks = zip(cycle(_COLOURS), cycle("osD^"), beside, strict=False)
+    for (name, table), (colour, marker, offset) in zip(tables.items(), looks, strict=True):
         error = [table["effect"] - table["total_ci_low"], table["total_ci_high"] - table["effect"]]
-        ax.errorbar(table["truth"], table["effect"], yerr=error, fmt="o", ms=5, color=colour,
-                    label=name, alpha=0.8)  # fmt: skip
+        ax.errorbar(table["truth"] + offset, table["effect"], yerr=error, fmt=marker, ms=5, lw=1.2,
+                    color=colour, label=name, alpha=0.8)  # fmt: skip
         ends += [table["truth"].max(), table["effect"].max()]
     top = 1.15 * max(ends)
     ax.plot([-0.05, top], [-0.05, top], ls="--", color="black", lw=1, zorder=0)
