@@ -138,25 +138,6 @@ def _inverse_trigamma(value: float) -> float:
     return float(at)
 
 
-def jackknife_variance(leave_one_out: ArrayLike) -> np.ndarray:
-    """Variance of an ensemble's estimate from those of the ensembles without one member.
-
-    Parameters
-    ----------
-    leave_one_out : array_like, float (M, ...)
-        Estimates of the ensembles that lack member 0, 1, ...
-
-    Returns
-    -------
-    np.ndarray, float64 (...)
-        ``(M - 1) / M`` times the sum of squares about their mean (Efron and Tibshirani, 1993,
-        eq. 11.5). For a mean of members it is their variance divided by M, so it goes with
-        rule "mean" of `total_variance`, and misses the same.
-    """
-    values = np.asarray(leave_one_out, np.float64)
-    return (len(values) - 1) * values.var(axis=0)
-
-
 def member_local(
     effects: xr.Dataset, instruments: pd.DataFrame, method: str = "ivw", **options: object
 ) -> pd.DataFrame:

@@ -124,14 +124,6 @@ def test_equal_variances_are_pooled_and_few_are_left_alone():
     assert (few.tolist(), df) == ([0.1, 0.2], 4)
 
 
-def test_jackknife_of_a_mean_is_the_variance_of_the_mean():
-    members = np.random.default_rng(2).normal(size=(6, 3))
-    without = np.array([np.delete(members, m, axis=0).mean(0) for m in range(6)])
-    np.testing.assert_allclose(
-        ensemble_intervals.jackknife_variance(without), members.var(0, ddof=1) / 6
-    )
-
-
 @pytest.mark.parametrize("method", ["ivw", "egger"])
 def test_member_estimates_are_those_of_one_member_at_a_time(effects, instruments, method):
     members = ensemble_intervals.member_local(effects, instruments, method)

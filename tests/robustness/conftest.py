@@ -47,12 +47,8 @@ class Child:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """What is compared bit for bit is computed with one thread on both sides."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def in_one_thread(one_thread):
+    """All of these tests compare bit for bit."""
 
 
 @pytest.fixture(scope="session")
