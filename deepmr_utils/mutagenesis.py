@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from .engines import engines_of
 from .mutagenesis_blocks import Block, Limits, Transform, block_moments, transform_name
 from .predict import (
     Features,
@@ -27,7 +28,6 @@ from .predict import (
     resolve_device,
     resolve_features,
 )
-from .propagation import engines_of
 from .sequences import ALPHABET, base_codes, check_one_hot
 from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 

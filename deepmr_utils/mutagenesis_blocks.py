@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .propagation import Engine
+from .engines import Engine
 from .sequences import ALPHABET, UNKNOWN
 
 MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored

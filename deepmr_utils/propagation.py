@@ -8,7 +8,6 @@ small, and is computed as usual.
 """
 
 import itertools
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,14 +18,10 @@ import torch
 from torch import nn
 
 from .layers import LAYERS, Dense, is_sum, pointwise, reads_absolute
-from .predict import forward
 from .recording import Function, Step, UnsupportedError, narrow_last_layers, record
 from .reshaping import reshape
 from .windows import Action, Batch, Place, References, Tensor, Window
 
-__all__ = ["Engine", "Propagator", "UnsupportedError", "engines_of", "propagator"]
-
-log = logging.getLogger(__name__)
 MIN_SITES = 40  # sites below which matrix products become too small to run at full speed
 
 
@@ -252,73 +247,6 @@ class Propagator:
         return self._prepared[key][1]
 
 
-def propagator(
-    member: nn.Module,
-    sequence: Tensor,
-    widths: list[int],
-    columns: list[int],
-    prepared: dict[tuple, Any],
-    bfloat16: bool = False,
-) -> Propagator:
-    """A `Propagator` for columns of a member's outputs, checked against full predictions.
-
-    Parameters
-    ----------
-    member : nn.Module
-        As `deepmr_utils.predict.forward` takes it, in evaluation mode.
-    sequence : Tensor (4, L)
-    widths : list of int
-        Columns of each head.
-    columns : list of int
-        Wanted columns of all heads side by side.
-    prepared, bfloat16
-        As for `Propagator`.
-
-    Raises
-    ------
-    UnsupportedError
-        If the member cannot be propagated, or a mutant at either end or in the middle of the
-        sequence would come out differently.
-    """
-    length = sequence.shape[1]
-    positions = np.unique([0, length // 2, length - 1])
-    old = sequence[:, positions].T
-    change = torch.roll(old, 1, dims=1) + (old.sum(1, keepdim=True) == 0) * 0.5 - old
-    probe = sequence.repeat(len(positions) + 1, 1, 1)
-    rows = torch.arange(len(positions), device=sequence.device)
-    probe[rows + 1, :, torch.from_numpy(positions).to(sequence.device)] += change
-    starts = np.cumsum([0, *widths])
-    heads = np.searchsorted(starts, columns, side="right") - 1
-    by_head = np.argsort(heads, kind="stable")
-    used = sorted(set(heads.tolist()))
-    wanted = [(np.asarray(columns)[heads == h] - starts[h]).tolist() for h in used]
-
-    def function(x: Tensor) -> list[Tensor]:
-        parts = forward(member, x).parts
-        return [parts[h] for h in used]
-
-    try:
-        net = Propagator(function, member, probe, wanted, prepared, bfloat16)
-        full = torch.cat([y[:, c] for y, c in zip(net.recorded, wanted, strict=True)], dim=1)
-        if len(used) > 1:
-            net.order = np.argsort(by_head).tolist()
-            full = full[:, net.order]
-        references, _ = net.reference(sequence[None])
-        at = np.zeros(len(positions), int)
-        got = net.mutants(references, at, positions, change[:, None], 2**20)[:, 0]
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UnsupportedError(f"the attempt failed ({error})") from error
-    worst = ((got - full[1:]).abs().max() / full.abs().max().clamp_min(1e-30)).item()
-    limit = 0.1 if bfloat16 else 1e-9 if sequence.dtype == torch.float64 else 1e-4
-    if not worst <= limit:
-        raise UnsupportedError(
-            f"mutants come out differently, by {worst:.1g} of the largest prediction"
-        )
-    return net
-
-
 def _is_view(step: Step) -> bool:
     return LAYERS.get(step.name) is reshape and not step.is_pointwise
 
@@ -330,94 +258,3 @@ def _ranges(groups: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
         start, end = end, end + group
         edges = np.linspace(start, end, math.ceil(group / size) + 1).astype(int).tolist()
         yield from itertools.pairwise(edges)
-
-
-class FullPrediction:
-    """Predicts mutants in full, where a `Propagator` cannot."""
-
-    def __init__(self, member: nn.Module, sequence: Tensor, columns: list[int], half: bool) -> None:
-        self.member, self.columns, self.half = member, columns, half
-        sizes = [sequence.numel()]
-        hooks = [
-            module.register_forward_hook(
-                lambda _, __, out: sizes.append(out.numel()) if torch.is_tensor(out) else None
-            )
-            for module in member.modules()
-        ]
-        self._predict(sequence[None])
-        for hook in hooks:
-            hook.remove()
-        # input, output and a working copy of the largest layer
-        self.bytes_per_sequence = 4 * max(sizes) * sequence.element_size()
-        self.bytes_per_site = 3 * self.bytes_per_sequence
-
-    def _predict(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            return forward(self.member, x).values[:, self.columns].to(x.dtype)
-
-    def reference(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Propagator.reference`: what `mutants` needs, and predictions (N, K)."""
-        return x, self._predict(x)
-
-    def mutants(
-        self,
-        references: Tensor,
-        sequence: np.ndarray,
-        position: np.ndarray,
-        change: Tensor,
-        window_bytes: float,
-    ) -> Tensor:
-        """Predictions of mutants, as `Propagator.mutants` gives them.
-
-        Parameters
-        ----------
-        references, sequence, position, change, window_bytes
-            As for `Propagator.mutants`; the last is not needed here.
-        """
-        sites, alleles = change.shape[:2]
-        device = references.device
-        mutants = references[torch.from_numpy(sequence.repeat(alleles)).to(device)]
-        row = torch.arange(len(mutants), device=device)
-        at = torch.from_numpy(position.repeat(alleles)).to(device)
-        mutants[row, :, at] += change.flatten(0, 1)
-        return self._predict(mutants).view(sites, alleles, -1)
-
-
-Engine = Propagator | FullPrediction
-
-
-def engines_of(
-    members: list[nn.Module],
-    sequence: Tensor,
-    widths: list[int],
-    columns: list[int],
-    propagate: bool,
-    bfloat16: bool,
-) -> list[Engine]:
-    """One engine a member; full prediction for all where one cannot be propagated.
-
-    Parameters
-    ----------
-    members : list of nn.Module
-    sequence : Tensor (4, L)
-        An input, of which the layers are recorded.
-    widths : list of int
-        Outputs of each head.
-    columns : list of int
-        Outputs to predict, counted over all heads.
-    propagate : bool
-        False asks for full prediction.
-    bfloat16 : bool
-        Round the factors of matrix products.
-
-    Returns
-    -------
-    list of Engine
-    """
-    prepared: dict = {}
-    if propagate:
-        try:
-            return [propagator(m, sequence, widths, columns, prepared, bfloat16) for m in members]
-        except UnsupportedError as reason:
-            log.warning("every mutant is predicted in full: %s", reason)
-    return [FullPrediction(member, sequence, columns, bfloat16) for member in members]

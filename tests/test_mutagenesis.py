@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import special
 from torch import nn
 
-from deepmr_utils import propagation, storage
+from deepmr_utils import engines, storage
 from deepmr_utils.models import SimulationCNN
 from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
 from deepmr_utils.predict import MCDropout
@@ -392,7 +392,7 @@ def test_masks_of_dropout_do_not_depend_on_batches():
 def test_out_of_memory_halves_the_batch(monkeypatch, propagate, caplog):
     members, x = ensemble(2), sequences(2)
     expected = saturation_mutagenesis(members, x, device="cpu")
-    engine = propagation.Propagator if propagate else propagation.FullPrediction
+    engine = engines.Propagator if propagate else engines.FullPrediction
     mutants = engine.mutants
 
     def small(self, references, sequence, position, change, window_bytes):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from deepmr_utils.engines import propagator
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout, as_members
-from deepmr_utils.propagation import UnsupportedError, propagator
+from deepmr_utils.recording import UnsupportedError
 from deepmr_utils.sequences import one_hot
 from deepmr_utils.spectral import spectral_convolution, spectrum
 
