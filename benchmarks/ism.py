@@ -8,7 +8,7 @@ Run from the repository root (not part of the tests):
     python benchmarks/ism.py --scaling             # time by sequences, members and features
     python benchmarks/ism.py --precision           # error of every type of computation
     python benchmarks/ism.py --memory              # 1,000 windows x 919 features into a store
-    python benchmarks/ism.py --memory windows      # 1,000 windows of 1 kb by a BPNet, 20 minutes
+    python benchmarks/ism.py --memory windows      # 1,000 windows of 1 kb by a BPNet, half an hour
 
 Tables are printed as CSV. A time a sequence is the difference between calls with several sequences
 and with one, so set-up (recording, rearranging weights, checking) is counted apart. Set

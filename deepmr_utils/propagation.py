@@ -126,15 +126,25 @@ class Propagator:
         -------
         Tensor (S, A, K)
         """
-        batches = []
+        batches: list[Batch] = []
+        values: dict[int, Tensor] = {}
         order, groups = self._order(position)
         size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
         for start, stop in _ranges(groups, size):
             sites = order[start:stop]
             changes = change[torch.from_numpy(sites).to(change.device)]
-            batches.append(self._carry(references, sequence[sites], position[sites], changes))
+            batch = self._carry(references, sequence[sites], position[sites], changes)
+            # In one tensor for all sites: a small one a batch, kept among the large windows that
+            # are freed, would scatter the heap of the process and multiply its memory.
+            for i, value in batch.full.items():
+                each = len(value) // len(sites)
+                if i not in values:
+                    values[i] = value.new_empty(len(order) * each, *value.shape[1:])
+                values[i][start * each : stop * each] = value
+            batch.full.clear()
+            batches.append(batch)
         sites, alleles = change.shape[:2]
-        values, moved = self._head_inputs(batches, references, sequence[order])
+        moved = self._head_inputs(batches, references, sequence[order], values)
         for step, action in zip(self.steps, self.actions, strict=True):
             if action is None:
                 step.run(values, sites * alleles, self.n_probe)
@@ -174,13 +184,16 @@ class Propagator:
         return batch
 
     def _head_inputs(
-        self, batches: list[Batch], references: References, sequence: np.ndarray
-    ) -> tuple[dict[int, Tensor], Tensor]:
-        """Values (S * A, ...) where windows end, and whether they differ (S, A) from the reference.
+        self,
+        batches: list[Batch],
+        references: References,
+        sequence: np.ndarray,
+        values: dict[int, Tensor],
+    ) -> Tensor:
+        """Complete values (S * A, ...) where windows end; say which (S, A) differ from references.
 
-        Windows end behind global pools and dense layers.
+        Windows end behind global pools, whose values are given, and dense layers.
         """
-        values = {i: torch.cat([batch.full[i] for batch in batches]) for i in batches[0].full}
         rows = torch.from_numpy(sequence)
         for dense in self.dense:
             windows = [batch.windows[dense.source] for batch in batches]
@@ -200,7 +213,7 @@ class Propagator:
         held = 2 * sum(d.numel() for d in differences) if self.dense else 0
         held += 8 * max(v.numel() for v in values.values())
         self.bytes_per_site = max(self.bytes_per_site, 4 * held // len(sequence))
-        return values, torch.stack(moved).any(0)
+        return torch.stack(moved).any(0)
 
     def _gather(self, values: dict[int, Tensor]) -> Tensor:
         parts = zip(self.outputs, self.columns, strict=True)
