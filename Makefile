@@ -71,7 +71,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 
 unit: .venv/.installed
-	$(BIN)/python -m pytest -q --ignore tests/test_book_html.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py -n $(WORKERS) --dist loadfile
 
 notebooks: .venv/.installed
 	rm -rf notebooks/results

@@ -11,7 +11,7 @@ def device(request):
 
 @pytest.fixture
 def one_thread():
-    """What is compared bit for bit is computed with one thread: more round sums differently."""
+    """One thread: for what is compared bit for bit (more round sums differently) or timed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

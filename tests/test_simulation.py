@@ -1,5 +1,7 @@
 """The simulation against hand-computed values and against its own definition."""
 
+import time
+import timeit
 from dataclasses import replace
 
 import numpy as np
@@ -343,18 +345,17 @@ def test_anscombe_moments_against_the_distribution():
         )
 
 
-def test_ten_thousand_labelled_sequences_take_less_than_half_a_second(benchmark):
+def test_ten_thousand_labelled_sequences_take_less_than_half_a_second_of_a_core(one_thread):
     rng = np.random.default_rng(0)
     rates = simulation.draw_rates(PARAMETERS, rng)
 
     def simulate():
-        return simulation.label(
-            simulation.simulate_sequences(PARAMETERS, N, rng), PARAMETERS, rates, rng
-        )
+        sequences = simulation.simulate_sequences(PARAMETERS, N, rng)
+        assert len(simulation.label(sequences, PARAMETERS, rates, rng)) == N
 
-    table = benchmark.pedantic(simulate, rounds=5, warmup_rounds=1)
-    assert len(table) == N
-    assert benchmark.stats.stats.min < 0.5  # 0.18 s seen on 2 cores
+    # processor time, which other tests at the same time do not change
+    seconds = timeit.repeat(simulate, number=1, repeat=5, timer=time.process_time)
+    assert min(seconds) < 0.5  # 0.3 s seen
 
 
 @pytest.mark.parametrize(
