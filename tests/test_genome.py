@@ -21,6 +21,7 @@ from deepmr_utils import (
 
 SMALL = genome.Parameters(n_windows=190, length=300, margin=20)
 PAIRS = list(permutations(genome.FACTORS, 2))
+ROUNDING = 1e-12  # sums are taken in another order in another row of a matrix product
 
 
 @pytest.fixture(scope="module")
@@ -159,16 +160,16 @@ def test_effects_follow_the_graph(demo, windows, graph):
         assert (direct[pair] > 0.01) == (pair in network.edges or pair in network.borrowed)
         assert (total[pair] > 0.01) == (pair in reached or pair in network.borrowed)
         if pair not in reached and pair not in network.borrowed:
-            assert total[pair] == direct[pair] == 0
+            assert max(abs(total[pair]), abs(direct[pair])) < ROUNDING
 
 
 def test_removing_an_edge_removes_its_effect(demo, windows):
     chain = edges(Sox2_Oct4=7, Oct4_Nanog=6)
     total = effects(windows, demo, chain)
     assert (total["Sox2"][["Oct4", "Nanog"]] > 0.01).all()
-    assert effects(windows, demo, chain, column="direct")["Sox2", "Nanog"] == 0
+    assert abs(effects(windows, demo, chain, column="direct")["Sox2", "Nanog"]) < ROUNDING
     cut = effects(windows, demo, edges(Oct4_Nanog=6))
-    assert cut["Sox2"].eq(0).all()
+    assert (cut["Sox2"].abs() < ROUNDING).all()
     assert cut["Oct4", "Nanog"] > 0.1
     # and stronger edges do more
     strengths = [effects(windows, demo, edges(Sox2_Oct4=s))["Sox2", "Oct4"] for s in (1, 3, 6)]

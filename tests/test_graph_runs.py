@@ -121,7 +121,11 @@ def test_windows_and_truth_of_a_stored_run_are_reproduced(path, tmp_path):
 
 
 def test_the_shipped_ensemble_is_what_its_command_makes(tmp_path):
-    """One of its members, trained again; on another processor the last digits differ."""
+    """One of its members, trained again.
+
+    It is the same to the last digit where it was made. On another processor sums round differently
+    and training drifts apart, but less than members do that began elsewhere and saw other windows.
+    """
     shipped = demo_run.load_members()
     settings, seed = demo_run.SHIPPED, demo_run.SHIPPED_SEED
     demo = genome.make_genome(tmp_path, settings.parameters, seed)
@@ -130,9 +134,9 @@ def test_the_shipped_ensemble_is_what_its_command_makes(tmp_path):
     x = one_hot(windows["sequence"].tolist())
     ensemble = demo_run.train(spec, settings, seed, only=[0])[0]
     assert len(ensemble.members) == 1
-    old, new = (predict([m], x)[0] for m in (shipped[0], ensemble.members[0]))
-    # the same to the last digit where it was made; elsewhere training may drift apart
-    assert np.corrcoef(old.ravel(), new.ravel())[0, 1] > 0.99
+    old, *others, new = (predict([m], x)[0].ravel() for m in (*shipped, *ensemble.members))
+    alike = np.corrcoef([old, *others])
+    assert np.corrcoef(old, new)[0, 1] > alike[np.triu_indices(len(alike), 1)].max()
     counts = profiles.evaluate(
         shipped, lambda seed: tracks.stream(
             spec, tracks.peak_windows(spec, "validation", length=400), length=400, seed=seed)

@@ -79,7 +79,7 @@ def test_simulation_with_other_parameters_writes_its_tables(tmp_path):
     parameters = tmp_path / "mine.yml"
     parameters.write_text(
         "scenarios: [none]\nn_train: 1200\nn_augmented: 300\nn_test: 60\nn_members: 2\nepochs: 10\n"
-        "max_excess: 0.6\neffect_ratio: 4.0\n"
+        "max_excess: 2.0\neffect_ratio: 4.0\n"
         "other_parameters: {eta: 40.0, p_motif: 0.9}\nother_methods: []\nresults_directory: mine\n"
     )
     run = papermill(ROOT / "notebooks/simulation.ipynb", tmp_path / "out.ipynb",
