@@ -14,7 +14,14 @@ from torch import nn
 
 from . import __version__
 from .engines import engines_of
-from .mutagenesis_blocks import Block, Limits, Transform, block_moments, transform_name
+from .mutagenesis_blocks import (
+    Block,
+    Limits,
+    Rounding,
+    Transform,
+    block_moments,
+    transform_name,
+)
 from .predict import (
     Features,
     MCDropout,
@@ -28,6 +35,7 @@ from .predict import (
     resolve_device,
     resolve_features,
 )
+from .recording import computation_hash
 from .sequences import ALPHABET, base_codes, check_one_hot
 from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 
@@ -175,25 +183,35 @@ def saturation_mutagenesis(
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()}",
         }
-        key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
-        fingerprint = joblib.hash((*key, keep_members, covariance)) if store is not None else ""
+        fingerprint = ""
+        if store is not None:
+            key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
+            done = [_computation_hash(member, one_hot[:1]) for member in members]
+            fingerprint = joblib.hash((*key, keep_members, covariance, done))
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
             if writer.finished:
                 return writer.finish()
             engines = engines_of(
-                members, one_hot[0], widths, columns, propagate, precision == "bfloat16"
+                members, one_hot[0], widths, columns, propagate, precision == "bfloat16", max_memory
             )
             held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
             limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
             size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
+            rounding = Rounding(names, dtype)
             for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
                 if writer.needs(start):
                     rows = slice(start, start + size)
                     sites = Block(one_hot[rows], codes[rows], mask[rows], reverse_complement)
                     moments = block_moments(sites, engines, limits, transform, together)
+                    rounding.see(moments)
                     values = sites.spread(moments, shown, keep_members, covariance)
                     writer.write(start, size, values)
+            rounding.warn()
             return writer.finish()
+
+
+def _computation_hash(member: nn.Module, x: torch.Tensor) -> str:
+    return computation_hash(lambda x: forward(member, x).parts, member, x)
 
 
 def _check_positions(positions: ArrayLike | None, shape: tuple[int, int]) -> np.ndarray:

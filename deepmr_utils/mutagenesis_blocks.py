@@ -66,6 +66,48 @@ class Moments(NamedTuple):
     members: np.ndarray | None = None  # (M, S, 3, K), where asked for
 
 
+class Rounding:
+    """Whether effects stand above the rounding of the predictions that they are differences of.
+
+    Parameters
+    ----------
+    names : list of str
+        Features.
+    dtype : torch.dtype
+        Of the computation.
+    """
+
+    LEAST = 100  # largest effect over rounding: 1 % of that effect is rounding then
+
+    def __init__(self, names: list[str], dtype: torch.dtype) -> None:
+        self.names, self.dtype = names, dtype
+        self.effect = self.prediction = np.zeros(len(names))
+        self.seen = False
+
+    def see(self, moments: Moments) -> None:
+        """Take the effects of a block."""
+        self.seen |= len(moments.effect) > 0
+        for values in (
+            moments.effect.max((0, 1), initial=0),
+            -moments.effect.min((0, 1), initial=0),
+        ):
+            self.effect = np.fmax(self.effect, values)
+        self.prediction = np.fmax(self.prediction, np.abs(moments.reference).max(0))
+
+    def warn(self) -> None:
+        """Say which features have effects that are mostly rounding."""
+        rounding = torch.finfo(self.dtype).eps * self.prediction
+        (poor,) = np.nonzero(self.seen & (self.effect < self.LEAST * rounding))
+        if len(poor):
+            k = poor[0]
+            log.warning(
+                "effects on %d of %d features are 0 or near the rounding of %s, first of all on %r: "
+                "at most %.2g, where predictions reach %.2g. With precision='float64' they are exact",
+                len(poor), len(self.names), str(self.dtype).removeprefix("torch."), self.names[k],
+                self.effect[k], self.prediction[k],
+            )  # fmt: skip
+
+
 class Block:
     """Some sequences, and what of them is to be mutated."""
 
@@ -183,7 +225,13 @@ def _streamed(
         effect = effect + deviation / m
         squares = squares + deviation * (difference - effect)
     se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
-    return Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
+    return Moments(*map(_numbers, (mean, effect, se)))
+
+
+def _numbers(values: torch.Tensor) -> np.ndarray:
+    """An array on the CPU; NumPy knows no bfloat16, and float16 is no type to average in."""
+    half = values.dtype in (torch.bfloat16, torch.float16)
+    return (values.float() if half else values).cpu().numpy()
 
 
 def _together(
@@ -192,7 +240,7 @@ def _together(
     transform: Transform | None,
 ) -> Moments:
     """Moments of all members at once, recalibrated together."""
-    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
+    pairs = [[_numbers(values) for values in pair] for pair in predictions]
     reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
     shape = mutants.shape
     if transform is not None:

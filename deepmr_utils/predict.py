@@ -1,5 +1,6 @@
 """Predictions with members: an ensemble, or MC-dropout masks of one network."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,8 @@ def evaluating(
             switch.allow_tf32 = tf32
         for member in members:
             member.eval().to(device)
-        with torch.inference_mode():
+        # not inference mode: a tensor that a model makes in it and keeps could not be trained with
+        with torch.no_grad():
             yield
     finally:
         for switch, value in zip(switches, allowed, strict=True):
@@ -220,10 +222,10 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
 
     A model gives one tensor (N, K), or a dict, list or tuple of heads, each (N, K) or (N,). The
     columns of a head are called ``head:0``, ``head:1``, ... after its key or number, or ``head``
-    where it has one.
+    where it has one. The model gets a copy of `x`, which it may change.
     """
     try:
-        output = member(x)
+        output = member(x.clone())
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -252,6 +254,66 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
         names += [str(key)] if width == 1 else [f"{key}:{i}" for i in range(width)]
         parts.append(head)
     return Heads(parts, names if several else None)
+
+
+def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Which columns of predictions (P, K) differ, bool (K,), each on its own scale.
+
+    The limit is a share of the largest value: 1e-9 in float64, 1e-4 in float32, 0.1 in half
+    precision. A column of values near 0 may reach it by rounding, see `in_float64`.
+    """
+    limit = {torch.float64: 1e-9, torch.float32: 1e-4}.get(a.dtype, 0.1)
+    return ((a - b).abs() > limit * torch.maximum(a.abs(), b.abs()).amax(0)).any(0)
+
+
+def in_float64(member: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
+    """Predictions in float64, which tell rounding from error; None if they cannot be repeated."""
+    try:
+        member, x = copy.deepcopy(member).double(), x.double()
+        outputs, alone = forward(member, x).values, forward(member, x[:1]).values
+    except (RuntimeError, TypeError, ValueError):  # of a type within, or a module without copies
+        return None
+    return None if differs(torch.cat([alone, outputs[1:]]), outputs).any() else outputs
+
+
+def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) -> None:
+    """Refuse a model that predicts the first of sequences in another way when it is alone.
+
+    Parameters
+    ----------
+    member : nn.Module
+        In evaluation mode.
+    x : Tensor (N, 4, L)
+    outputs : Tensor (N, K)
+        What the member gave for `x`.
+
+    Raises
+    ------
+    ValueError
+        If predictions are random, or depend on what else is in a batch.
+    """
+    once, name = forward(member, x[:1]).values, type(member).__name__
+    wrong = differs(torch.cat([once, outputs[1:]]), outputs)
+    if not wrong.any():
+        return
+    again = forward(member, x[:1]).values
+    random = differs(once, again)
+    column = int((random if random.any() else wrong).nonzero()[0])
+    values = f"{once[0, column]:.6g} and {(again if random.any() else outputs)[0, column]:.6g}"
+    if random.any():
+        raise ValueError(
+            f"{name} gives different predictions for the same sequence in evaluation mode, "
+            f"{values} in column {column}: effects would be noise. Dropout without "
+            "`training=self.training`, or sampling, is the usual reason: switch it off, or wrap a "
+            "model with dropout layers in MCDropout"
+        )
+    if outputs.dtype != torch.float64 and in_float64(member, x) is not None:
+        return  # values near 0, and rounding
+    raise ValueError(
+        f"{name} predicts a sequence differently alone and beside others, {values} in column "
+        f"{column}: effects would depend on the batch. Statistics of the batch are the usual "
+        "reason: use running statistics, or none"
+    )
 
 
 def predict(
@@ -292,6 +354,8 @@ def predict(
             for part, member in zip(parts, members, strict=True):
                 heads = forward(member, batch)
                 output = heads.values
+                if not part:
+                    check_repeatable(member, batch, output)
                 if columns is None:
                     _, columns = resolve_features(members, features, output.shape[1], heads.names)
                 part.append(output[:, columns].cpu())

@@ -42,6 +42,8 @@ class Propagator:
         Rearranged weights, shared between networks that share weights (draws of dropout masks).
     bfloat16 : bool
         Multiply differences in bfloat16; references, sums and all else keep their type.
+    max_memory : float
+        Bytes that the activations of the probe may take.
 
     Raises
     ------
@@ -57,8 +59,9 @@ class Propagator:
         columns: list[list[int]],
         prepared: dict[tuple, Any] | None = None,
         bfloat16: bool = False,
+        max_memory: float = math.inf,
     ) -> None:
-        recording = record(function, module, probe)
+        recording = record(function, module, probe, max_memory)
         self.recorded = [recording.values[o] for o in recording.outputs]
         self.columns = narrow_last_layers(recording, columns)
         self.order: list[int] | None = None  # of predictions, where not by output

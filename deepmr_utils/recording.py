@@ -1,10 +1,12 @@
 """The operations of one forward pass, recorded so that they can be run again on other inputs."""
 
+import hashlib
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -103,10 +105,19 @@ class Step:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, x: Tensor) -> None:
+    """Follows tensors by identity, and notices when one is written through another of its memory.
+
+    `index` is the value that a tensor holds: None once its memory was written through another
+    tensor (its base, or a view), because no step says what it holds then.
+    """
+
+    def __init__(self, x: Tensor, max_memory: float) -> None:
         super().__init__()
+        self.room = max_memory
         self.values: list[Tensor] = [x]  # kept alive, so that no identity is used twice
-        self.index = {id(x): 0}
+        self.index: dict[int, int | None] = {id(x): 0}
+        self.sharing: dict[int, set[int]] = {_memory(x): {id(x)}}  # tensors by their memory
+        self.read: set[int] = set()  # memory of constants that steps read
         self.steps: list[Step] = []
         self.modules = [""]
 
@@ -115,28 +126,67 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         refer = substitute((tuple(args), dict(kwargs or {})), Tensor, self._refer)
         step = Step(op, *refer, self.modules[-1])
+        names, written = _written(op, args, kwargs or {})
+        if step.inputs and names not in ([], [op._schema.arguments[0].name]):
+            raise step.unsupported("writes into another argument than its first")
+        if step.inputs and written and not isinstance(step.args[0], Ref):
+            raise step.unsupported("writes into a tensor that does not depend on the input")
+        if not step.inputs and any(_memory(tensor) in self.read for tensor in written):
+            raise step.unsupported("changes a constant that was read before")
         output = op(*args, **(kwargs or {}))
         if step.inputs:
             if leaves(output, (bool, int, float)):
                 raise step.unsupported("turns data into a Python value")
-            if op._schema.is_mutable and not isinstance(step.args[0], Ref):
-                raise step.unsupported("writes into a tensor that does not depend on the input")
+            for tensor in written:
+                for other in self.sharing[_memory(tensor)]:
+                    self.index[other] = None
             for tensor in leaves(output, Tensor):
-                step.outputs.append(len(self.values))
-                self.index[id(tensor)] = len(self.values)
-                self.values.append(tensor)
+                self._follow(tensor, step)
+            self.read.update(map(_memory, step.constants))
             self.steps.append(step)
         return output
 
+    def _follow(self, tensor: Tensor, step: Step) -> None:
+        if _memory(tensor) not in self.sharing:
+            self.sharing[_memory(tensor)] = set()
+            self.room -= tensor.nbytes
+            if self.room < 0:
+                raise step.unsupported("would take more than max_memory, with what is before it")
+        step.outputs.append(len(self.values))
+        self.index[id(tensor)] = len(self.values)
+        self.sharing[_memory(tensor)].add(id(tensor))
+        self.values.append(tensor)
+
     def _refer(self, tensor: Tensor) -> Tensor | Ref:
-        index = self.index.get(id(tensor))
-        return tensor if index is None else Ref(index)
+        return Ref(self.value_of(tensor)) if id(tensor) in self.index else tensor
+
+    def value_of(self, tensor: Tensor) -> int:
+        """Value that a followed tensor holds."""
+        index = self.index[id(tensor)]
+        if index is None:
+            where = f" in module {self.modules[-1]!r}" if self.modules[-1] else ""
+            raise UnsupportedError(f"a tensor{where} is read after a view of it was written")
+        return index
 
     def enter(self, name: str) -> None:
         self.modules.append(name)
 
     def leave(self) -> None:
         self.modules.pop()
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors have in common that are views of each other."""
+    return tensor.untyped_storage()._cdata
+
+
+def _written(op: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
+    """Arguments that an operation writes into: their names, and the tensors."""
+    if not op._schema.is_mutable:
+        return [], []
+    given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+    names = [a.name for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
+    return names, leaves([given.get(name) for name in names], Tensor)
 
 
 @dataclass(eq=False)
@@ -148,7 +198,9 @@ class Recording:
     values: list[Tensor]
 
 
-def record(function: Function, module: nn.Module, x: Tensor) -> Recording:
+def record(
+    function: Function, module: nn.Module, x: Tensor, max_memory: float = math.inf
+) -> Recording:
     """Record a function of `x`, which calls `module`.
 
     Parameters
@@ -158,6 +210,8 @@ def record(function: Function, module: nn.Module, x: Tensor) -> Recording:
     module : nn.Module
         Its parts give their names to messages.
     x : Tensor (N, 4, L)
+    max_memory : float
+        Bytes that the values on the way may take.
 
     Raises
     ------
@@ -169,8 +223,10 @@ def record(function: Function, module: nn.Module, x: Tensor) -> Recording:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         x = x.clone()
-        recorder = _Recorder(x)
+        recorder = _Recorder(x, max_memory)
         for name, part in module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):  # takes no hooks
+                continue
             hooks = (
                 part.register_forward_pre_hook(lambda *_, name=name: recorder.enter(name)),
                 part.register_forward_hook(lambda *_: recorder.leave()),
@@ -179,15 +235,93 @@ def record(function: Function, module: nn.Module, x: Tensor) -> Recording:
                 stack.callback(hook.remove)
         with recorder:
             outputs = function(x)
-    indices = [recorder.index.get(id(output)) for output in outputs]
-    if None in indices:
-        raise UnsupportedError(f"output {indices.index(None)} does not depend on the sequence")
+    for k, output in enumerate(outputs):
+        if id(output) not in recorder.index:
+            raise UnsupportedError(f"output {k} does not depend on the sequence")
+    indices = [recorder.value_of(output) for output in outputs]
     needed, steps = set(indices), []
     for step in reversed(recorder.steps):
         if needed.intersection(step.outputs):
             needed.update(step.inputs)
             steps.append(step)
     return Recording(steps[::-1], indices, recorder.values)
+
+
+class _Trace(TorchDispatchMode):
+    """Digests every operation on the input: its name, its numbers, and the values that it reads.
+
+    Tensors are named by the operation that gave them, weights by their names in the module (their
+    values are hashed elsewhere), and all others, which depend neither on the input nor are weights,
+    by their values; so it does not matter whether a mask is made at each call or kept.
+    """
+
+    # one operation has other names on other devices
+    NAMES: ClassVar = dict.fromkeys(
+        ("cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training"),
+        "native_batch_norm",
+    )
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.digest = hashlib.sha256()
+        self.labels, self.kept = {id(x): "input"}, [x]
+        state = nn.Module.state_dict(module)
+        self.weights = {_memory(tensor): name for name, tensor in state.items()}
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = (tuple(args), dict(kwargs or {}))
+        depends = any(id(tensor) in self.labels for tensor in leaves(given, Tensor))
+        if depends:
+            name = op.overloadpacket.__name__
+            self.add((self.NAMES.get(name, name), given))
+        output = op(*args, **(kwargs or {}))
+        if depends:
+            for k, tensor in enumerate(leaves(output, Tensor)):
+                self.labels[id(tensor)] = f"{len(self.kept)}.{k}"
+            self.kept.append(output)  # alive, so that no identity is used twice
+        return output
+
+    def add(self, value: Any) -> None:
+        """Digest nested tuples, lists and dicts."""
+        value = substitute(value, (torch.device, torch.Generator), lambda _: "")
+        self.digest.update(repr(substitute(value, Tensor, self._label)).encode())
+
+    def _label(self, tensor: Tensor) -> str:
+        label = self.labels.get(id(tensor))
+        if label is not None:
+            return label
+        form = (str(tensor.dtype), tuple(tensor.shape))
+        name = self.weights.get(_memory(tensor))
+        if name is not None:
+            return repr((name, *form, tensor.stride(), tensor.storage_offset()))
+        return repr((*form, hashlib.sha256(_bytes(tensor)).hexdigest()))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def computation_hash(function: Function, module: nn.Module, x: Tensor) -> str:
+    """SHA-256 of what a module does with a sequence: operations, in order, and their constants.
+
+    Parameters
+    ----------
+    function : callable
+        Maps sequences (N, 4, L) to a list of outputs, each (N, ...); calls `module`.
+    module : nn.Module
+        Its weights are told from constants; the hash does not depend on their values.
+    x : Tensor (N, 4, L)
+        Operations may depend on the shape.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.clone()
+        with _Trace(module, x) as trace:
+            outputs = function(x)
+    trace.add(outputs)
+    return trace.digest.hexdigest()
 
 
 def narrow_last_layers(recording: Recording, columns: list[list[int]]) -> list[list[int] | None]:
