@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._model_errors import is_device_error
 from .predict import forward
 from .propagation import Propagator
 from .recording import UnsupportedError
@@ -73,9 +74,9 @@ def propagator(
         references, _ = net.reference(sequence[None])
         at = np.zeros(len(positions), int)
         got = net.mutants(references, at, positions, change[:, None], 2**20)[:, 0]
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if is_device_error(error):
+            raise
         raise UnsupportedError(f"the attempt failed ({error})") from error
     worst = ((got - full[1:]).abs().max() / full.abs().max().clamp_min(1e-30)).item()
     limit = 0.1 if bfloat16 else 1e-9 if sequence.dtype == torch.float64 else 1e-4
@@ -97,6 +98,7 @@ class FullPrediction:
                 lambda _, __, out: sizes.append(out.numel()) if torch.is_tensor(out) else None
             )
             for module in member.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # takes no hook
         ]
         self._predict(sequence[None])
         for hook in hooks:
@@ -143,8 +145,8 @@ Engine = Propagator | FullPrediction
 def engines_of(
     members: list[nn.Module],
     sequence: Tensor,
-    widths: list[int],
-    columns: list[int],
+    widths: list[list[int]],
+    columns: list[list[int]],
     propagate: bool,
     bfloat16: bool,
 ) -> list[Engine]:
@@ -155,10 +157,10 @@ def engines_of(
     members : list of nn.Module
     sequence : Tensor (4, L)
         An input, of which the layers are recorded.
-    widths : list of int
-        Outputs of each head.
-    columns : list of int
-        Outputs to predict, counted over all heads.
+    widths : list of list of int
+        Outputs of each head of each member.
+    columns : list of list of int
+        Outputs of each member to predict, counted over all its heads.
     propagate : bool
         False asks for full prediction.
     bfloat16 : bool
@@ -169,9 +171,10 @@ def engines_of(
     list of Engine
     """
     prepared: dict = {}
+    each = list(zip(members, widths, columns, strict=True))
     if propagate:
         try:
-            return [propagator(m, sequence, widths, columns, prepared, bfloat16) for m in members]
+            return [propagator(m, sequence, w, c, prepared, bfloat16) for m, w, c in each]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
-    return [FullPrediction(member, sequence, columns, bfloat16) for member in members]
+    return [FullPrediction(member, sequence, c, bfloat16) for member, _, c in each]

@@ -70,9 +70,13 @@ class Block:
     """Some sequences, and what of them is to be mutated."""
 
     def __init__(
-        self, one_hot: torch.Tensor, codes: np.ndarray, mask: np.ndarray, both_strands: bool
+        self,
+        one_hot: torch.Tensor,
+        codes: np.ndarray,
+        mask: np.ndarray,
+        exchange: list[int] | slice | None = None,  # features on the reverse strand, if used
     ) -> None:
-        self.one_hot, self.both_strands = one_hot, both_strands
+        self.one_hot, self.exchange = one_hot, exchange
         self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
         self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
 
@@ -87,7 +91,7 @@ class Block:
         change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
         change = change - self.one_hot[rows, :, columns][:, None]
         strands = [(self.one_hot, position, change)]
-        if self.both_strands:  # in A, C, G, T order the complement is the reverse
+        if self.exchange is not None:  # in A, C, G, T order the complement is the reverse
             strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
         sums = []
         for one_hot, where, what in strands:
@@ -96,8 +100,8 @@ class Block:
             if len(sequence):
                 mutants = engine.mutants(state, sequence, where, what, window)
             sums.append((reference, mutants))
-        if self.both_strands:
-            return tuple((a + b) / 2 for a, b in zip(*sums, strict=True))
+        if self.exchange is not None:
+            return tuple((a + b[..., self.exchange]) / 2 for a, b in zip(*sums, strict=True))
         return sums[0]
 
     def spread(
