@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import joblib
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -141,11 +142,18 @@ def _outputs(names: list[str] | None, width: int) -> str:
 
 def state_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """What `module.state_dict()` holds; some authors write the weights over that method."""
+    once = {"recurse": False, "remove_duplicate": False}
     for prefix, part in module.named_modules(remove_duplicate=False):
-        kept = [n for n in part._buffers if n not in part._non_persistent_buffers_set]
-        for name, value in (*part._parameters.items(), *((n, part._buffers[n]) for n in kept)):
-            if value is not None:
-                yield f"{prefix}.{name}".removeprefix("."), value
+        passing = getattr(part, "_non_persistent_buffers_set", ())
+        buffers = [pair for pair in part.named_buffers(**once) if pair[0] not in passing]
+        for name, value in (*part.named_parameters(**once), *buffers):
+            yield f"{prefix}.{name}".removeprefix("."), value
+        own = type(part).get_extra_state is not nn.Module.get_extra_state
+        if own and not isinstance(part, torch.jit.ScriptModule):
+            extra = part.get_extra_state()
+            if not isinstance(extra, torch.Tensor):
+                extra = torch.tensor(bytearray(joblib.hash(extra).encode()))
+            yield f"{prefix}._extra_state".removeprefix("."), extra
 
 
 # copies, and what a call leaves behind

@@ -71,10 +71,18 @@ def _is_column(value: Any) -> bool:
 
 def listed(names: Sequence[str], wanted: str = "") -> str:
     """Names for an error, not too many, and the one that was probably meant."""
-    near = difflib.get_close_matches(wanted, names, n=1)
+    near = [] if wanted in names else difflib.get_close_matches(wanted, names, n=1)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return ", ".join(names[:_SHOWN]) + more + hint
+
+
+def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
+    """Names of a model's outputs, as its author gives them."""
+    given = [] if isinstance(names, str | set) or not hasattr(names, "__iter__") else list(names)
+    if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
+        raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
+    return tuple(given)
 
 
 # what a model says when it fails
@@ -141,9 +149,11 @@ def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | 
 
 
 def _other_inputs(member: nn.Module) -> list[str]:
-    """Arguments of a module's forward that may be inputs, beside the first."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    """Arguments that may be inputs, beside the first, of a module's forward or of its parts'."""
     member = member.module if hasattr(member, "draw") else member  # of MC-dropout
+    if isinstance(member, nn.Sequential):
+        return [name for part in member for name in _other_inputs(part)]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     try:
         parameters = list(inspect.signature(member.forward).parameters.values())
     except (TypeError, ValueError):  # not to be had, of a compiled one

@@ -168,6 +168,7 @@ def saturation_mutagenesis(
         heads = [forward(member, one_hot[:1]) for member in members]
         names, columns = find_features(members, heads, features)
         exchange = _exchanged(strand_pairs, names, reverse_complement)
+        _try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
         if covariance and len(names) > MAX_COVARIANCE:
             raise ValueError(
                 f"the covariance of {len(names)} features takes {len(names)} times their space: "
@@ -277,6 +278,20 @@ def _transform_key(transform: Transform | None, stored: bool) -> object:
         return key, inspect.getsource(transform)
     except (OSError, TypeError):  # a function of C, or an object
         return key
+
+
+def _try_transform(transform: Transform | None, outputs: list[torch.Tensor]) -> None:
+    """Raise a ValueError where a transform gives another shape than it is given."""
+    if transform is not None:
+        given = torch.stack(outputs).cpu().numpy()
+        got = transform(given)
+        if not isinstance(got, np.ndarray) or got.shape != given.shape or got.dtype.kind != "f":
+            shape = getattr(got, "shape", "")
+            raise ValueError(
+                f"transform must map predictions (M, n, K) to an array of numbers of that shape; "
+                f"{transform_name(transform)} makes {type(got).__name__} {tuple(shape)} of "
+                f"{given.shape}"
+            )
 
 
 def _exchanged(

@@ -204,10 +204,9 @@ def resolve_features(
         chosen = [str(f) for f in features]
         unknown = [f for f in chosen if names.count(f) != 1]
         if unknown:
-            known = unknown[0] in names
             raise ValueError(
-                f"{'ambiguous' if known else 'unknown'} feature {unknown[0]!r}: the model has "
-                f"{listed(names, '' if known else unknown[0])}"
+                f"{'ambiguous' if unknown[0] in names else 'unknown'} feature {unknown[0]!r}: the "
+                f"model has {listed(names, unknown[0])}"
             )
         columns = [names.index(f) for f in chosen]
     else:
