@@ -98,7 +98,7 @@ def is_device_error(error: Exception) -> bool:
 
 _LENGTH = (
     "Sequences shorter than its receptive field, or of a length its dense layers do not expect, "
-    "are the usual reason"
+    "are the usual reason; a model of (N, L, 4) is another: wrap it in one that swaps axes"
 )
 # what an error of torch says, and what to do; the first that fits
 _ADVICE = (

@@ -169,10 +169,6 @@ def dinucleotide_shuffle(sequences: Iterable[str], seed: int) -> list[str]:
     with an edge a dinucleotide. The last edges out of each base form a tree towards the last base,
     which is drawn from the list of all such trees; the order of the other edges is free.
     """
-    if isinstance(sequences, str):
-        raise TypeError(
-            "sequences must be a list of strings; got a single string: put it in a list"
-        )
     return [
         "".join(
             piece if len(piece) < 4 or piece[0] == "N" else _shuffle(piece, rng)

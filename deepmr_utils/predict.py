@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,7 +154,9 @@ def evaluating(
     """
     with left_as_they_were(members), float32_products(device, tf32):
         for member in members:
-            member.eval().to(device)
+            with suppress(NotImplementedError):  # a graph of torch.export has no modes
+                member.eval()
+            member.to(device)
         with torch.inference_mode():
             yield
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,19 +37,9 @@ def encode(sequences: Sequence[str]) -> np.ndarray:
     TypeError
         If it is given a single string, or something else than strings.
     """
-    if isinstance(sequences, str | bytes):
-        raise TypeError("sequences must be a list of strings; got a single one: put it in a list")
-    sequences = list(sequences)
+    sequences = _strings(sequences)
     if not sequences:
         raise ValueError("encode needs at least one sequence; got none")
-    for i, sequence in enumerate(sequences):
-        if isinstance(sequence, bytes):
-            sequences[i] = sequence.decode("latin-1")
-        elif not isinstance(sequence, str):
-            raise TypeError(
-                f"sequences must be strings; sequence {i} is {sequence!r:.50} "
-                f"({type(sequence).__name__}): join letters with ''.join"
-            )
     length = len(sequences[0])
     for i, sequence in enumerate(sequences):
         if len(sequence) != length:
@@ -75,6 +66,21 @@ def _unknown_base(letter: str, i: int | str, position: int) -> str:
     )
 
 
+def _strings(sequences: Iterable[Any]) -> list[str]:
+    if isinstance(sequences, str | bytes):
+        raise TypeError(
+            "sequences must be a list of strings; got a single string: put it in a list"
+        )
+    sequences = [s.decode("latin-1") if isinstance(s, bytes) else s for s in sequences]
+    for i, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise TypeError(
+                f"sequences must be strings; sequence {i} is {sequence!r:.50} "
+                f"({type(sequence).__name__}): join letters with ''.join"
+            )
+    return sequences
+
+
 def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) -> list[str]:
     """Sequences of any lengths in upper case.
 
@@ -83,7 +89,7 @@ def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) 
     ValueError
         If one holds a letter other than A, C, G, T and N; it is called by its name, or its number.
     """
-    checked = [sequence.upper() for sequence in sequences]
+    checked = [sequence.upper() for sequence in _strings(sequences)]
     for i, sequence in enumerate(checked):
         if wrong := re.search("[^ACGTN]", sequence):
             raise ValueError(_unknown_base(wrong[0], names[i] if names else i, wrong.start()))

@@ -111,9 +111,10 @@ def test_arrays_of_strings(kind):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("ACGT", TypeError, "got a single one: put it in a list"),
+        ("ACGT", TypeError, "got a single string: put it in a list"),
         ([["A", "C"]], TypeError, "sequence 0 is .* join letters"),
         (["A", None], TypeError, "sequence 1 is None"),
+        (["A", np.nan], TypeError, r"sequence 1 is nan \(float\)"),
         (np.array([[0, 5]]), ValueError, "sequence 0, position 1 holds 5"),
         (np.array([[0, -1]]), ValueError, "0 to 3 for A, C, G, T or 4 for N"),
         (np.array([[0.5, 1]]), ValueError, r"codes must be integers \(N, L\); got float64 \(1, 2\)"),
@@ -121,8 +122,9 @@ def test_arrays_of_strings(kind):
     ],
 )  # fmt: skip
 def test_bad_letters_and_codes_raise(given, error, message):
-    with pytest.raises(error, match=message):
-        sequences.one_hot(given)
+    for function in (sequences.one_hot, *([sequences.check_letters] if error is TypeError else [])):
+        with pytest.raises(error, match=message):
+            function(given)
 
 
 def test_soft_columns_are_sequences_with_unknown_bases():
