@@ -126,17 +126,22 @@ def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | 
     text = str(error)
     pattern = r"missing (?:\d+ required .*arguments?:|value for argument) (.+?)(?:\.\s|$)"
     missing = re.search(pattern, text, re.MULTILINE)
-    others = missing[1] if missing else ", ".join(map(repr, _other_inputs(member)))
-    ours = isinstance(error, RuntimeError) or missing or (others and "NoneType" in text)
+    optional = ", ".join(map(repr, _other_inputs(member)))
+    ours = isinstance(error, RuntimeError) or missing or (optional and "NoneType" in text)
     if is_device_error(error) or not ours:
         return None
     known = [advice for words, advice in _ADVICE if re.search(words, text)]
-    if known and not missing:
-        advice = known[0]
-    elif others:
+    if missing:
         advice = (
-            f"Its forward takes more than sequences, {others}, and is given sequences alone: wrap "
-            "it in a module that supplies the rest"
+            f"It takes more than sequences, {missing[1]}, and is given sequences alone: wrap it in "
+            "a module that supplies the rest"
+        )
+    elif known:
+        advice = known[0]
+    elif optional:
+        advice = (
+            f"It can take more than sequences, {optional}, and is given sequences alone: if it "
+            "needs the rest, wrap it in a module that supplies it"
         )
     elif re.search("to have [0-9]+ channels", text):
         advice = (

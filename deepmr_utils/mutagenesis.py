@@ -318,14 +318,15 @@ def _exchanged(
 def _check_pairs(pairs: Any) -> list[tuple[str, str]] | None:
     if pairs is None:
         return None
-    wrong = pairs if isinstance(pairs, str | set) or not hasattr(pairs, "__iter__") else None
-    pairs = [] if wrong is not None else list(pairs)
-    for pair in pairs:
-        if not isinstance(pair, tuple | list) or [isinstance(p, str) for p in pair] != [True, True]:
-            wrong = pair
-    if wrong is not None or not pairs:
-        raise TypeError(f"strand_pairs must be pairs of names, [('plus', 'minus')]; got {wrong!r}")
-    return pairs
+    listing = isinstance(pairs, list | tuple) and len(pairs) > 0
+    if not listing or any(
+        not isinstance(pair, tuple | list) or [isinstance(p, str) for p in pair] != [True, True]
+        for pair in pairs
+    ):
+        raise TypeError(
+            f"strand_pairs must be a list of pairs of names, [('plus', 'minus')]; got {pairs!r}"
+        )
+    return list(pairs)
 
 
 def _strands(both: bool, pairs: Sequence[tuple[str, str]] | None) -> str:

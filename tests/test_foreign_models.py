@@ -216,7 +216,11 @@ def test_outputs_of_strands_change_places_on_the_reverse_complement(propagate):
         ({"features": ["plus"]}, ValueError, "'minus' occurs 1 times there, and the features are"),
         ({"strand_pairs": [("plus", "mins")]}, ValueError, r"mean 'minus'\?\): ask for both of a"),
         ({"strand_pairs": [("plus", "plus")]}, ValueError, "'plus' occurs 2 times"),
-        ({"strand_pairs": ("plus", "minus")}, TypeError, r"must be pairs of names, \[\('plus'"),
+        (
+            {"strand_pairs": ("plus", "minus")},
+            TypeError,
+            r"must be a list of pairs of names, \[\('plus'",
+        ),
         ({"strand_pairs": 3}, TypeError, "got 3"),
         ({"reverse_complement": False}, ValueError, "are for reverse_complement=True"),
     ],
@@ -387,7 +391,7 @@ class Length(nn.Module):
     ],
 )
 def test_a_second_input_is_named(model):
-    message = "takes more than sequences, 'control', and is given sequences alone: wrap it"
+    message = r"takes? more than sequences, 'control', and is given sequences alone: .*wrap it in"
     with pytest.raises(ValueError, match=message) as error:
         effects_of(model)
     assert "receptive field" not in str(error.value)
