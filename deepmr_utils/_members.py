@@ -186,10 +186,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         yield from (t for v in value for t in _tensors(v))
 
 
-def of_dtype(members: list[nn.Module], dtype: torch.dtype) -> list[nn.Module]:
-    """Members of which all weights have a type: themselves, or copies."""
+def of_dtype(members: list[nn.Module], dtype: torch.dtype, always: bool = False) -> list[nn.Module]:
+    """Members of which all weights have a type: themselves where they have it, or else copies."""
     weights = [p.dtype for member in members for p in member.parameters() if p.is_floating_point()]
-    if all(kind == dtype for kind in weights):
+    if not always and all(kind == dtype for kind in weights):
         return members
     if any(t.is_complex() for m in members for t in (*m.parameters(), *m.buffers())):
         raise ValueError(

@@ -338,7 +338,7 @@ def _of_precision(
     members: list[nn.Module], precision: str | None, default: torch.dtype, device: torch.device
 ) -> tuple[list[nn.Module], torch.dtype]:
     """Members and input in the type asked for; the caller's own members stay as they are."""
-    wanted = member_dtype(members, default)
+    dtype = wanted = member_dtype(members, default)
     if precision is not None:
         if precision not in PRECISIONS:
             raise ValueError(
@@ -347,7 +347,7 @@ def _of_precision(
         if precision == "tf32" and device.type != "cuda":
             raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
         wanted = torch.float64 if precision == "float64" else torch.float32
-    return of_dtype(members, wanted), wanted
+    return of_dtype(members, wanted, always=dtype != wanted), wanted
 
 
 def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:

@@ -292,6 +292,21 @@ def test_weights_of_half_precision_are_computed_with_in_float32(dtype):
     np.testing.assert_allclose(effects_of(model, x)["effect"], effects["effect"], atol=1e-6)
 
 
+def test_a_precision_is_that_of_buffers_too():
+    class Motif(nn.Module):  # no parameters
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.register_buffer("weights", torch.randn(2, 4, 5))
+
+        def forward(self, x):
+            return nn.functional.conv1d(x, self.weights).relu().sum(-1)
+
+    effects = effects_of(Motif(), precision="float64")
+    assert effects["effect"].dtype == np.float64
+    assert_close(effects, brute_force(Motif(), sequences()), share=1e-13)
+
+
 def test_complex_weights_are_not_converted():
     model = network()
     model.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
