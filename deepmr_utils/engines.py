@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ._model_errors import is_device_error
 from .predict import check_repeatable, differs, forward, in_float64
 from .propagation import Propagator
 from .recording import UnsupportedError, leaves
@@ -70,9 +71,9 @@ def propagator(
         references, _ = net.reference(sequence[None])
         at = np.zeros(len(positions), int)
         got = net.mutants(references, at, positions, change[:, None], 2**20)[:, 0]
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if is_device_error(error):
+            raise
         raise UnsupportedError(f"the attempt failed ({error})") from error
     got = torch.cat([forward(member, sequence[None]).values[:, columns], got])
     worst = _worst(member, probe, columns, got, full, bfloat16)
@@ -229,8 +230,8 @@ Engine = Propagator | FullPrediction
 def engines_of(
     members: list[nn.Module],
     sequence: Tensor,
-    widths: list[int],
-    columns: list[int],
+    widths: list[list[int]],
+    columns: list[list[int]],
     propagate: bool,
     bfloat16: bool,
     max_memory: float = np.inf,
@@ -242,10 +243,10 @@ def engines_of(
     members : list of nn.Module
     sequence : Tensor (4, L)
         An input, of which the layers are recorded.
-    widths : list of int
-        Outputs of each head.
-    columns : list of int
-        Outputs to predict, counted over all heads.
+    widths : list of list of int
+        Outputs of each head of each member.
+    columns : list of list of int
+        Outputs of each member to predict, counted over all its heads.
     propagate : bool
         False asks for full prediction.
     bfloat16 : bool
@@ -257,6 +258,7 @@ def engines_of(
     -------
     list of Engine
     """
+    each = list(zip(members, widths, columns, strict=True))
     if propagate:
         prepared: dict = {}
         try:
@@ -264,15 +266,13 @@ def engines_of(
             if size > max_memory:
                 raise UnsupportedError(f"recording takes {_mebibytes(size, max_memory)}")
             room = max_memory / 2  # for what is kept, beside what an operation takes
-            return [
-                propagator(m, sequence, widths, columns, prepared, bfloat16, room) for m in members
-            ]
+            return [propagator(m, sequence, w, c, prepared, bfloat16, room) for m, w, c in each]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
     size = max(bytes_per_sequence(member, sequence) for member in members)
     if size > max_memory:
         log.warning("one prediction takes %s: no less is possible", _mebibytes(size, max_memory))
-    return [FullPrediction(m, sequence, columns, bfloat16, size, max_memory) for m in members]
+    return [FullPrediction(m, sequence, c, bfloat16, size, max_memory) for m, _, c in each]
 
 
 def _mebibytes(size: float, max_memory: float) -> str:

@@ -1,9 +1,11 @@
 """Saturation in-silico mutagenesis: the effect of every substitution, with its standard error."""
 
-import copy
+import inspect
+import pickle
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -13,6 +15,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from ._members import of_dtype
+from ._model_errors import check_flags, listed, whole_number
 from .engines import engines_of
 from .mutagenesis_blocks import (
     Block,
@@ -28,15 +32,15 @@ from .predict import (
     Members,
     as_members,
     evaluating,
+    find_features,
     forward,
     member_dtype,
     model_hash,
     progress_bar,
     resolve_device,
-    resolve_features,
 )
 from .recording import computation_hash
-from .sequences import ALPHABET, base_codes, check_one_hot
+from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
 from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 
 __all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
@@ -54,6 +58,7 @@ def saturation_mutagenesis(
     transform: Transform | None = None,
     positions: ArrayLike | None = None,
     reverse_complement: bool = False,
+    strand_pairs: Sequence[tuple[str, str]] | None = None,
     batch_size: int | None = None,
     max_memory: int = 2**31,
     precision: str | None = None,
@@ -75,9 +80,10 @@ def saturation_mutagenesis(
     members : nn.Module, list of nn.Module or MCDropout
         Each maps (N, 4, L) to (N, K), or to several heads (see `deepmr_utils.predict.forward`);
         used in evaluation mode. A member sees a reference and all its mutants under the same
-        weights and the same dropout mask.
+        weights and the same dropout mask. Members that name their outputs are matched by name.
     one_hot : array or tensor (N, 4, L)
-        Reference sequences. Unknown bases, all-zero or soft columns, are not mutated.
+        Reference sequences. Unknown bases, all-zero or soft columns, are not mutated; a column
+        within 0.001 of one base is taken as that base.
     sequence_ids : sequence of str (N,), optional
         Unique identifiers; ``sequence-0`` ... by default.
     features : optional
@@ -91,6 +97,10 @@ def saturation_mutagenesis(
         ``np.r_[100:120, 180:200]``; or a mask, bool (N, L). All by default.
     reverse_complement : bool
         Average every prediction with that of the reverse complement, on the scale of the model.
+        Outputs that belong to one strand, reads of the plus and the minus strand for instance,
+        must be named in `strand_pairs`: else both become their mean.
+    strand_pairs : sequence of tuple of str, optional
+        Pairs of `features` that change places on the reverse complement: ``[("plus", "minus")]``.
     batch_size : int, optional
         Mutants predicted at a time, across sequences and positions; by default as many as
         `max_memory` allows. It does not change the result.
@@ -98,7 +108,8 @@ def saturation_mutagenesis(
         Bytes that may be used beside weights and result. Where a GPU has less, batches are halved
         until they fit.
     precision : {"float32", "float64", "tf32", "bfloat16"}, optional
-        Type of the computation; that of the members by default. "tf32" (GPU only) and "bfloat16"
+        Type of the computation; that of the members by default, float32 where their weights are of
+        a narrower type. "tf32" (GPU only) and "bfloat16"
         round the factors of matrix products.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -143,22 +154,29 @@ def saturation_mutagenesis(
     largest effect there, because only differences are rounded; in full prediction, which rounds
     the predictions themselves, the error can exceed every effect (`benchmarks/ism.py --precision`).
     """
+    check_flags(
+        reverse_complement=reverse_complement, progress=progress, keep_members=keep_members,
+        covariance=covariance, propagate=propagate,
+    )  # fmt: skip
     one_hot = check_one_hot(one_hot)
     dropout_seed = members.seed if isinstance(members, MCDropout) else None
     members = as_members(members)
     device = resolve_device(device)
+    strand_pairs = _check_pairs(strand_pairs)
     ids = _check_ids(sequence_ids, len(one_hot))
     codes = base_codes(one_hot)
-    mask = _check_positions(positions, codes.shape)
+    mask = _check_positions(positions, codes)
     together = keep_members or covariance or transform is not None
-    limits = Limits(batch_size, max_memory, device)
+    transform_key = _transform_key(transform, store is not None)
+    limits = Limits(*_check_sizes(batch_size, max_memory), device)
     members, dtype = _of_precision(members, precision, one_hot.dtype, device)
     shown = np.flatnonzero(mask.any(0))
     with evaluating(members, device, tf32=precision == "tf32"):
         one_hot = one_hot.to(device, dtype)
-        heads = forward(members[0], one_hot[:1])
-        widths = [part.shape[1] for part in heads.parts]
-        names, columns = resolve_features(members, features, sum(widths), heads.names)
+        heads = [forward(member, one_hot[:1]) for member in members]
+        names, columns = find_features(members, heads, features)
+        exchange = _exchanged(strand_pairs, names, reverse_complement)
+        _try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
         if covariance and len(names) > MAX_COVARIANCE:
             raise ValueError(
                 f"the covariance of {len(names)} features takes {len(names)} times their space: "
@@ -178,19 +196,20 @@ def saturation_mutagenesis(
             "n_members": len(members),
             "dropout_seed": "none" if dropout_seed is None else dropout_seed,
             "calibration": "none" if transform is None else transform_name(transform),
-            "strands": "both" if reverse_complement else "forward",
+            "strands": _strands(reverse_complement, strand_pairs),
             "precision": precision or str(dtype).removeprefix("torch."),
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()}",
         }
         fingerprint = ""
         if store is not None:
-            key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
+            key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform_key)
             done = [_computation_hash(member, one_hot[:1]) for member in members]
             fingerprint = joblib.hash((*key, keep_members, covariance, done))
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
             if writer.finished:
                 return writer.finish()
+            widths = [[part.shape[1] for part in h.parts] for h in heads]
             engines = engines_of(
                 members, one_hot[0], widths, columns, propagate, precision == "bfloat16", max_memory
             )
@@ -201,7 +220,7 @@ def saturation_mutagenesis(
             for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
                 if writer.needs(start):
                     rows = slice(start, start + size)
-                    sites = Block(one_hot[rows], codes[rows], mask[rows], reverse_complement)
+                    sites = Block(one_hot[rows], codes[rows], mask[rows], exchange)
                     moments = block_moments(sites, engines, limits, transform, together)
                     rounding.see(moments)
                     values = sites.spread(moments, shown, keep_members, covariance)
@@ -214,52 +233,146 @@ def _computation_hash(member: nn.Module, x: torch.Tensor) -> str:
     return computation_hash(lambda x: forward(member, x).parts, member, x)
 
 
-def _check_positions(positions: ArrayLike | None, shape: tuple[int, int]) -> np.ndarray:
+def _check_positions(positions: ArrayLike | None, codes: np.ndarray) -> np.ndarray:
     """Mask (N, L) of what is to be mutated."""
-    length = shape[1]
-    mask = np.zeros(shape, bool)
-    if positions is None:
-        return ~mask
-    positions = np.asarray(positions)
-    if positions.dtype == bool:
-        if positions.shape != shape:
-            raise ValueError(f"a mask of positions must be (N, L) = {shape}; got {positions.shape}")
-        mask = positions
-    elif positions.ndim != 1 or positions.dtype.kind not in "iu":
+    shape = codes.shape
+    mask = np.zeros(shape, bool) if positions is not None else np.ones(shape, bool)
+    if positions is not None:
+        try:
+            positions = np.asarray(positions)
+        except ValueError:  # lists of several lengths
+            positions = np.asarray(positions, object)
+        if positions.dtype == bool:
+            if positions.shape != shape:
+                raise ValueError(
+                    f"a mask of positions must be (N, L) = {shape}; got {positions.shape}"
+                )
+            mask = positions
+        elif positions.size and (positions.ndim != 1 or positions.dtype.kind not in "iu"):
+            raise ValueError(
+                f"positions must be integers (P,) or a mask (N, L); got {positions.dtype} "
+                f"{positions.shape}"
+            )
+        else:
+            beyond = positions[(positions < 0) | (positions >= shape[1])]
+            if len(beyond):
+                raise ValueError(f"position {beyond[0]} is not among 0 to {shape[1] - 1}")
+            mask[:, positions.astype(int)] = True
+        if not mask.any():
+            raise ValueError("positions name nothing to mutate: give at least one")
+    if not (mask & (codes != UNKNOWN)).any():
         raise ValueError(
-            f"positions must be integers (P,) or a mask (N, L); got {positions.dtype} "
-            f"{positions.shape}"
+            "there is nothing to mutate: every base that is asked for is unknown, an all-zero or "
+            "soft column. A base is known where its column is within 0.001 of 1 for it and 0 for "
+            "the others: round smoothed columns"
         )
-    else:
-        beyond = positions[(positions < 0) | (positions >= length)]
-        if len(beyond):
-            raise ValueError(f"position {beyond[0]} is not among 0 to {length - 1}")
-        mask[:, positions] = True
-    if not mask.any():
-        raise ValueError("positions name nothing to mutate: give at least one")
     return mask
+
+
+def _check_sizes(batch_size: int | None, max_memory: int) -> tuple[int | None, int]:
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
+    return batch_size, whole_number("max_memory", max_memory, unit=" of bytes (2**32 is 4 GiB)")
+
+
+def _transform_key(transform: Transform | None, stored: bool) -> object:
+    """What a store tells transforms apart by: what they hold, and their text."""
+    if transform is not None and not callable(transform):
+        raise TypeError(
+            f"transform must be a function of predictions (M, n, K); got {transform!r}: "
+            "scipy.special.logit, for instance"
+        )
+    if transform is None or not stored:
+        return None
+    try:
+        key = joblib.hash(transform)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        raise ValueError(
+            f"a store must tell the transform from others, and cannot look into "
+            f"{transform_name(transform)!r}: give a function that is defined with def in a module "
+            "(no lambda, and not inside another function)"
+        ) from None
+    try:
+        return key, inspect.getsource(transform)
+    except (OSError, TypeError):  # a function of C, or an object
+        return key
+
+
+def _try_transform(transform: Transform | None, outputs: list[torch.Tensor]) -> None:
+    """Raise a ValueError where a transform gives another shape than it is given."""
+    if transform is not None:
+        given = torch.stack(outputs).cpu().numpy()
+        got = transform(given)
+        if not isinstance(got, np.ndarray) or got.shape != given.shape or got.dtype.kind != "f":
+            shape = getattr(got, "shape", "")
+            raise ValueError(
+                f"transform must map predictions (M, n, K) to an array of numbers of that shape; "
+                f"{transform_name(transform)} makes {type(got).__name__} {tuple(shape)} of "
+                f"{given.shape}"
+            )
+
+
+def _exchanged(
+    pairs: Sequence[tuple[str, str]] | None, names: list[str], both_strands: bool
+) -> list[int] | slice | None:
+    """Which feature takes the place of each on the reverse strand; None for one strand."""
+    if pairs is None:
+        return slice(None) if both_strands else None
+    if not both_strands:
+        raise ValueError("strand_pairs are for reverse_complement=True")
+    order = list(range(len(names)))
+    flat = [name for pair in pairs for name in pair]
+    for name in flat:
+        if name not in names or flat.count(name) > 1:
+            raise ValueError(
+                f"strand_pairs must name features, each once; {name!r} occurs {flat.count(name)} "
+                f"times there, and the features are {listed(names, name)}: ask for both of a pair"
+            )
+    for a, b in (map(names.index, pair) for pair in pairs):
+        order[a], order[b] = b, a
+    return order
+
+
+def _check_pairs(pairs: Any) -> list[tuple[str, str]] | None:
+    if pairs is None:
+        return None
+    listing = isinstance(pairs, list | tuple) and len(pairs) > 0
+    if not listing or any(
+        not isinstance(pair, tuple | list) or [isinstance(p, str) for p in pair] != [True, True]
+        for pair in pairs
+    ):
+        raise TypeError(
+            f"strand_pairs must be a list of pairs of names, [('plus', 'minus')]; got {pairs!r}"
+        )
+    return list(pairs)
+
+
+def _strands(both: bool, pairs: Sequence[tuple[str, str]] | None) -> str:
+    exchanged = ", ".join(" and ".join(pair) for pair in pairs or ())
+    return ("both" if both else "forward") + (f", exchanging {exchanged}" if exchanged else "")
 
 
 def _of_precision(
     members: list[nn.Module], precision: str | None, default: torch.dtype, device: torch.device
 ) -> tuple[list[nn.Module], torch.dtype]:
     """Members and input in the type asked for; the caller's own members stay as they are."""
-    dtype = member_dtype(members, default)
-    if precision is None:
-        return members, dtype
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
-    if precision == "tf32" and device.type != "cuda":
-        raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
-    wanted = torch.float64 if precision == "float64" else torch.float32
-    if dtype != wanted:
-        members = [member.to(wanted) for member in copy.deepcopy(members)]
-    return members, wanted
+    dtype = wanted = member_dtype(members, default)
+    if precision is not None:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}"
+            )
+        if precision == "tf32" and device.type != "cuda":
+            raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
+        wanted = torch.float64 if precision == "float64" else torch.float32
+    return of_dtype(members, wanted, always=dtype != wanted), wanted
 
 
 def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:
     if sequence_ids is None:
         return [f"sequence-{i}" for i in range(n)]
+    if isinstance(sequence_ids, str | set | frozenset) or not hasattr(sequence_ids, "__iter__"):
+        raise TypeError(f"sequence_ids must be a list of names; got {sequence_ids!r}")
     ids = [str(i) for i in sequence_ids]
     if len(ids) != n:
         raise ValueError(f"sequence_ids must name all {n} sequences; got {len(ids)}")

@@ -101,8 +101,8 @@ class Rounding:
         if len(poor):
             k = poor[0]
             log.warning(
-                "effects on %d of %d features are 0 or near the rounding of %s, first of all on %r: "
-                "at most %.2g, where predictions reach %.2g. With precision='float64' they are exact",
+                "effects on %d of %d features are 0 or near the rounding of %s, first on %r: "
+                "at most %.2g where predictions reach %.2g; precision='float64' gives them exactly",
                 len(poor), len(self.names), str(self.dtype).removeprefix("torch."), self.names[k],
                 self.effect[k], self.prediction[k],
             )  # fmt: skip
@@ -112,9 +112,13 @@ class Block:
     """Some sequences, and what of them is to be mutated."""
 
     def __init__(
-        self, one_hot: torch.Tensor, codes: np.ndarray, mask: np.ndarray, both_strands: bool
+        self,
+        one_hot: torch.Tensor,
+        codes: np.ndarray,
+        mask: np.ndarray,
+        exchange: list[int] | slice | None = None,  # features on the reverse strand, if used
     ) -> None:
-        self.one_hot, self.both_strands = one_hot, both_strands
+        self.one_hot, self.exchange = one_hot, exchange
         self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
         self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
 
@@ -129,7 +133,7 @@ class Block:
         change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
         change = change - self.one_hot[rows, :, columns][:, None]
         strands = [(self.one_hot, position, change)]
-        if self.both_strands:  # in A, C, G, T order the complement is the reverse
+        if self.exchange is not None:  # in A, C, G, T order the complement is the reverse
             strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
         sums = []
         for one_hot, where, what in strands:
@@ -138,8 +142,8 @@ class Block:
             if len(sequence):
                 mutants = engine.mutants(state, sequence, where, what, window)
             sums.append((reference, mutants))
-        if self.both_strands:
-            return tuple((a + b) / 2 for a, b in zip(*sums, strict=True))
+        if self.exchange is not None:
+            return tuple((a + b[..., self.exchange]) / 2 for a, b in zip(*sums, strict=True))
         return sums[0]
 
     def spread(
@@ -225,13 +229,7 @@ def _streamed(
         effect = effect + deviation / m
         squares = squares + deviation * (difference - effect)
     se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
-    return Moments(*map(_numbers, (mean, effect, se)))
-
-
-def _numbers(values: torch.Tensor) -> np.ndarray:
-    """An array on the CPU; NumPy knows no bfloat16, and float16 is no type to average in."""
-    half = values.dtype in (torch.bfloat16, torch.float16)
-    return (values.float() if half else values).cpu().numpy()
+    return Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
 
 
 def _together(
@@ -240,7 +238,7 @@ def _together(
     transform: Transform | None,
 ) -> Moments:
     """Moments of all members at once, recalibrated together."""
-    pairs = [[_numbers(values) for values in pair] for pair in predictions]
+    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
     reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
     shape = mutants.shape
     if transform is not None:

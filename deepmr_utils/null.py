@@ -32,7 +32,6 @@ outcome effect falls from 14.6 to 0.3). The trained ensemble gave global effects
 which differ from 0 by their standard errors.
 """
 
-import copy
 import itertools
 import math
 import re
@@ -42,6 +41,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._members import as_module, copied
+from ._model_errors import whole_number
 from .sequences import check_letters
 
 
@@ -62,8 +63,8 @@ def shuffled_weights(module: nn.Module, seed: int) -> nn.Module:
         they are: batch norm keeps its running statistics, so that variances stay positive, though
         they no longer are those of its input.
     """
-    module = copy.deepcopy(module)
-    generator = torch.Generator().manual_seed(seed)
+    module = _copied(module)
+    generator = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
     parameters = list(module.parameters())
     if not parameters:
         raise ValueError(f"{type(module).__name__} has no parameters: there is nothing to shuffle")
@@ -93,9 +94,10 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
     Raises
     ------
     ValueError
-        If a layer has parameters but no ``reset_parameters``.
+        If a layer has parameters but no ``reset_parameters``, or one that does not draw all of
+        them, as under `torch.nn.utils.weight_norm`.
     """
-    module = copy.deepcopy(module)
+    module, seed = _copied(module), whole_number("seed", seed, least=0)
     lacking = sorted(
         {
             f"{name or 'the module itself'} ({type(layer).__name__})"
@@ -112,12 +114,30 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
         )
     device = parameters[0].device
     module.cpu()
+    with torch.no_grad():
+        for parameter in module.parameters():  # what is not drawn anew is seen by this mark
+            parameter.fill_(torch.nan if parameter.is_floating_point() else 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for layer in reversed(list(module.modules())):  # a parent's own rule has the last word
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
+    kept = [name for name, p in module.named_parameters() if p.isnan().any()]
+    if kept:
+        raise ValueError(
+            f"reset_parameters of its layers leaves parameters as they are: {', '.join(kept)}. "
+            "Define one that draws them, or use shuffled_weights"
+        )
     return module.to(device)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"a null model is made of one nn.Module; got {type(module).__name__}: call this for "
+            "each member"
+        )
+    return copied(as_module(module))
 
 
 def dinucleotide_shuffle(sequences: Iterable[str], seed: int) -> list[str]:
@@ -149,10 +169,6 @@ def dinucleotide_shuffle(sequences: Iterable[str], seed: int) -> list[str]:
     with an edge a dinucleotide. The last edges out of each base form a tree towards the last base,
     which is drawn from the list of all such trees; the order of the other edges is free.
     """
-    if isinstance(sequences, str):
-        raise TypeError(
-            "sequences must be a list of strings; got a single string: put it in a list"
-        )
     return [
         "".join(
             piece if len(piece) < 4 or piece[0] == "N" else _shuffle(piece, rng)

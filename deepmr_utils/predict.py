@@ -1,9 +1,8 @@
 """Predictions with members: an ensemble, or MC-dropout masks of one network."""
 
-import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,25 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
+from ._members import (
+    as_module,
+    copied,
+    declared_names,
+    float32_products,
+    leading,
+    left_as_they_were,
+    match_names,
+    of_dtype,
+    state_of,
+)
+from ._model_errors import (
+    feature_list,
+    feature_mapping,
+    listed,
+    refusal,
+    whole_number,
+    wrong_output,
+)
 from .sequences import check_one_hot
 
 Features = Sequence[str] | Sequence[int] | Mapping[str, int] | None
@@ -34,13 +52,14 @@ class MCDropout:
     """
 
     def __init__(self, module: nn.Module, n_draws: int = 50, seed: int = 0) -> None:
-        if n_draws < 1:
-            raise ValueError(f"n_draws must be at least 1; got {n_draws}")
-        self.module, self.n_draws, self.seed = module, n_draws, seed
-        if not _dropout_layers(module):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"MC-dropout needs an nn.Module; got {type(module).__name__}")
+        self.module, self.n_draws = as_module(module), whole_number("n_draws", n_draws)
+        self.seed = whole_number("seed", seed, least=0)
+        if not _dropout_layers(self.module):
             raise ValueError(
                 "MC-dropout needs a module with dropout layers of positive probability; "
-                f"{type(module).__name__} has none: use an ensemble instead"
+                f"{type(self.module).__name__} has none: use an ensemble instead"
             )
 
     def members(self) -> list[nn.Module]:
@@ -58,7 +77,7 @@ class _Draw(nn.Module):
     def __init__(self, module: nn.Module, seed: int, draw: int) -> None:
         super().__init__()
         self.module, self.seed, self.draw = module, seed, draw
-        self.feature_names = getattr(module, "feature_names", None)
+        self.feature_names = declared_names(module)
         self._masks: dict[int, torch.Tensor] = {}
 
     def _mask(self, layer: int, dropout: _DropoutNd, x: torch.Tensor) -> torch.Tensor:
@@ -95,14 +114,16 @@ def as_members(members: Members) -> list[nn.Module]:
     """The members of a module, a list of modules or an MC-dropout wrapper, as a list."""
     if isinstance(members, MCDropout):
         return members.members()
-    members = [members] if isinstance(members, nn.Module) else list(members)
-    wrong = [type(m).__name__ for m in members if not isinstance(m, nn.Module)]
-    if wrong or not members:
-        raise TypeError(
-            "members must be an nn.Module, a list of nn.Modules or MCDropout; got "
-            + (f"a list with {wrong[0]}" if wrong else "an empty list")
-        )
-    return members
+    alone = isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList)
+    listing = [members] if alone else members
+    got = f"{members!r}" if isinstance(members, str | type) else type(members).__name__
+    if isinstance(listing, Iterable) and not isinstance(listing, str | Mapping):
+        listing = list(listing)
+        wrong = [type(m).__name__ for m in listing if not isinstance(m, nn.Module)]
+        if listing and not wrong:
+            return [as_module(member) for member in listing]
+        got = f"a list with {wrong[0]}" if wrong else "an empty list"
+    raise TypeError(f"members must be an nn.Module, a list of nn.Modules or MCDropout; got {got}")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -110,8 +131,12 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(device, str | torch.device):
+            raise TypeError("a device is named by a string")
         resolved = torch.device(device)
-    except RuntimeError:
+        if resolved.type == "meta":
+            raise ValueError("it holds no numbers")
+    except (RuntimeError, TypeError, ValueError):
         raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from None
     count = torch.cuda.device_count()
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
@@ -125,35 +150,31 @@ def evaluating(
 ) -> Iterator[None]:
     """Hold members in evaluation mode on a device, without gradients; then put them back.
 
-    Products of float32 matrices keep full precision on a GPU, unless `tf32` is asked for.
+    Buffers that a member changes come back, too. Products of float32 matrices keep full precision
+    on a GPU, unless `tf32` is asked for.
     """
-    modules = [module for member in members for module in member.modules()]
-    modes = [module.training for module in modules]
-    homes = [next(member.parameters(), torch.empty(0)).device for member in members]
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    allowed = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = tf32
+    with left_as_they_were(members), float32_products(device, tf32):
         for member in members:
-            member.eval().to(device)
+            with suppress(NotImplementedError):  # a graph of torch.export has no modes
+                member.eval()
+            member.to(device)
         # not inference mode: a tensor that a model makes in it and keeps could not be trained with
         with torch.no_grad():
             yield
-    finally:
-        for switch, value in zip(switches, allowed, strict=True):
-            switch.allow_tf32 = value
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for member, home in zip(members, homes, strict=True):
-            member.to(home)
 
 
 def member_dtype(members: Sequence[nn.Module], default: torch.dtype) -> torch.dtype:
-    """The floating-point type of the members' weights, or the default where they have none."""
+    """The type that members compute in: that of their weights, float32 for narrower ones.
+
+    The default where they have none.
+    """
     dtypes = {p.dtype for m in members for p in m.parameters() if p.is_floating_point()}
+    dtypes = {d if d == torch.float64 else torch.float32 for d in dtypes}
     if len(dtypes) > 1:
-        raise ValueError(f"all members must have one dtype; got {sorted(map(str, dtypes))}")
+        raise ValueError(
+            f"all members must have one dtype; got {sorted(map(str, dtypes))}: convert them with "
+            ".float() or .double()"
+        )
     return dtypes.pop() if dtypes else default
 
 
@@ -169,29 +190,31 @@ def resolve_features(
     names. Names are looked up in the members' ``feature_names``, else in ``names``, those of the
     heads; where there are none, a list of names must name all outputs in order.
     """
-    declared = getattr(members[0], "feature_names", None)
-    declared = names if declared is None else declared
-    names = [str(n) for n in declared] if declared is not None else None
+    declared = declared_names(members[0])
+    names = names if declared is None else declared
     if names is not None and len(names) != n_outputs:
         raise ValueError(f"the model names {len(names)} features but gives {n_outputs} outputs")
+    if features is not None and not isinstance(features, Mapping):
+        features = feature_list(features)
     if isinstance(features, Mapping):
-        chosen, columns = [str(n) for n in features], list(features.values())
+        chosen, columns = feature_mapping(features)
     elif features is None:
         columns = list(range(n_outputs))
         chosen = names or [str(c) for c in columns]
-    elif isinstance(features, str):
-        raise TypeError(f"features must be a list of names; got the single string {features!r}")
-    elif all(isinstance(f, int | np.integer) for f in features):
+    elif not isinstance(features[0], str):
         columns = [int(f) for f in features]
         chosen = [names[c] if names and 0 <= c < n_outputs else str(c) for c in columns]
     elif names is not None:
-        unknown = [f for f in features if f not in names]
+        chosen = [str(f) for f in features]
+        unknown = [f for f in chosen if names.count(f) != 1]
         if unknown:
-            raise ValueError(f"unknown feature {unknown[0]!r}: the model has {', '.join(names)}")
-        chosen = list(features)
-        columns = [names.index(f) for f in features]
+            raise ValueError(
+                f"{'ambiguous' if unknown[0] in names else 'unknown'} feature {unknown[0]!r}: the "
+                f"model has {listed(names, unknown[0])}"
+            )
+        columns = [names.index(f) for f in chosen]
     else:
-        chosen, columns = list(features), list(range(n_outputs))
+        chosen, columns = [str(f) for f in features], list(range(n_outputs))
         if len(chosen) != n_outputs:
             raise ValueError(
                 f"unknown features {chosen}: the model has {n_outputs} unnamed outputs; name all "
@@ -226,14 +249,11 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
     """
     try:
         output = member(x.clone())
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = refusal(member, x.shape, error)
+        if reason is None:
             raise
-        raise ValueError(
-            f"the model refused sequences of shape {tuple(x.shape)} (N, 4, L): {error}. Sequences "
-            "shorter than its receptive field, or of a length its dense layers do not expect, are "
-            "the usual reason"
-        ) from error
+        raise ValueError(reason) from error
     heads = output
     if isinstance(output, list | tuple):
         heads = dict(enumerate(output))
@@ -242,17 +262,12 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
     for key, head in (heads if several else {"": output}).items():
         if isinstance(head, torch.Tensor) and several and head.ndim == 1:
             head = head[:, None]
-        if not isinstance(head, torch.Tensor) or head.ndim != 2 or len(head) != len(x):
-            got = tuple(head.shape) if isinstance(head, torch.Tensor) else type(head).__name__
-            where = f" in head {key!r}" if several else ""
-            raise ValueError(
-                f"a model must map ({len(x)}, 4, L) to ({len(x)}, K), or to a dict or tuple of "
-                f"such heads; got {got}{where}: wrap the model in a module that reduces it, or "
-                "leaves it out"
-            )
+        wrong = wrong_output(head, len(x), f" in head {key!r}" if several else "")
+        if wrong:
+            raise ValueError(wrong)
         width = head.shape[1]
         names += [str(key)] if width == 1 else [f"{key}:{i}" for i in range(width)]
-        parts.append(head)
+        parts.append(head.to(x.dtype))
     return Heads(parts, names if several else None)
 
 
@@ -269,7 +284,7 @@ def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def in_float64(member: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     """Predictions in float64, which tell rounding from error; None if they cannot be repeated."""
     try:
-        member, x = copy.deepcopy(member).double(), x.double()
+        member, x = copied(member).double(), x.double()
         outputs, alone = forward(member, x).values, forward(member, x[:1]).values
     except (RuntimeError, TypeError, ValueError):  # of a type within, or a module without copies
         return None
@@ -316,6 +331,22 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
     )
 
 
+def find_features(
+    members: Sequence[nn.Module], heads: Sequence[Heads], features: Features
+) -> tuple[list[str], list[list[int]]]:
+    """Names of the requested features, and their output columns in each member.
+
+    Members are matched by the names that they give to their outputs, so that each may have an order
+    of its own; outputs without names are matched by their place.
+    """
+    labels = [declared_names(member) or h.names for member, h in zip(members, heads, strict=True)]
+    widths = [sum(part.shape[1] for part in h.parts) for h in heads]
+    first = leading(labels)
+    names, columns = resolve_features(members[first:], features, widths[first], heads[first].names)
+    head_names = [h.names for h in heads]
+    return names, match_names(labels, head_names, widths, columns, features is None)
+
+
 def predict(
     members: Members,
     one_hot: np.ndarray | torch.Tensor,
@@ -340,25 +371,28 @@ def predict(
     Returns
     -------
     np.ndarray (M, N, K)
-        In the floating-point type of the members.
+        In the floating-point type of the members, at least float32: weights of a narrower one are
+        taken as they are and computed with in float32.
     """
     one_hot = check_one_hot(one_hot)
     members = as_members(members)
     device = resolve_device(device)
+    batches = one_hot.split(whole_number("batch_size", batch_size))
     dtype = member_dtype(members, one_hot.dtype)
+    members = of_dtype(members, dtype)
     parts: list[list[torch.Tensor]] = [[] for _ in members]
     columns = None
     with evaluating(members, device):
-        for batch in one_hot.split(batch_size):
+        for batch in batches:
             batch = batch.to(device, dtype)
-            for part, member in zip(parts, members, strict=True):
-                heads = forward(member, batch)
-                output = heads.values
-                if not part:
-                    check_repeatable(member, batch, output)
-                if columns is None:
-                    _, columns = resolve_features(members, features, output.shape[1], heads.names)
-                part.append(output[:, columns].cpu())
+            heads: Iterable[Heads] = (forward(member, batch) for member in members)
+            if columns is None:
+                heads = list(heads)
+                for member, outputs in zip(members, heads, strict=True):
+                    check_repeatable(member, batch, outputs.values)
+                _, columns = find_features(members, heads, features)
+            for part, output, wanted in zip(parts, heads, columns, strict=True):
+                part.append(output.values[:, wanted].cpu())
     return torch.stack([torch.cat(part) for part in parts]).numpy()
 
 
@@ -366,8 +400,7 @@ def model_hash(members: Sequence[nn.Module]) -> str:
     """SHA-256 of the members' weights and buffers, in order: names, shapes and values."""
     digest = hashlib.sha256()
     for member in members:
-        state: dict[str, Any] = member.state_dict()
-        for name, value in state.items():
+        for name, value in state_of(member):
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         if isinstance(member, _Draw):

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ._members import state_of
+
 Tensor = torch.Tensor
 Function = Callable[[Tensor], list[Tensor]]
 # their second argument is a shape, whose first entry is the number of sequences
@@ -265,8 +267,7 @@ class _Trace(TorchDispatchMode):
         super().__init__()
         self.digest = hashlib.sha256()
         self.labels, self.kept = {id(x): "input"}, [x]
-        state = nn.Module.state_dict(module)
-        self.weights = {_memory(tensor): name for name, tensor in state.items()}
+        self.weights = {_memory(tensor): name for name, tensor in state_of(module)}
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 ALPHABET = "ACGT"
+CLOSE = 1e-3  # what rounding and smoothing may take from a one-hot column
 UNKNOWN = len(ALPHABET)  # code of an unknown base: an all-zero column, after the codes of A C G T
 _CODES = np.full(256, 255, dtype=np.uint8)
 _CODES[np.frombuffer(b"ACGTN", dtype=np.uint8)] = range(5)
@@ -32,8 +34,10 @@ def encode(sequences: Sequence[str]) -> np.ndarray:
     ------
     ValueError
         If the sequences differ in length or hold any other letter.
+    TypeError
+        If it is given a single string, or something else than strings.
     """
-    sequences = list(sequences)
+    sequences = _strings(sequences)
     if not sequences:
         raise ValueError("encode needs at least one sequence; got none")
     length = len(sequences[0])
@@ -62,6 +66,21 @@ def _unknown_base(letter: str, i: int | str, position: int) -> str:
     )
 
 
+def _strings(sequences: Iterable[Any]) -> list[str]:
+    if isinstance(sequences, str | bytes):
+        raise TypeError(
+            "sequences must be a list of strings; got a single string: put it in a list"
+        )
+    sequences = [s.decode("latin-1") if isinstance(s, bytes) else s for s in sequences]
+    for i, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise TypeError(
+                f"sequences must be strings; sequence {i} is {sequence!r:.50} "
+                f"({type(sequence).__name__}): join letters with ''.join"
+            )
+    return sequences
+
+
 def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) -> list[str]:
     """Sequences of any lengths in upper case.
 
@@ -70,7 +89,7 @@ def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) 
     ValueError
         If one holds a letter other than A, C, G, T and N; it is called by its name, or its number.
     """
-    checked = [sequence.upper() for sequence in sequences]
+    checked = [sequence.upper() for sequence in _strings(sequences)]
     for i, sequence in enumerate(checked):
         if wrong := re.search("[^ACGTN]", sequence):
             raise ValueError(_unknown_base(wrong[0], names[i] if names else i, wrong.start()))
@@ -96,7 +115,7 @@ def one_hot(
 
     Parameters
     ----------
-    sequences : sequence of str (N,) or uint8 array (N, L)
+    sequences : sequence of str (N,) or int array (N, L)
         Sequences of one length, or their codes as `encode` gives them.
     dtype : torch.dtype
         A floating-point type.
@@ -106,48 +125,64 @@ def one_hot(
     torch.Tensor (N, 4, L)
         Rows in A, C, G, T order; an unknown base is an all-zero column.
     """
-    codes = sequences if isinstance(sequences, np.ndarray) else encode(sequences)
+    numbers = isinstance(sequences, np.ndarray) and sequences.dtype.kind not in "USO"
+    codes = _check_codes(sequences) if numbers else encode(sequences)
     codes = torch.from_numpy(np.ascontiguousarray(codes, dtype=np.uint8))
     rows = torch.arange(len(ALPHABET), dtype=torch.uint8)[None, :, None]
     return (codes[:, None, :] == rows).to(dtype)
 
 
+def _check_codes(codes: np.ndarray) -> np.ndarray:
+    if codes.dtype.kind not in "iu" or codes.ndim != 2:
+        raise ValueError(
+            f"codes must be integers (N, L); got {codes.dtype} {codes.shape}: give strings, or the "
+            "codes of deepmr_utils.sequences.encode"
+        )
+    bad = (codes < 0) | (codes > UNKNOWN)
+    if bad.any():
+        i, position = np.argwhere(bad)[0]
+        raise ValueError(
+            f"codes must be 0 to 3 for A, C, G, T or 4 for N; sequence {i}, position {position} "
+            f"holds {codes[i, position]}"
+        )
+    return codes
+
+
 def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Check that an array is one-hot (N, 4, L) and return it as a tensor (no copy).
+    """Check that an array is one-hot (N, 4, L) and return it as a tensor.
+
+    Parameters
+    ----------
+    array : np.ndarray or torch.Tensor (N, 4, L)
+        Of numbers of any real type.
+
+    Returns
+    -------
+    torch.Tensor, float32 or float64 (N, 4, L)
+        The array itself where it needs no change. A column within 0.001 of one base, by smoothing
+        or rounding, is that base; one within 0.001 of nothing is an unknown base.
 
     Raises
     ------
     TypeError
-        If it is not a floating-point array or tensor.
+        If it is not an array or tensor of numbers.
     ValueError
         If it is not (N, 4, L), is empty, or a column is neither a distribution over A, C, G, T
         (one-hot, or soft such as 0.25 each) nor all zero.
     """
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind != "f":
-            raise TypeError(
-                f"one_hot must be floating point; got dtype {array.dtype}: "
-                "convert with .astype('float32')"
-            )
-        array = torch.from_numpy(array)
-    if not isinstance(array, torch.Tensor):
-        raise TypeError(
-            f"one_hot must be a NumPy array or a torch tensor; got {type(array).__name__}: "
-            "encode strings with deepmr_utils.sequences.one_hot"
-        )
-    if not array.is_floating_point():
-        raise TypeError(
-            f"one_hot must be floating point; got dtype {array.dtype}: convert with .float()"
-        )
+    array = _as_floats(array)
     if array.ndim != 3 or array.shape[1] != len(ALPHABET):
-        hint = ": transpose it" if array.ndim == 3 and array.shape[2] == len(ALPHABET) else ""
-        raise ValueError(f"one_hot must have shape (N, 4, L); got {tuple(array.shape)}{hint}")
+        raise ValueError(
+            f"one_hot must have shape (N, 4, L); got {tuple(array.shape)}{_shape_hint(array.shape)}"
+        )
     if array.shape[0] == 0 or array.shape[2] == 0:
         raise ValueError(
             f"one_hot holds no sequence or no position; got shape {tuple(array.shape)}"
         )
+    nearest = array.round().abs()  # -0.0 becomes 0
+    near = ((array - nearest).abs() <= CLOSE).all(1) & (nearest.sum(1) <= 1)
     total = array.sum(1)
-    bad = ~((array >= 0).all(1) & ((total == 0) | ((total - 1).abs() < 1e-3)))  # NaN is bad, too
+    bad = ~(near | ((array >= 0).all(1) & ((total - 1).abs() < CLOSE)))  # NaN is bad, too
     if bad.any():
         i, position = torch.nonzero(bad)[0].tolist()
         column = array[i, :, position].tolist()
@@ -155,7 +190,46 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
             "every column of one_hot must hold probabilities of A, C, G, T that sum to 1, or only "
             f"0 for an unknown base; sequence {i}, position {position} holds {column}"
         )
-    return array
+    cleaned = torch.where(near[:, None], nearest, array)
+    return array if torch.equal(cleaned, array) else cleaned
+
+
+def _as_floats(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """An array of numbers as a tensor, float32 or float64; without a copy where it is one."""
+    got = getattr(array, "dtype", None)
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "fiub" or isinstance(array, np.ma.MaskedArray):
+            kind = "a masked array" if isinstance(array, np.ma.MaskedArray) else f"dtype {got}"
+            raise TypeError(
+                f"one_hot must be an array of numbers; got {kind}: encode strings with "
+                "deepmr_utils.sequences.one_hot, and give 0 for what is unknown"
+            )
+        exact = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
+        # of this machine's byte order, in steps that torch knows, and not read-only
+        array = torch.from_numpy(np.require(array, exact, ["C", "W"]))
+    if not isinstance(array, torch.Tensor):
+        raise TypeError(
+            f"one_hot must be a NumPy array or a torch tensor; got {type(array).__name__}: "
+            "encode strings with deepmr_utils.sequences.one_hot, and make lists of numbers an "
+            "array with np.asarray"
+        )
+    if array.is_complex() or array.is_quantized or array.is_meta:
+        raise TypeError(
+            f"one_hot must hold real numbers; got dtype {array.dtype} on {array.device}: convert "
+            "with .float()"
+        )
+    array = array.detach().to_dense()
+    return array if array.dtype in (torch.float32, torch.float64) else array.float()
+
+
+def _shape_hint(shape: Sequence[int]) -> str:
+    if len(shape) == 3 and shape[2] == len(ALPHABET):
+        return ": transpose it, one_hot.swapaxes(1, 2)"
+    if len(shape) == 2 and shape[0] == len(ALPHABET):
+        return ": a single sequence is one_hot[None]"
+    if len(shape) == 2 and shape[1] == len(ALPHABET):
+        return ": a single sequence is one_hot.T[None]"
+    return ""
 
 
 def base_codes(array: torch.Tensor) -> np.ndarray:

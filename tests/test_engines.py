@@ -226,9 +226,9 @@ def test_effects_at_the_rounding_of_the_type_are_said(caplog):
         mutate(model, sequences())
     (line,) = caplog.messages
     assert line.startswith(
-        "effects on 1 of 2 features are 0 or near the rounding of float32, first of all on '0': at "
+        "effects on 1 of 2 features are 0 or near the rounding of float32, first on '0': at "
     )
-    assert line.endswith("predictions reach 1e+03. With precision='float64' they are exact")
+    assert line.endswith("predictions reach 1e+03; precision='float64' gives them exactly")
     caplog.clear()
     # in float64 as it is: torch promotes its float32 constants there
     right = mutate(Call(model.function, network().double()), sequences(dtype=torch.float64))

@@ -95,6 +95,30 @@ def test_a_layer_of_ones_own_has_the_last_word():
     assert (untrained(nn.Sequential(Zeros()), 0)[0].inner.weight == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weight_norm_is_shuffled_and_cannot_be_drawn_anew():
+    layer = nn.utils.weight_norm(nn.Conv1d(4, 8, 3))
+    x = torch.ones(1, 4, 3)
+    before = layer(x)  # leaves a tensor with a gradient in the layer
+    shuffled = shuffled_weights(layer, 0)
+    assert not torch.isclose(shuffled(x), before).all()
+    assert torch.equal(shuffled.weight_g.flatten().sort()[0], layer.weight_g.flatten().sort()[0])
+    # its reset_parameters draws a tensor that the next call throws away
+    with pytest.raises(ValueError, match="leaves parameters as they are: weight_g, weight_v"):
+        untrained(layer, 0)
+    assert torch.equal(layer(x), before)
+
+
+def test_null_models_are_made_of_one_module():
+    for helper in (shuffled_weights, untrained):
+        with pytest.raises(TypeError, match="got list: call this for each member"):
+            helper([nn.Linear(2, 2)], 0)
+        with pytest.raises(ValueError, match="seed must be at least 0; got -1"):
+            helper(nn.Linear(2, 2), -1)
+        with pytest.raises(ValueError, match="on the device 'meta'"):
+            helper(nn.Linear(2, 2, device="meta"), 0)
+
+
 def test_models_that_cannot_be_made_null_raise():
     class Scale(nn.Module):
         def __init__(self):

@@ -110,6 +110,9 @@ def test_bad_devices_raise():
         predict.resolve_device("gpu")
     with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
         predict.resolve_device("cuda:99")
+    for device in ("meta", 0, None):
+        with pytest.raises(ValueError, match=f"unknown device {device!r}"):
+            predict.resolve_device(device)
     assert predict.resolve_device("auto").type in ("cpu", "cuda")
 
 
@@ -118,6 +121,14 @@ def test_bad_members_raise():
         predict.as_members([])
     with pytest.raises(TypeError, match="a list with str"):
         predict.as_members(["model.pt"])
+    with pytest.raises(TypeError, match=r"got <class 'torch.nn.modules.linear"):
+        predict.as_members(nn.Linear)
+    with pytest.raises(TypeError, match="got dict"):
+        predict.as_members({"a": dropout_net()})
+    with pytest.raises(TypeError, match=r"seed must be a whole number; got 'a' \(str\)"):
+        predict.MCDropout(dropout_net(), 2, "a")
+    with pytest.raises(TypeError, match=r"nn.Module; got list"):
+        predict.MCDropout([dropout_net()])
     with pytest.raises(ValueError, match="Linear has none: use an ensemble"):
         predict.MCDropout(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="n_draws must be at least 1; got 0"):
@@ -129,6 +140,12 @@ def test_bad_members_raise():
 def test_models_that_do_not_fit_raise():
     with pytest.raises(ValueError, match="takes sequences of 30 bp; got 12 bp"):
         predict.predict(SimulationCNN(30), sequences().float(), device="cpu")
+    with pytest.raises(ValueError, match=r"batch_size must be a whole number; got 2.5"):
+        predict.predict(SimulationCNN(12, width=3), sequences(), batch_size=2.5, device="cpu")
+    with pytest.raises(ValueError, match="distinct names, at least one; got 'exposure'"):
+        SimulationCNN(30, "exposure")
+    with pytest.raises(ValueError, match=r"labels must be \(N, 2\), N at least 2; got \(9, 1\)"):
+        SimulationCNN(30).set_output_scale(torch.ones(9, 1))
     with pytest.raises(ValueError, match="need sequences of at least 19 bp; got length 10"):
         SimulationCNN(10)
     short = nn.Sequential(nn.Conv1d(4, 2, 20), nn.Flatten())
@@ -149,3 +166,17 @@ def test_model_hash_sees_weights_order_and_draws():
     }
     assert len(hashes) == 5
     assert predict.model_hash([a]) == predict.model_hash([a])
+
+
+def test_model_hash_sees_extra_state():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return self.scale
+
+    hashes = set()
+    for scale in (torch.ones(1), torch.zeros(1), {"scale": "logit"}, {"scale": "probability"}):
+        torch.manual_seed(0)
+        model = Extra(2, 2)
+        model.scale = scale
+        hashes |= {predict.model_hash([model]), predict.model_hash([model])}
+    assert len(hashes) == 4

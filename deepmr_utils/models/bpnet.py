@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._model_errors import distinct_names
+
 OSKN = ("Oct4", "Sox2", "Nanog", "Klf4")  # tasks of the published network, in its order
 _FILTERS, _WIDTH, _LAYERS, _STRANDS = 64, 25, 9, 2
 _CONTROL_TRACKS = (
@@ -74,14 +76,13 @@ class BPNet(nn.Module):
         control_tracks: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
-        if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-            raise ValueError(f"tasks must be distinct names, at least one; got {tasks!r}")
+        tasks = distinct_names("tasks", tasks)
         if width % 2 == 0 or profile_width % 2 == 0:
             raise ValueError(
                 f"widths must be odd, so that outputs lie above their bases; got width {width}, "
                 f"profile_width {profile_width}"
             )
-        self.feature_names = tuple(tasks)
+        self.feature_names = tasks
         self.shape = (len(tasks), strands)
         self.first = nn.Sequential(nn.Conv1d(4, filters, width, padding=width // 2), nn.ReLU())
         self.blocks = nn.ModuleList(

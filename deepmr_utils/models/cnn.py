@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .._model_errors import distinct_names, whole_number
+
 
 class SimulationCNN(nn.Module):
     """Three convolutions with batch norm and three dense layers, with outputs in label units.
@@ -32,6 +34,8 @@ class SimulationCNN(nn.Module):
         hidden: int = 30,
     ) -> None:
         super().__init__()
+        sizes = {"length": length, "channels": channels, "width": width, "hidden": hidden}
+        length, channels, width, hidden = (whole_number(*size) for size in sizes.items())
         remaining = length - 3 * (width - 1)
         if remaining < 1:
             raise ValueError(
@@ -39,7 +43,7 @@ class SimulationCNN(nn.Module):
                 f"{3 * (width - 1) + 1} bp; got length {length}"
             )
         self.length = length
-        self.feature_names = tuple(feature_names)
+        self.feature_names = distinct_names("feature_names", feature_names)
         self.convolutions = nn.Sequential(
             *(
                 layer
@@ -64,6 +68,12 @@ class SimulationCNN(nn.Module):
 
     def set_output_scale(self, labels: torch.Tensor) -> None:
         """Set the outputs' location and scale from labels (N, K)."""
+        k = len(self.feature_names)
+        if labels.ndim != 2 or len(labels) < 2 or labels.shape[1] != k:
+            raise ValueError(
+                f"labels must be (N, {k}), N at least 2; got {tuple(labels.shape)}: give a column "
+                f"for each of {', '.join(self.feature_names)}"
+            )
         self.output_mean.copy_(labels.mean(0))
         self.output_sd.copy_(labels.std(0).clamp_min(1e-6))
 

@@ -64,6 +64,8 @@ class DeepSEA(nn.Module):
             raise ValueError(f"{type(self).__name__} needs longer sequences; got length {length}")
         if output not in _OUTPUTS:
             raise ValueError(f"unknown output {output!r}: choose from {', '.join(_OUTPUTS)}")
+        if isinstance(feature_names, str):
+            raise TypeError(f"feature_names must be a list of names; got {feature_names!r}")
         if feature_names is not None:
             feature_names = tuple(feature_names)
             if len(feature_names) != n_features or len(set(feature_names)) != n_features:
