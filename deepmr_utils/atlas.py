@@ -122,6 +122,7 @@ def causal_atlas(
         "tau2_method": tau2_method, "interval": interval, "dtype": dtype, "members": plan.members,
         "exposures": plan.exposures, "outcomes": plan.outcomes, "blocks": len(plan.blocks),
         "version": __version__, "effects": fingerprint(plan, effects),
+        "versions": str(plan.first.attrs.get("versions", "unknown")),
     }  # fmt: skip
     folder = Folder(store, settings, max_memory)
     if (done := folder.finished()) is not None:

@@ -1,6 +1,7 @@
 """Where the parts of a causal atlas land: a directory that can be resumed and shared, or memory."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pandas as pd
 
 from .atlas_sums import Rules
 from .run_store import land, read_record, read_table
+from .storage import CONTINUED
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Folder:
@@ -20,7 +24,9 @@ class Folder:
     path : path, optional
         Of the directory; memory without.
     settings : dict
-        Everything that the atlas depends on; a directory with other settings is refused.
+        Everything that the atlas depends on; a directory with other settings is refused. Where
+        only ``versions`` differ, those of the software that gave the effects, it is continued,
+        which is logged and recorded.
     max_memory : int
         Bytes for what is held.
     """
@@ -40,14 +46,20 @@ class Folder:
             land(manifest, lambda f: f.write_text(text), only_if_new=True)
         found = read_record(manifest)
         wanted = json.loads(json.dumps(settings))
+        theirs, mine = (values.pop("versions", "unknown") for values in (found, wanted))
         if found != wanted:
             names = [key for key in wanted if found.get(key) != wanted[key]]
             raise FileExistsError(
                 f"{path} holds an atlas with other {', '.join(names)}: choose another directory or "
                 "remove it"
             )
+        if theirs.split(CONTINUED)[-1] != mine:
+            _LOGGER.warning("%s was begun with other versions: %s; now %s", path, theirs, mine)
         if self.finished() is None:
             (self.path / "local").mkdir(exist_ok=True)
+            if theirs.split(CONTINUED)[-1] != mine:
+                text = json.dumps(found | {"versions": theirs + CONTINUED + mine}, indent=1)
+                land(manifest, lambda f: f.write_text(text))
 
     def finished(self) -> pd.DataFrame | None:
         """The table of a run that was finished."""

@@ -102,7 +102,8 @@ def saturation_mutagenesis(
         Also return the covariance over members between the effects on each two features.
     store : path, optional
         Write the effects to a Zarr store at this path as they are computed, and return them lazily.
-        A run that was interrupted goes on where it stopped; a finished one is found again.
+        A run that was interrupted goes on where it stopped; a finished one is found again. Where
+        torch or Python were updated in between, that is logged and recorded in ``versions``.
     propagate : bool
         False predicts every mutant in full.
 
@@ -175,7 +176,9 @@ def saturation_mutagenesis(
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()}",
         }
-        key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
+        # an update of torch or Python does not make another computation: the writer says so instead
+        settings = attributes | {"versions": __version__}
+        key = (settings, names, columns, ids, mask, one_hot.cpu().numpy(), transform)
         fingerprint = joblib.hash((*key, keep_members, covariance)) if store is not None else ""
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
             if writer.finished:
