@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -283,7 +284,9 @@ def open_indexed(fasta: str | Path) -> Fasta:
 def _explained(fasta: str | Path, head: bytes) -> Fasta:
     """Open a FASTA, or say why that fails."""
     try:
-        return Fasta(str(fasta), as_raw=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of an older index: it may still fit
+            return Fasta(str(fasta), as_raw=True, rebuild=False)
     except ImportError:
         gzipped = "" if head[12:14] == b"BC" else " (Biopython reads bgzip; this is plain gzip)"
         raise ImportError(

@@ -2,6 +2,7 @@ import gzip
 import logging
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -355,6 +356,29 @@ def test_an_index_that_is_none_is_built_anew(tmp_path, index):
     path = write(tmp_path / "g.fa", BOTH)
     write(tmp_path / "g.fa.fai", index)
     assert read_regions(bed(("chr2", 8, 20)), path)["sequence"].tolist() == [B[8:20]]
+
+
+def test_an_index_that_does_not_fit_and_cannot_be_replaced_is_explained(tmp_path, monkeypatch):
+    path = write(tmp_path / "g.fa", BOTH)
+    write(tmp_path / "g.fa.fai", "")
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        PermissionError, match=r"g.fa has no current index, and .* cannot be written"
+    ):
+        read_regions(bed(("chr2", 8, 20)), path)
+
+
+def test_an_index_that_fits_is_kept_though_it_is_older(tmp_path, caplog):
+    path = write(tmp_path / "g.fa", BOTH)
+    read_regions(bed(("chr2", 8, 20)), path)
+    os.utime(tmp_path / "g.fa.fai", (1e9, 1e9))
+    assert read_regions(bed(("chr2", 8, 20)), path)["sequence"].tolist() == [B[8:20]]
+    assert (tmp_path / "g.fa.fai").stat().st_mtime == 1e9
+    assert not caplog.messages
 
 
 def test_lines_of_different_lengths_are_refused(tmp_path):
