@@ -18,6 +18,7 @@ KEY = ["sequence_id", "position", "alternate", "feature"]
 # coordinates on a chromosome
 MAX_UNLISTED = 100_000
 MAX_EMPTY = 2_000_000  # so many effects may be NaN for want of a row: 32 MB
+MISSING = ("", "NA", "NaN", "nan")  # numbers, of a CSV in which names were kept as they are
 REGION_COLUMNS = ("chrom", "start", "end", "strand")
 
 
@@ -32,7 +33,9 @@ def import_effects(
     Parameters
     ----------
     table : pd.DataFrame
-        One row a substitution and feature, in any order, with the columns
+        One row a substitution and feature, in any order. Names are text: read a CSV with
+        ``dtype={"sequence_id": str, "feature": str}, keep_default_na=False``, so that NA and 1.0
+        stay what they are. The columns are
 
         ``sequence_id``
             Which sequence.
@@ -154,7 +157,8 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("effect", "se", "reference_prediction"):
         if name in table.columns:
             number = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
-            bad = (number.isna() & table[name].notna()) | np.isinf(number)
+            missing = table[name].isna() | table[name].isin(MISSING)
+            bad = (number.isna() & ~missing) | np.isinf(number)
             check_rows(table, bad, f"{name} must be a finite number", name)
             table[name] = number
     check_rows(table, table["se"] < 0, "se must be 0 or more", "se")

@@ -104,6 +104,12 @@ def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
     table.to_csv(tmp_path / "effects.csv", index=False)
     imported = import_effects(pd.read_csv(tmp_path / "effects.csv"))
     xr.testing.assert_identical(imported, import_effects(TABLE))
+    named = TABLE.replace({"x": "NA", "s1": "01"})
+    named.to_csv(tmp_path / "named.csv", index=False)
+    text = {"sequence_id": str, "feature": str}
+    read = pd.read_csv(tmp_path / "named.csv", dtype=text, keep_default_na=False)
+    xr.testing.assert_identical(import_effects(read), import_effects(named))
+    assert import_effects(read)["feature"].to_numpy().tolist() == ["NA", "y"]
     nullable = TABLE.convert_dtypes().astype({"sequence_id": "category", "effect": "Float64"})
     xr.testing.assert_identical(import_effects(nullable), imported)
     backward = import_effects(TABLE.iloc[::-1], SEQUENCES)
