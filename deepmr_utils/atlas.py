@@ -122,9 +122,9 @@ def causal_atlas(
         "tau2_method": tau2_method, "interval": interval, "dtype": dtype, "members": plan.members,
         "exposures": plan.exposures, "outcomes": plan.outcomes, "blocks": len(plan.blocks),
         "version": __version__, "effects": fingerprint(plan, effects),
-        "versions": str(plan.first.attrs.get("versions", "unknown")),
     }  # fmt: skip
-    folder = Folder(store, settings, max_memory)
+    versions = str(plan.first.attrs.get("versions", "unknown"))
+    folder = Folder(store, settings, max_memory, versions)
     if (done := folder.finished()) is not None:
         return done
     plan = plan._replace(rules=folder.rules(plan.rules, lambda: moments(plan)))

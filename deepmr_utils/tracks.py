@@ -85,6 +85,7 @@ def peak_windows(
             f"length must be at least 1, margin 0 or more; got {length} and {margin}: give whole "
             "numbers"
         )
+    length, margin = int(length), int(margin)
     splits = {name: _names(chromosomes) for name, chromosomes in splits.items()}
     parts = [
         check_regions(read_bed(task.peaks)).assign(task=name) for name, task in spec.tasks.items()
