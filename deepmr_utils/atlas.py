@@ -123,7 +123,8 @@ def causal_atlas(
         "exposures": plan.exposures, "outcomes": plan.outcomes, "blocks": len(plan.blocks),
         "version": __version__, "effects": fingerprint(plan, effects),
     }  # fmt: skip
-    folder = Folder(store, settings, max_memory)
+    versions = str(plan.first.attrs.get("versions", "unknown"))
+    folder = Folder(store, settings, max_memory, versions)
     if (done := folder.finished()) is not None:
         return done
     plan = plan._replace(rules=folder.rules(plan.rules, lambda: moments(plan)))

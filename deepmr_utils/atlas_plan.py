@@ -236,11 +236,13 @@ def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:
     """What tells effects from others: their attributes, windows, and values where they are there.
 
     Functions that compute effects are told by the attributes and windows of the first block, since
-    computed values may differ in the last digit between machines.
+    computed values may differ in the last digit between machines. Versions of software are no part
+    of it, so that an update does not end a run of days.
     """
     whole = isinstance(effects, xr.Dataset)
     ids = (effects if whole else plan.first)["sequence"].to_numpy().tolist()
-    key = [sorted((name, str(value)) for name, value in plan.first.attrs.items()), ids]
+    known = plan.first.attrs.items()
+    key = [sorted((name, str(value)) for name, value in known if name != "versions"), ids]
     if whole:
         window = next(windows(plan.first.isel(sequence=[0]), plan.features, members=False))
         key += [window.effect, window.se]

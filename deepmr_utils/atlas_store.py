@@ -1,6 +1,7 @@
 """Where the parts of a causal atlas land: a directory that can be resumed and shared, or memory."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pandas as pd
 
 from .atlas_sums import Rules
 from .run_store import land, read_record, read_table
+from .storage import CONTINUED
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Folder:
@@ -23,9 +27,14 @@ class Folder:
         Everything that the atlas depends on; a directory with other settings is refused.
     max_memory : int
         Bytes for what is held.
+    versions : str
+        Of the software that gave the effects. A directory that was begun with others is continued,
+        which is logged and recorded.
     """
 
-    def __init__(self, path: str | Path | None, settings: dict, max_memory: int) -> None:
+    def __init__(
+        self, path: str | Path | None, settings: dict, max_memory: int, versions: str = "unknown"
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.max_memory = max_memory
         self.held: dict[int, np.ndarray] = {}
@@ -36,18 +45,25 @@ class Folder:
             if self.path.exists() and any(self.path.glob("[!.]*")):
                 raise FileExistsError(f"{path} holds something else: choose another directory")
             self.path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(settings, indent=1)
+            text = json.dumps(settings | {"versions": versions}, indent=1)
             land(manifest, lambda f: f.write_text(text), only_if_new=True)
         found = read_record(manifest)
         wanted = json.loads(json.dumps(settings))
+        theirs = found.pop("versions", versions)
         if found != wanted:
             names = [key for key in wanted if found.get(key) != wanted[key]]
             raise FileExistsError(
                 f"{path} holds an atlas with other {', '.join(names)}: choose another directory or "
                 "remove it"
             )
+        updated = theirs.split(CONTINUED)[-1] != versions
+        if updated:
+            _LOGGER.warning("%s was begun with other versions: %s; now %s", path, theirs, versions)
         if self.finished() is None:
             (self.path / "local").mkdir(exist_ok=True)
+            if updated:
+                text = json.dumps(found | {"versions": theirs + CONTINUED + versions}, indent=1)
+                land(manifest, lambda f: f.write_text(text))
 
     def finished(self) -> pd.DataFrame | None:
         """The table of a run that was finished."""

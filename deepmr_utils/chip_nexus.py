@@ -2,6 +2,7 @@
 
 import argparse
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,8 +48,12 @@ def fetch_chip_nexus(
     Raises
     ------
     ValueError
-        If the checksum differs, or the archive lacks a file; says which.
+        If the checksum differs, the archive is damaged, or lacks a file; says which.
+    FileNotFoundError
+        If there is no file at ``fasta``.
     """
+    if fasta is not None and not Path(fasta).is_file():
+        raise FileNotFoundError(f"no FASTA file at {fasta}")
     folder = Path(folder)
     archive = folder / "data.tar.gz"
     retrieve(CHIP_NEXUS._replace(url=url, checksum=checksum), archive, progress=progress)
@@ -65,13 +70,18 @@ def fetch_chip_nexus(
     elif not genome.exists():
         genome.symlink_to(Path(fasta).resolve())
     missing = dict(wanted)
-    with tarfile.open(archive) as tar:
-        for member in tar:  # only files named above, to places named here
-            key = next((k for k in missing if f"/{member.name}".endswith(f"/{k}")), None)
-            if key and member.isfile():
-                target = missing.pop(key)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                tar.makefile(member, target)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:  # only files named above, to places named here
+                key = next((k for k in missing if f"/{member.name}".endswith(f"/{k}")), None)
+                if key and member.isfile():
+                    target = missing.pop(key)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    tar.makefile(member, target)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{archive} is cut short or damaged ({error}): remove it and download it again"
+        ) from error
     if missing:
         raise ValueError(
             f"{archive} lacks {', '.join(missing)}: is it the authors' archive? A FASTA can be "

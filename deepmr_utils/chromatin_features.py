@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
 from . import downloads
+from .tables import text_lines
 
 COLUMNS = ["index", "cell", "target", "treatment", "name"]
 SCALES = ("probability", "logit", "normalised")
@@ -58,7 +59,7 @@ def read_features(path: str | Path) -> pd.DataFrame:
     ValueError
         If a line does not have three parts.
     """
-    lines = Path(path).read_text().splitlines()
+    lines = [line for _, line in text_lines(path)]
     parts = [[part.strip() for part in line.split("|")] for line in lines]
     for number, (line, part) in enumerate(zip(lines, parts, strict=True), 1):
         if len(part) != 3 or not all(part):

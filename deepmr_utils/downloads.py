@@ -1,5 +1,6 @@
 """Published weights: fetched on request, under their licences, and checked before use."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +109,13 @@ def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Pat
     import pooch
 
     path = Path(path)
+    algorithm, _, expected = (file.checksum or "").partition(":")
+    if file.checksum is not None and (
+        algorithm not in hashlib.algorithms_available or not expected
+    ):
+        raise ValueError(
+            f"a checksum is 'algorithm:digest', such as 'md5:{'0' * 32}'; got {file.checksum!r}"
+        )
     if not path.exists():
         log.warning("downloading %s, licence: %s", path.name, file.licence)
         try:
@@ -119,9 +127,8 @@ def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Pat
             ) from error
     if file.checksum is None:
         return path
-    algorithm, expected = file.checksum.split(":")
     found = pooch.file_hash(path, algorithm)
-    if found != expected:
+    if found != expected.lower():
         raise ValueError(
             f"{path} has the {algorithm} {found}; {expected} is published: remove it, and get it "
             f"again from {file.url}"

@@ -14,7 +14,11 @@ from .tables import check_rows, require, whole_numbers
 
 EFFECT_COLUMNS = ["sequence_id", "position", "reference", "alternate", "feature", "effect", "se"]
 KEY = ["sequence_id", "position", "alternate", "feature"]
-MAX_BASES = 100_000_000  # more than that, in all sequences, is a coordinate on a chromosome
+# without sequences: more positions than this, and than a hundred times those in the table, are
+# coordinates on a chromosome
+MAX_UNLISTED = 100_000
+MAX_EMPTY = 2_000_000  # so many effects may be NaN for want of a row: 32 MB
+MISSING = ("", "NA", "NaN", "nan")  # numbers, of a CSV in which names were kept as they are
 REGION_COLUMNS = ("chrom", "start", "end", "strand")
 
 
@@ -29,12 +33,14 @@ def import_effects(
     Parameters
     ----------
     table : pd.DataFrame
-        One row a substitution and feature, in any order, with the columns
+        One row a substitution and feature, in any order. Names are text: read a CSV with
+        ``dtype={"sequence_id": str, "feature": str}, keep_default_na=False``, so that NA and 1.0
+        stay what they are. The columns are
 
         ``sequence_id``
             Which sequence.
         ``position``
-            Where in it, 0-based.
+            Where in it, 0-based: the first base of the sequence is 0, the last L - 1.
         ``reference``, ``alternate``
             Two different bases of A, C, G, T.
         ``feature``
@@ -49,7 +55,8 @@ def import_effects(
         Sequence table, whose ``sequence_id``, ``sequence`` (of one length) and, where they exist,
         ``chrom``, ``start``, ``end``, ``strand`` say which sequences were analysed; references are
         checked against it. Without it sequences stand in order of appearance, end at the last
-        position in the table, and have unknown bases N where the table has no row.
+        position in the table, and have unknown bases N where the table has no row; positions that
+        look like coordinates on a chromosome are refused.
     n_members : int, optional
         Number of models or draws that the standard errors come from, for the record.
 
@@ -57,21 +64,26 @@ def import_effects(
     -------
     xr.Dataset
         As `deepmr_utils.mutagenesis.saturation_mutagenesis` gives it: substitutions that the table
-        does not have are NaN, and so are unknown reference predictions.
+        does not have are NaN, and so are unknown reference predictions. Where a table lists few
+        substitutions of many long sequences, positions that it lists for none are left out, as
+        `saturation_mutagenesis` does for positions that are not mutated.
 
     Raises
     ------
     ValueError
         If a column is missing, a value is malformed (see above), a substitution is listed twice
-        or lacks a feature, or references disagree with each other or with ``sequences``.
+        or lacks a feature, or references disagree with each other or with ``sequences``. Says so
+        where positions look 1-based, of the chromosome, or of the other strand.
     """
     require(table, EFFECT_COLUMNS, "an effect table")
     table = _check_table(table)
     ids, codes = _references(table, sequences)
     features = table["feature"].drop_duplicates().tolist()
+    shown = _shown(table, codes, len(features))
+    codes = codes[:, shown]
     at = (
         pd.Index(ids).get_indexer(table["sequence_id"]),
-        table["position"].to_numpy(),
+        np.searchsorted(shown, table["position"]),
         pd.Index(list(ALPHABET)).get_indexer(table["alternate"]),
         pd.Index(features).get_indexer(table["feature"]),
     )
@@ -83,16 +95,12 @@ def import_effects(
     dims = ("sequence", "position", "allele", "feature")
     coordinates = {
         "sequence": ids,
-        "position": np.arange(codes.shape[1]),
+        "position": shown,
         "allele": list(ALPHABET),
         "feature": features,
         "reference": (("sequence", "position"), np.array(list(ALPHABET + "N"))[codes]),
     }
-    for name in REGION_COLUMNS if sequences is not None else ():
-        if name in sequences.columns:
-            values = sequences[name].to_numpy()
-            text = values.dtype.kind not in "iu"
-            coordinates[name] = ("sequence", values.astype(str) if text else values)
+    coordinates |= {} if sequences is None else _regions(sequences)
     attributes = {
         "schema_version": SCHEMA_VERSION,
         "model_hash": "unknown",
@@ -110,11 +118,31 @@ def import_effects(
     return xr.Dataset(data, coordinates, attributes)
 
 
+def _shown(table: pd.DataFrame, codes: np.ndarray, n_features: int) -> np.ndarray:
+    """Positions of the data set: all, or those in the table where nearly all would be empty."""
+    cells = codes.size * len(ALPHABET) * n_features
+    if cells <= MAX_EMPTY + 100 * len(table):
+        return np.arange(codes.shape[1])
+    return np.unique(table["position"])
+
+
+def _regions(sequences: pd.DataFrame) -> dict[str, tuple[str, np.ndarray]]:
+    """Coordinates that say where sequences come from; names of chromosomes are text."""
+    coordinates = {}
+    for name in REGION_COLUMNS:
+        if name in sequences.columns:
+            values = sequences[name].to_numpy()
+            number = name in ("start", "end") and values.dtype.kind in "iu"
+            coordinates[name] = ("sequence", values if number else values.astype(str))
+    return coordinates
+
+
 def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     """Effects with checked values, bases in upper case and whole positions."""
     table = table.reset_index(drop=True)
     for name in ("sequence_id", "feature"):
-        check_rows(table, table[name].isna(), f"every row needs a {name}", name)
+        hint = ". Where one is called NA, read the CSV with keep_default_na=False"
+        check_rows(table, table[name].isna(), f"every row needs a {name}", name, hint=hint)
         table[name] = table[name].astype(str)
     table["position"] = whole_numbers(table, "position", "0-based")
     for name in ("reference", "alternate"):
@@ -129,7 +157,8 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("effect", "se", "reference_prediction"):
         if name in table.columns:
             number = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
-            bad = (number.isna() & table[name].notna()) | np.isinf(number)
+            missing = table[name].isna() | table[name].isin(MISSING)
+            bad = (number.isna() & ~missing) | np.isinf(number)
             check_rows(table, bad, f"{name} must be a finite number", name)
             table[name] = number
     check_rows(table, table["se"] < 0, "se must be 0 or more", "se")
@@ -154,24 +183,20 @@ def _references(
 ) -> tuple[list[str], np.ndarray]:
     """Identifiers and base codes (S, L) of the analysed sequences."""
     if sequences is None:
-        ids, last = table["sequence_id"].drop_duplicates().tolist(), int(table["position"].max())
-        if len(ids) * (last + 1) > MAX_BASES:
-            raise ValueError(
-                f"position must count within the sequence; got {last} in a table of {len(ids)} "
-                "sequences: subtract the start where it is a coordinate on a chromosome"
-            )
-        codes = np.full((len(ids), last + 1), UNKNOWN, dtype=np.uint8)
+        ids, codes = _unknown_sequences(table)
     else:
         require(sequences, ("sequence_id", "sequence"), "sequences")
-        ids = sequences["sequence_id"].astype(str).tolist()
-        twice = sequences["sequence_id"].duplicated()
+        names, missing = sequences["sequence_id"].astype(str), sequences["sequence_id"].isna()
+        check_rows(sequences, missing, "sequences needs a sequence_id a row", "sequence_id")
+        twice = names.duplicated()
         check_rows(sequences, twice, "sequence_id of sequences must be unique", "sequence_id")
-        codes = encode(sequences["sequence"])
+        ids, codes = names.tolist(), encode(sequences["sequence"])
     row, position = pd.Index(ids).get_indexer(table["sequence_id"]), table["position"].to_numpy()
+    alleles = encode(table["reference"])[:, 0]
+    hint = "" if sequences is None else _hint(sequences, codes, row, position, alleles)
     for bad, what in ((row < 0, "no such sequence"), (position >= codes.shape[1], "no such base")):
         rule = f"sequences has {len(ids)} of {codes.shape[1]} bases, and {what}"
-        check_rows(table, pd.Series(bad), rule, "sequence_id", "position")
-    alleles = encode(table["reference"])[:, 0]
+        check_rows(table, pd.Series(bad), rule, "sequence_id", "position", hint=hint)
     if sequences is None:
         codes[row, position] = alleles
     found = table.assign(found=decode(codes[row, position][:, None]))
@@ -180,8 +205,49 @@ def _references(
         " (are positions 0-based, on the same strand?)"
     )
     differs = found["found"] != found["reference"]
-    check_rows(found, differs, rule, "sequence_id", "position", "reference", "found")
+    columns = ("sequence_id", "position", "reference", "found")
+    check_rows(found, differs, rule, *columns, hint=hint)
     return ids, codes
+
+
+def _unknown_sequences(table: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Identifiers of a table's sequences, and unknown bases up to its last position."""
+    ids, last = table["sequence_id"].drop_duplicates().tolist(), int(table["position"].max())
+    listed = len(table[["sequence_id", "position"]].drop_duplicates())
+    if len(ids) * (last + 1) > MAX_UNLISTED + 100 * listed:
+        raise ValueError(
+            f"position must count within the sequence; got {last} in a table of {len(ids)} "
+            "sequences: subtract the start where it is a coordinate on a chromosome (positions "
+            f"are 0-based within a sequence, and {listed} are listed). Where sequences are that "
+            "long, give sequences"
+        )
+    return ids, np.full((len(ids), last + 1), UNKNOWN, dtype=np.uint8)
+
+
+def _hint(
+    sequences: pd.DataFrame,
+    codes: np.ndarray,
+    row: np.ndarray,
+    position: np.ndarray,
+    alleles: np.ndarray,
+) -> str:
+    """What positions look like if they are not 0-based: where all references agree then."""
+    length = codes.shape[1]
+    ways = {
+        "The references agree at position - 1: positions look 1-based, subtract 1": position - 1,
+        "The references agree on the other strand: count from its end": length - 1 - position,
+    }
+    if "start" in sequences.columns and pd.api.types.is_integer_dtype(sequences["start"]):
+        within = position - sequences["start"].to_numpy()[row]
+        ways["Positions look like those of a chromosome: subtract start"] = within
+        ways["Positions look 1-based and of a chromosome: subtract start + 1"] = within - 1
+    for words, place in ways.items():
+        bases = len(ALPHABET) - 1 - alleles if "strand" in words else alleles
+        inside = (row >= 0) & (place >= 0) & (place < length)
+        if inside.all() and (codes[row, place] == bases).all():
+            return f". {words}"
+    one_based = position.min() >= 1 and (position == length).any()
+    return ". Positions look 1-based: the first base is position 0" if one_based else ""
 
 
 def export_twosamplemr(

@@ -132,6 +132,7 @@ def make_genome(folder: str | Path, parameters: Parameters, seed: int = 0) -> De
 def read_sites(folder: str | Path) -> pd.DataFrame:
     """Planted sites of a demo genome: ``chrom, start, end, factor, strand``."""
     table = read_bed(Path(folder) / "sites.bed").rename(columns={"name": "factor"})
+    table.attrs = {}  # which file it was is not part of a demo
     return table.astype({"start": np.int64, "end": np.int64}).reset_index(drop=True)
 
 

@@ -1,5 +1,6 @@
 """Position probability matrices: reading, scanning and occupancy."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -12,8 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from .sequences import ALPHABET
+from .tables import text_lines
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
+ROUNDING = 1e-4  # of sums of published matrices
 
 
 class Motif(NamedTuple):
@@ -46,7 +49,7 @@ def check_probabilities(values: Sequence, what: str) -> np.ndarray:
     if not (values >= 0).all():
         raise ValueError(f"{what} must be 0 or more; the smallest is {values.min():g}")
     sums = values.sum(-1)
-    if (np.abs(sums - 1) > 1e-4).any():
+    if (np.abs(sums - 1) > ROUNDING).any():
         worst = np.unravel_index(np.abs(sums - 1).argmax(), sums.shape)
         place = f" in row {worst[0]}" if worst else ""
         raise ValueError(f"{what} must sum to 1; the sum{place} is {sums[worst]:.6g}: normalise it")
@@ -54,29 +57,102 @@ def check_probabilities(values: Sequence, what: str) -> np.ndarray:
 
 
 def read_meme(path: str | Path) -> dict[str, Motif]:
-    """Read the motifs of a file in MEME minimal format, by name.
+    """Read the motifs of a file in MEME format, minimal or full, by name.
+
+    Parameters
+    ----------
+    path : path
+        Plain or gzipped. Of its lines only ``MOTIF``, ``ALPHABET`` and letter-probability matrices
+        are read; a matrix without ``w=`` has the rows that follow.
 
     Raises
     ------
     ValueError
-        If the file holds no motif, or a matrix is cut short or does not sum to 1.
+        If the file holds no motif, a name occurs twice, a motif has not one matrix, the letters are
+        not those of DNA, or a matrix is cut short or does not sum to 1; with the line.
     """
     motifs: dict[str, Motif] = {}
-    lines = Path(path).read_text().splitlines()
-    name = None
-    for i, line in enumerate(lines):
-        words = line.split()
-        if words[:1] == ["MOTIF"]:
-            name = words[1]
-        elif words[:1] == ["letter-probability"]:
-            width = int(words[words.index("w=") + 1])
-            rows = [row.split() for row in lines[i + 1 : i + 1 + width]]
-            if len(rows) < width or any(len(row) != len(ALPHABET) for row in rows):
-                raise ValueError(f"{path}: motif {name} should have {width} rows of 4 numbers")
-            motifs[name] = Motif(name, check_probabilities(rows, f"{path}: motif {name}"))
+    for name, place, matrices in _meme_entries(path):
+        if name in motifs:
+            raise ValueError(f"{place}: motif {name} occurs a second time: rename one")
+        if len(matrices) != 1:
+            raise ValueError(
+                f"{place}: motif {name} should have one letter-probability matrix; got "
+                f"{len(matrices)}"
+            )
+        motifs[name] = Motif(name, _meme_matrix(name, *matrices[0]))
     if not motifs:
         raise ValueError(f"{path} holds no motif in MEME minimal format")
     return motifs
+
+
+def _meme_entries(path: str | Path) -> list[tuple[str, str, list]]:
+    """Motifs as they stand: name, place, and matrices of place, header and rows of words."""
+    entries: list[tuple[str, str, list]] = []
+    rows: list | None = None  # of the matrix that has begun
+    for number, line in text_lines(path):
+        words, place = line.split(), f"{path}, line {number}"
+        if words[:1] == ["MOTIF"]:
+            if len(words) < 2:
+                raise ValueError(f"{place}: a motif needs a name; got {line!r}")
+            entries.append((words[1], place, []))
+            rows = None
+        elif words[:1] == ["letter-probability"]:
+            if not entries:
+                raise ValueError(f"{place}: a matrix needs a line 'MOTIF name' before it")
+            rows = []
+            entries[-1][2].append((place, line, rows))
+        elif line.startswith("ALPHABET="):
+            if line[9:].strip().upper() not in ("ACGT", "ACGU"):
+                raise ValueError(f"{place}: motifs must be of the letters ACGT; got {line[9:]!r}")
+        elif rows is not None and _is_row(words):
+            rows.append((place, words))
+        elif words:
+            rows = None  # numbers that follow are of another matrix, such as log odds
+    return entries
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_row(words: list[str]) -> bool:
+    """Whether words are a row of a matrix, if perhaps a wrong one."""
+    numbers = [_is_number(word) for word in words]
+    return numbers[:1] == [True] or (len(words) == len(ALPHABET) and sum(numbers) > 1)
+
+
+def _meme_matrix(name: str, place: str, header: str, rows: list) -> np.ndarray:
+    """The probabilities (W, 4) of a motif, from the header of its matrix and rows of words."""
+    stated = dict(re.findall(r"(\w+)\s*=\s*(\S*)", header))
+    width = stated.get("w", str(len(rows)))
+    if stated.get("alength", "4") != "4":
+        raise ValueError(
+            f"{place}: motif {name} must have 4 columns, of A, C, G, T; got alength= "
+            f"{stated['alength']}"
+        )
+    if width != str(len(rows)) or not rows:
+        raise ValueError(
+            f"{place}: motif {name} should have {width if rows else 'some'} rows of 4 numbers; got "
+            f"{len(rows)}"
+        )
+    values = []
+    for i, (line, words) in enumerate(rows):
+        what = f"{line}: row {i} of motif {name}"
+        if len(words) != len(ALPHABET) or not all(map(_is_number, words)):
+            raise ValueError(f"{what} should have 4 numbers; got {' '.join(words)[:60]!r}")
+        row = np.array(words, dtype=np.float64)
+        if abs(row.sum() - 1) > ROUNDING:
+            raise ValueError(
+                f"{line}: motif {name} must sum to 1; the sum in row {i} is {row.sum():.6g}: "
+                "normalise it"
+            )
+        values.append(check_probabilities(row, what))
+    return np.stack(values)
 
 
 @cache

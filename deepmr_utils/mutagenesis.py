@@ -121,7 +121,8 @@ def saturation_mutagenesis(
         Also return the covariance over members between the effects on each two features.
     store : path, optional
         Write the effects to a Zarr store at this path as they are computed, and return them lazily.
-        A run that was interrupted goes on where it stopped; a finished one is found again.
+        A run that was interrupted goes on where it stopped; a finished one is found again. Where
+        torch or Python were updated in between, that is logged and recorded in ``versions``.
     propagate : bool
         False predicts every mutant in full.
 
@@ -203,7 +204,9 @@ def saturation_mutagenesis(
         }
         fingerprint = ""
         if store is not None:
-            key = (attributes, names, columns, ids, mask, one_hot.cpu().numpy(), transform_key)
+            # an update of torch or Python is no other computation: the writer says so instead
+            settings = attributes | {"versions": __version__}
+            key = (settings, names, columns, ids, mask, one_hot.cpu().numpy(), transform_key)
             done = [_computation_hash(member, one_hot[:1]) for member in members]
             fingerprint = joblib.hash((*key, keep_members, covariance, done))
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:

@@ -1,22 +1,24 @@
 """A user's own sequences and regions, as a sequence table: from FASTA, or BED and FASTA."""
 
 import difflib
-import gzip
 import logging
+import re
+import warnings
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
 from pyfaidx import Fasta, FastaIndexingError, UnsupportedCompressionFormat
 
-from .sequences import check_letters, reverse_complement
-from .tables import check_rows, require, whole_numbers
+from .sequences import check_letters, reverse_complement, unknown_base
+from .tables import check_choice, check_rows, require, text_lines, whole_numbers
 
 EDGES = ("raise", "pad", "drop")
 STRANDS = ("+", "-", ".")
+_FAR = 1 << 16  # bytes; longer is no header
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -40,31 +42,40 @@ def read_fasta(path: str | Path) -> pd.DataFrame:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no FASTA, a record is empty, or a letter is not A, C, G, T or N.
+        If it is no FASTA, a record is empty, a letter is not A, C, G, T or N, the text is not
+        UTF-8, or a gzipped file is cut short; with the line.
     """
-    names, parts = [], []
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            line = line.strip()
-            if line.startswith(">"):
-                names.append(next(iter(line[1:].split()), ""))
-                parts.append([])
-                if not names[-1]:
-                    raise ValueError(f"{path}, line {number}: a FASTA header needs a name; got '>'")
-            elif line and not names:
+    names, headers, parts = [], [], []
+    for number, line in text_lines(path):
+        line = line.strip()
+        if line.startswith(">"):
+            names.append(next(iter(line[1:].split()), ""))
+            headers.append(number)
+            parts.append([])
+            if not names[-1]:
+                raise ValueError(f"{path}, line {number}: a FASTA header needs a name; got '>'")
+        elif line and not names:
+            raise ValueError(
+                f"{path}, line {number}: a FASTA record begins with a header '>name'; got "
+                f"{line[:40]!r}: is it a FASTA file?"
+            )
+        elif line:
+            if wrong := re.search("[^ACGTN]", line.upper()):
+                position = sum(map(len, parts[-1])) + wrong.start()
+                letter = line[wrong.start()]
                 raise ValueError(
-                    f"{path}, line {number}: a FASTA record begins with a header '>name'; got "
-                    f"{line[:40]!r}: is it a FASTA file?"
+                    f"{path}, line {number}: {unknown_base(letter, names[-1], position)}"
                 )
-            elif line:
-                parts[-1].append(line)
+            parts[-1].append(line.upper())
     sequences = ["".join(part) for part in parts]
     if not all(sequences) or not sequences:
+        empty = sequences.index("") if sequences else 0
         what = (
-            f"record {names[sequences.index('')]!r} has none" if sequences else "it has no record"
-        )
+            f"record {names[empty]!r} has none (line {headers[empty]})"
+            if sequences else "it has no record"
+        )  # fmt: skip
         raise ValueError(f"{path}: every FASTA record needs a sequence; {what}")
-    return pd.DataFrame({"sequence_id": unique(names), "sequence": check_letters(sequences, names)})
+    return pd.DataFrame({"sequence_id": unique(names), "sequence": sequences})
 
 
 def read_regions(
@@ -79,12 +90,13 @@ def read_regions(
     Parameters
     ----------
     bed : path or pd.DataFrame
-        A BED file (plain or gzipped; also narrowPeak), of which chromosome, start (0-based), end
-        (exclusive), name and strand are used; or a table with the columns ``chrom``, ``start``,
-        ``end`` and, where they exist, ``name`` and ``strand``.
+        A BED file (plain or gzipped; also narrowPeak, whose summit is not used), of which
+        chromosome, start (0-based), end (exclusive), name and strand are used; or a table with the
+        columns ``chrom``, ``start``, ``end`` and, where they exist, ``name`` and ``strand``. Names
+        of chromosomes are text: read a CSV with ``dtype={"chrom": str}, keep_default_na=False``.
     fasta : path
         Plain, or bgzipped (which needs Biopython). Its index ``.fai`` is built beside it where
-        there is none.
+        there is none, or where it does not fit the file.
     length : int, optional
         Cut or widen every region to this length, around its centre ``(start + end) // 2``, which
         becomes position ``length // 2`` of the window on the forward strand. Without it all regions
@@ -117,8 +129,7 @@ def read_regions(
     Position p of a sequence is base ``start + p`` of the chromosome (0-based) on strand "+" and
     ``end - 1 - p`` on strand "-". A strand "." counts as "+".
     """
-    if edge not in EDGES:
-        raise ValueError(f"unknown edge {edge!r}: choose one of {', '.join(EDGES)}")
+    check_choice(edge, EDGES, "edge")
     table = check_regions(bed if isinstance(bed, pd.DataFrame) else read_bed(bed))
     table = _windows(table, length)
     with open_indexed(fasta) as genome:
@@ -131,6 +142,7 @@ def read_regions(
             + "N" * max(0, row.end - row.size)
             for row in table.itertuples()
         ]
+    _check_lengths(forward, table, fasta)
     forward = check_letters(forward, table["span"].tolist())
     strand = np.where(table["strand"] == "-", "-", "+")
     span = table["span"] + np.where(strand == "-", "(-)", "")
@@ -162,40 +174,54 @@ def unique(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _open(path: str | Path) -> TextIO:
-    """Open a plain or gzipped text file."""
-    with open(path, "rb") as file:
-        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
-    return opener(path, "rt", encoding="utf-8", errors="replace")
+def _check_lengths(sequences: list[str], table: pd.DataFrame, fasta: str | Path) -> None:
+    """Raise where lines of a FASTA differ in length, so that its index points elsewhere."""
+    got = np.array([len(sequence) for sequence in sequences])
+    if (wrong := got != table["end"] - table["start"]).any():
+        span = table["span"][wrong].iloc[0]
+        raise ValueError(
+            f"{fasta} does not fit its index at {span}: lines of a record must have one length. "
+            f"Remove {fasta}.fai where the FASTA has changed"
+        )
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line of a BED file is a comment or for a browser; a chromosome may be ``track``."""
+    words = line.split()
+    region = len(words) > 2 and words[1].isdigit() and words[2].isdigit()
+    return not words or line.startswith("#") or (words[0] in ("track", "browser") and not region)
 
 
 def read_bed(path: str | Path) -> pd.DataFrame:
     """Columns chrom, start, end, name and strand of a BED file as text, by line number."""
     rows = {}
-    with _open(path) as lines:
-        for number, line in enumerate(lines, 1):
-            line = line.rstrip("\r\n")
-            if not line.strip() or line.startswith(("#", "track", "browser")):
-                continue
-            fields = line.split("\t") if "\t" in line else line.split()
-            if len(fields) < 3:
-                raise ValueError(
-                    f"{path}, line {number}: a BED line needs chromosome, start and end, separated "
-                    f"by tabs; got {line[:60]!r}"
-                )
-            fields += ["."] * (6 - len(fields))
-            rows[number] = [fields[column] for column in (0, 1, 2, 3, 5)]
+    for number, line in text_lines(path):
+        if _is_header(line):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) < 3:
+            raise ValueError(
+                f"{path}, line {number}: a BED line needs chromosome, start and end, separated "
+                f"by tabs; got {line[:60]!r}"
+            )
+        fields += ["."] * (6 - len(fields))
+        rows[number] = [fields[column].strip() for column in (0, 1, 2, 3, 5)]
     if not rows:
         raise ValueError(f"{path} holds no region: a BED file needs at least one line")
     columns = ["chrom", "start", "end", "name", "strand"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    table.attrs["file"] = str(path)  # for errors
     return table.rename_axis("line")
 
 
 def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
     """Regions with integer starts and ends, a name and a strand each, or an error with the row."""
     require(bed, ("chrom", "start", "end"), "a table of regions")
+    note = "read a CSV with keep_default_na=False where a chromosome is called NA"
+    missing = bed["chrom"].isna() | (bed["chrom"].astype(str) == "")
+    check_rows(bed, missing, f"every region needs a chrom ({note})", "chrom")
     table = pd.DataFrame({"chrom": bed["chrom"].astype(str)}, index=bed.index)
+    table.attrs = bed.attrs
     for column in ("start", "end"):
         table[column] = whole_numbers(bed, column, "0-based; no header line")
     for column in ("name", "strand"):
@@ -211,8 +237,9 @@ def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
 def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
     """Cut or widen regions to a length around their centres, or check that they have one."""
     if length is not None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1 base; got {length}")
+        if length < 1 or length % 1:
+            raise ValueError(f"length must be at least 1 base; got {length}: give a whole number")
+        length = int(length)
         start = (table["start"] + table["end"]) // 2 - length // 2
         table = table.assign(start=start, end=start + length)
     lengths = table["end"] - table["start"]
@@ -226,24 +253,97 @@ def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
 
 
 def open_indexed(fasta: str | Path) -> Fasta:
-    """Open a FASTA with its index, which is built where there is none."""
+    """Open a FASTA with its index, which is built where there is none, or one of another file."""
     if not Path(fasta).is_file():
         raise FileNotFoundError(f"no FASTA file at {fasta}")
+    with open(fasta, "rb") as file:
+        head = file.read(16)
+    if head.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{fasta} begins with a byte order mark: save it as plain text without")
+    if head.startswith(b"\x1f\x8b") and Path(fasta).suffix.lower() not in (".gz", ".bgz"):
+        raise ValueError(f"{fasta} is compressed, which its name must say: unpack it by gunzip")
+    indices = [Path(f"{fasta}{suffix}") for suffix in (".fai", ".gzi")]
+    there = indices[0].exists()
     try:
-        return Fasta(str(fasta), as_raw=True)
+        genome = _explained(fasta, head)
+        if _fits(genome):
+            return genome
+        genome.close()
+    except ValueError:
+        if not there:  # then it is the FASTA that is wrong
+            raise
+    try:
+        for index in indices:
+            index.unlink(missing_ok=True)
+    except OSError as error:
+        raise _no_index(fasta) from error
+    _LOGGER.warning("%s did not fit its FASTA and was built anew", indices[0])
+    return _explained(fasta, head)
+
+
+def _explained(fasta: str | Path, head: bytes) -> Fasta:
+    """Open a FASTA, or say why that fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of an older index: it may still fit
+            return Fasta(str(fasta), as_raw=True, rebuild=False)
     except ImportError:
+        gzipped = "" if head[12:14] == b"BC" else " (Biopython reads bgzip; this is plain gzip)"
         raise ImportError(
             f"{fasta} is compressed, which needs Biopython: pip install biopython, or unpack the "
-            "file by gunzip"
+            f"file by gunzip{gzipped}"
         ) from None
-    except (UnsupportedCompressionFormat, FastaIndexingError, ValueError) as error:
+    except (EOFError, UnsupportedCompressionFormat, FastaIndexingError, ValueError) as error:
         raise ValueError(f"{fasta} cannot be indexed: {error}") from error
     except OSError as error:
-        raise PermissionError(
-            f"{fasta} has no current index, and {fasta}.fai cannot be written: make it by "
-            "'samtools faidx', or link the FASTA into a folder of your own ('ln -s') and give that "
-            "path"
-        ) from error
+        raise _no_index(fasta) from error
+
+
+def _no_index(fasta: str | Path) -> PermissionError:
+    return PermissionError(
+        f"{fasta} has no current index, and {fasta}.fai cannot be written: make it by "
+        "'samtools faidx', or link the FASTA into a folder of your own ('ln -s') and give that "
+        "path"
+    )
+
+
+def _fits(genome: Fasta) -> bool:
+    """Whether an index is that of its FASTA, whatever their times say.
+
+    Every record must follow a header of its name, have a first line of the stated length, and end
+    where the next header, or the file, does.
+    """
+    index, end, last = genome.faidx.index, 0, 0
+    for name, record in sorted(index.items(), key=lambda item: item[1].offset):
+        header = _bytes(genome, end, record.offset - end)
+        lines = [line for line in header.splitlines() if line.strip()]
+        if end == 0:  # comments may stand before the first header
+            lines = [line for line in lines if not line.startswith(b";")]
+        named = len(lines) == 1 and lines[0].startswith(b">") and header.endswith(b"\n")
+        if not named or lines[0][1:].split()[:1] != [name.encode()]:
+            return False
+        end, newline = record.bend, record.lenb - record.lenc
+        last = record.bend - newline - 1 if record.rlen else record.offset - 1
+        final = _bytes(genome, last, 1 + newline)
+        if record.rlen and (not final[:1].strip() or final[1:].strip()):
+            return False
+        if record.rlen > record.lenc:
+            first = _bytes(genome, record.offset + record.lenc - 1, 1 + newline)
+            if not newline or not first[:1].strip() or first[1:].strip():
+                return False
+    return bool(index) and not _bytes(genome, last, _FAR)[1:].strip()
+
+
+def _bytes(genome: Fasta, offset: int, n: int) -> bytes:
+    """So many bytes of an open FASTA, unpacked; none where a header would be of absurd length."""
+    if not 0 < n <= _FAR:
+        return b""
+    file, blocks = genome.faidx.file, getattr(genome.faidx, "gzi_index", None)
+    if blocks:
+        block = blocks[bisect_right(blocks, offset, key=lambda b: b.ustart) - 1]
+        offset = block.cstart << 16 | offset - block.ustart  # a virtual offset, as of samtools
+    file.seek(offset)
+    return file.read(n)
 
 
 def chromosome_sizes(
@@ -253,7 +353,8 @@ def chromosome_sizes(
     unknown = chromosomes[~chromosomes.isin(list(sizes))]
     if len(unknown):
         name = unknown.iloc[0]
-        near = [n for n in (f"chr{name}", name.removeprefix("chr")) if n in sizes]
+        variants = (f"chr{name}", name.removeprefix("chr"), name.removesuffix(".0"))
+        near = [n for n in variants if n in sizes]
         near += [n for n in difflib.get_close_matches(name, sizes) if n not in near]
         hint = f"near names: {', '.join(near)}" if near else "no near name"
         listed = ", ".join([*list(sizes)[:5], *["..."] * (len(sizes) > 5)])
@@ -264,18 +365,22 @@ def chromosome_sizes(
     return chromosomes.map(sizes)
 
 
-def at_edges(table: pd.DataFrame, edge: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def at_edges(
+    table: pd.DataFrame, edge: str, choices: Sequence[str] = EDGES
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Apply the rule for windows that run off their chromosome, and count them."""
     off = (table["start"] < 0) | (table["end"] > table["size"])
     beside = (table["end"] <= 0) | (table["start"] >= table["size"])
     refused = {"raise": off, "pad": beside, "drop": off & off.all()}[edge]
     if refused.any():
         first = table[refused].iloc[0]
+        pad = ", or reach into it with edge='pad'" if "pad" in choices else ""
+        others = " or ".join(repr(choice) for choice in choices if choice != "raise")
+        advice = f"choose edge={others}, " if others else "choose "
         raise ValueError(
-            "windows must lie within their chromosome, or reach into it with edge='pad'; "
-            f"{refused.sum()} of {len(table)} do not, the first {first['span']} "
-            f"({first['chrom']} has {first['size']} bases): choose edge='pad' or 'drop', a shorter "
-            "length, or the assembly that the regions come from"
+            f"windows must lie within their chromosome{pad}; {refused.sum()} of {len(table)} do "
+            f"not, the first {first['span']} ({first['chrom']} has {first['size']} bases): "
+            f"{advice}a shorter length, or the assembly that the regions come from"
         )
     counts = {"regions": len(table), "padded": 0, "dropped": 0}
     if off.any():

@@ -51,15 +51,16 @@ def encode(sequences: Sequence[str]) -> np.ndarray:
         letters = np.frombuffer("".join(sequences).encode("ascii"), dtype=np.uint8)
     except UnicodeEncodeError as error:
         letter = error.object[error.start]
-        raise ValueError(_unknown_base(letter, *divmod(error.start, length))) from None
+        raise ValueError(unknown_base(letter, *divmod(error.start, length))) from None
     codes = _CODES[letters].reshape(len(sequences), length)
     if (codes == 255).any():
         i, position = np.argwhere(codes == 255)[0]
-        raise ValueError(_unknown_base(sequences[i][position], i, position))
+        raise ValueError(unknown_base(sequences[i][position], i, position))
     return codes
 
 
-def _unknown_base(letter: str, i: int | str, position: int) -> str:
+def unknown_base(letter: str, i: int | str, position: int) -> str:
+    """What is wrong with a letter of a sequence, which is called by its number or name."""
     return (
         f"unknown base {letter!r} in sequence {i} at position {position} (0-based): "
         "valid letters are A, C, G, T and N; replace other IUPAC codes by N"
@@ -92,7 +93,7 @@ def check_letters(sequences: Iterable[str], names: Sequence[str] | None = None) 
     checked = [sequence.upper() for sequence in _strings(sequences)]
     for i, sequence in enumerate(checked):
         if wrong := re.search("[^ACGTN]", sequence):
-            raise ValueError(_unknown_base(wrong[0], names[i] if names else i, wrong.start()))
+            raise ValueError(unknown_base(wrong[0], names[i] if names else i, wrong.start()))
     return checked
 
 

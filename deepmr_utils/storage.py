@@ -1,5 +1,6 @@
 """Variant effects on disk: saved whole, or written block by block by a run that can be resumed."""
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from numcodecs import CRC32, Blosc
 from .run_store import explained
 
 SCHEMA_VERSION = 1
+CONTINUED = "; continued with "  # between the versions that wrote a store, one after the other
+_LOGGER = logging.getLogger(__name__)
 DIMENSIONS = {
     "effect": ("sequence", "position", "allele", "feature"),
     "se": ("sequence", "position", "allele", "feature"),
@@ -118,7 +121,9 @@ class EffectsWriter:
     path : path, optional
         Of the store; in memory without.
     fingerprint : str
-        Of everything that the effects depend on; a store with another one is refused.
+        Of everything that the effects depend on; a store with another one is refused. Versions of
+        torch and Python are no part of it: those in ``attributes["versions"]`` are compared, and a
+        store that others began is continued, which is logged and recorded.
     """
 
     def __init__(
@@ -161,21 +166,36 @@ class EffectsWriter:
             self._take()
         self.finished = self.path.exists()
         for store in filter(Path.exists, (self.path, partial)):
-            if _fingerprint(store) != fingerprint:
-                self.close()
-                raise FileExistsError(
-                    f"{store} holds other effects (another model, sequences or options): choose "
-                    "another path or remove it"
-                )
+            self._compare(store, fingerprint)
         if self.finished:
             return
         with explained(self.path):
-            group = zarr.open_group(
-                partial, mode="a", zarr_format=2, attributes={"fingerprint": fingerprint}
-            )
+            group = zarr.open_group(partial, mode="a", zarr_format=2)
+            group.attrs.update(fingerprint=fingerprint, versions=self._versions)
         if (self.done / "size").exists():
             self.block = int((self.done / "size").read_text())
             self.arrays = {name: group[name] for name in DIMENSIONS if name in group}
+
+    @property
+    def _versions(self) -> str:
+        return self.whole.attrs.get("versions", "unknown")
+
+    def _compare(self, store: Path, fingerprint: str) -> None:
+        """Refuse a store of other effects; say where other versions of software wrote it."""
+        attributes = _attributes(store)
+        theirs, mine = attributes.get("versions", "unknown"), self._versions
+        if attributes.get("fingerprint") != fingerprint:
+            self.close()
+            versions = "" if theirs in ("unknown", mine) else f"; by {theirs}, now {mine}"
+            raise FileExistsError(
+                f"{store} holds other effects (another model, sequences or options{versions}): "
+                "choose another path or remove it"
+            )
+        if theirs.split(CONTINUED)[-1] != mine:
+            verb = "was written" if self.finished else "was begun, and goes on,"
+            _LOGGER.warning("%s %s with other versions: %s; now %s", store, verb, theirs, mine)
+            theirs += CONTINUED + mine
+        self.whole.attrs["versions"] = theirs
 
     def _take(self) -> None:
         """Keep other processes out: their blocks would replace what is written here."""
@@ -253,9 +273,9 @@ def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def _fingerprint(store: Path) -> str | None:
+def _attributes(store: Path) -> dict[str, Any]:
     try:
-        return zarr.open_group(store, mode="r").attrs.get("fingerprint")
+        return dict(zarr.open_group(store, mode="r").attrs)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{store} is no store of variant effects, or damaged ({type(error).__name__}): remove "

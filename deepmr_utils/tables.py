@@ -1,9 +1,56 @@
-"""Checks of a user's tables, with the row that breaks a rule."""
+"""A user's tables and text files: checked, with the row or line that breaks a rule."""
 
-from collections.abc import Sequence
+import difflib
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file (plain or gzipped) by number from 1, without their ends.
+
+    Ends of all systems are understood, and a byte order mark is no part of the text.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not UTF-8, or a gzipped file is cut short or damaged.
+    """
+    with open(path, "rb") as file:
+        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for raw in file:
+                text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
+                for line in text.rstrip("\r\n").split("\r"):
+                    number += 1
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number + 1}: the text must be UTF-8; got the byte "
+            f"0x{error.object[error.start]:02x}: save the file as UTF-8"
+        ) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is cut short or damaged after line {number} ({error}): copy or download the "
+            "gzipped file again"
+        ) from error
+
+
+def check_choice(value: object, choices: Iterable[str], what: str) -> None:
+    """Raise a ValueError that lists the choices where a value is none of them."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown {what} {value!r}{hint}: choose one of {', '.join(choices)}")
 
 
 def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
@@ -16,12 +63,29 @@ def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
         )
 
 
-def check_rows(table: pd.DataFrame, bad: pd.Series, rule: str, *columns: str) -> None:
-    """Raise a ValueError with the rule and the first row that breaks it, its columns named."""
+def check_rows(
+    table: pd.DataFrame, bad: pd.Series, rule: str, *columns: str, hint: str = ""
+) -> None:
+    """Raise a ValueError with the rule and the first row that breaks it, its columns named.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+    bad : pd.Series of bool
+        Of its rows.
+    rule : str
+    *columns : str
+        Those that the message shows.
+    hint : str
+        Ends the message.
+    """
     if bad.any():
         i = int(bad.to_numpy().argmax())
         got = ", ".join(f"{name} {table[name].iloc[i]}" for name in columns)
-        raise ValueError(f"{rule}; {table.index.name or 'row'} {table.index[i]} has {got}")
+        where = f"{table.attrs['file']}: " if "file" in table.attrs else ""
+        raise ValueError(
+            f"{where}{rule}; {table.index.name or 'row'} {table.index[i]} has {got}{hint}"
+        )
 
 
 def whole_numbers(table: pd.DataFrame, column: str, note: str) -> pd.Series:

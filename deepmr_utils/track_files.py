@@ -17,6 +17,22 @@ from typing import Any, NamedTuple
 import yaml
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which names are as they are written (``on``, ``1``, ``NO``), and occur once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """The fields of a mapping."""
+        self.flatten_mapping(node)
+        fields: dict[str, Any] = {}
+        for key, value in node.value:
+            name = self.construct_scalar(key)
+            if name in fields:
+                problem = f"{name} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            fields[name] = self.construct_object(value, deep=deep)
+        return fields
+
+
 class Task(NamedTuple):
     """Files of one factor: reads of two strands and peaks."""
 
@@ -39,19 +55,21 @@ def read_specification(path: str | Path) -> Specification:
     Parameters
     ----------
     path : path
-        A YAML file, see the top of this module.
+        A YAML file, see the top of this module. Names of tasks are text as it is written, also
+        where YAML would take them for something else (``on``, ``1``, ``NO``).
 
     Raises
     ------
     ValueError
-        If it is no YAML, a field is missing or unknown, or one file stands in two fields.
+        If it is no YAML, a field is missing, unknown or stands twice, or one file stands in two
+        fields.
     FileNotFoundError
         If it names a file that does not exist.
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        raw = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     _check_fields(path, "the specification", raw, ("fasta", "tasks"), ("control",))
     if not isinstance(raw["tasks"], dict) or not raw["tasks"]:
@@ -60,7 +78,7 @@ def read_specification(path: str | Path) -> Specification:
 
     def file(value: Any, field: str) -> Path:
         if not isinstance(value, str):
-            raise ValueError(f"{path}: {field} must be a path; got {value!r}")
+            raise ValueError(f"{path}: {field} must be a path; got {value!r}: put it in quotes")
         found = path.parent / value
         if not found.is_file():
             raise FileNotFoundError(f"{path}: {field} names {found}, which does not exist")
@@ -72,7 +90,7 @@ def read_specification(path: str | Path) -> Specification:
     tasks = {}
     for name, fields in raw["tasks"].items():
         _check_fields(path, f"tasks.{name}", fields, Task._fields)
-        tasks[str(name)] = Task(*(file(fields[f], f"tasks.{name}.{f}") for f in Task._fields))
+        tasks[name] = Task(*(file(fields[f], f"tasks.{name}.{f}") for f in Task._fields))
     control = raw.get("control")
     if control is not None:
         _check_fields(path, "control", control, ("plus", "minus"))
@@ -91,7 +109,7 @@ def write_specification(spec: Specification, path: str | Path) -> Path:
     raw["tasks"] = {t: {f: name(p) for f, p in v._asdict().items()} for t, v in spec.tasks.items()}
     if spec.control:
         raw["control"] = dict(zip(("plus", "minus"), map(name, spec.control), strict=True))
-    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 

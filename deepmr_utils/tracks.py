@@ -4,6 +4,8 @@ A `Specification`, written and read by `track_files`, names the files.
 """
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,11 +21,15 @@ from torch import Tensor
 from .models.bpnet import Control
 from .regions import at_edges, check_regions, chromosome_sizes, open_indexed, read_bed, unique
 from .sequences import encode, one_hot
+from .tables import check_choice, require
 from .track_files import Specification
 
 # chromosomes of the published splits; what is in none of them is trained on
 SPLITS = {"validation": ("chr2", "chr3", "chr4"), "test": ("chr1", "chr8", "chr9")}
 EXCLUDED = ("chrX", "chrY")
+EDGES = ("raise", "drop")
+_PLACE = ("chrom", "start", "end")
+_IUPAC = "RYSWKMBDHVN"  # codes of more than one base
 _SMOOTHING = 50  # bases; the published network takes control reads as they are and smoothed
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,18 +65,28 @@ def peak_windows(
     edge : {"raise", "drop"}
         What to do with windows that run off their chromosome.
     splits, excluded
-        Chromosomes; by default as published.
+        Chromosomes, as text; by default as published.
 
     Returns
     -------
     pd.DataFrame
         ``sequence_id, task, chrom, start, end``, in the order of tasks and peaks. Windows with an
-        unknown base are left out; how many is logged.
+        unknown base, N or another IUPAC code, are left out; how many is logged, and stands in
+        ``attrs["counts"]``: ``regions``, ``dropped`` at edges, ``unknown``.
+
+    Notes
+    -----
+    Windows are centred on the middle of a peak, also of a narrowPeak: its summit is not used.
     """
-    if split not in (*splits, "train"):
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join((*splits, 'train'))}")
-    if length < 1 or margin < 0:
-        raise ValueError(f"length must be at least 1, margin 0 or more; got {length} and {margin}")
+    check_choice(split, dict.fromkeys((*splits, "train")), "split")
+    check_choice(edge, EDGES, "edge")
+    if length < 1 or margin < 0 or length % 1 or margin % 1:
+        raise ValueError(
+            f"length must be at least 1, margin 0 or more; got {length} and {margin}: give whole "
+            "numbers"
+        )
+    length, margin = int(length), int(margin)
+    splits = {name: _names(chromosomes) for name, chromosomes in splits.items()}
     parts = [
         check_regions(read_bed(task.peaks)).assign(task=name) for name, task in spec.tasks.items()
     ]
@@ -78,7 +94,7 @@ def peak_windows(
     with open_indexed(spec.fasta) as genome:
         sizes = {name: len(record) for name, record in genome.items()}
         table["size"] = chromosome_sizes(table["chrom"], sizes, spec.fasta)
-        elsewhere = {*excluded, *(c for chromosomes in splits.values() for c in chromosomes)}
+        elsewhere = {*_names(excluded), *(c for names in splits.values() for c in names)}
         chosen = table["chrom"].isin(splits.get(split, elsewhere)) == (split in splits)
         if not chosen.any():
             raise ValueError(
@@ -89,17 +105,47 @@ def peak_windows(
         start = (table["start"] + table["end"]) // 2 - length // 2 - margin
         table = table.assign(start=start, end=start + length + 2 * margin)
         table["span"] = [f"{r.chrom}:{r.start}-{r.end}" for r in table.itertuples()]
-        table, _ = at_edges(table, edge)
-        known = np.array(
-            ["N" not in genome[r.chrom][r.start : r.end].upper() for r in table.itertuples()]
-        )
+        table, counts = at_edges(table, edge, EDGES)
+        known = _are_known(genome, table)
+    counts = {"regions": counts["regions"], "dropped": counts["dropped"]}
+    counts["unknown"] = int((~known).sum())
     if not known.any():
         raise ValueError(f"all {len(known)} windows of split {split!r} hold unknown bases (N)")
-    if not known.all():
-        _LOGGER.warning("%d of %d windows hold N and were dropped", (~known).sum(), len(known))
     table = table[known].reset_index(drop=True)
     table.insert(0, "sequence_id", unique(table["span"]))
-    return table[["sequence_id", "task", "chrom", "start", "end"]]
+    table = table[["sequence_id", "task", "chrom", "start", "end"]]
+    table.attrs = {"counts": counts}
+    return table
+
+
+def _names(chromosomes: Sequence[str] | str) -> tuple[str, ...]:
+    """Names of chromosomes as text; one may be given as it is."""
+    several = not isinstance(chromosomes, str | int)
+    return tuple(map(str, chromosomes)) if several else (str(chromosomes),)
+
+
+def _are_known(genome: Fasta, table: pd.DataFrame) -> np.ndarray:
+    """Which windows hold A, C, G and T alone; the others are counted and logged."""
+    found = [
+        set(re.findall("[^ACGT]", genome[r.chrom][r.start : r.end].upper()))
+        for r in table.itertuples()
+    ]
+    for letters, span in zip(found, table["span"], strict=True):
+        if wrong := letters - set(_IUPAC):
+            raise ValueError(
+                f"{genome.filename} holds {min(wrong)!r} in {span}: a genome has A, C, G, T, N and "
+                "other IUPAC codes"
+            )
+    known = np.array([not letters for letters in found])
+    if not known.all():
+        codes = Counter(code for letters in found for code in letters)
+        names = "N" if set(codes) == {"N"} else (
+            "unknown bases (" + ", ".join(f"{c} in {codes[c]}" for c in sorted(codes)) + ")"
+        )  # fmt: skip
+        _LOGGER.warning(
+            "%d of %d windows hold %s and were dropped", (~known).sum(), len(known), names
+        )
+    return known
 
 
 def stream(
@@ -127,10 +173,18 @@ def stream(
     Raises
     ------
     ValueError
-        If a bigWig is none, is of another genome, lacks a chromosome or holds a negative count.
+        If a bigWig is none, is of another genome or holds a negative count, an infinite one or NaN;
+        a window is not on the genome; windows differ in length.
+
+    Notes
+    -----
+    Only chromosomes with windows are compared. Where the FASTA has one of them and a bigWig has
+    no entry for it, the bigWig reads 0 there, which is logged.
     """
     rng = None if seed is None else np.random.default_rng(seed)
-    with _open_tracks(spec, windows["chrom"].unique()) as tracks:
+    require(windows, _PLACE, "windows")
+    windows = windows.assign(chrom=windows["chrom"].astype(str))  # a CSV may hold numbers
+    with _open_tracks(spec, windows) as tracks:
         for rows in _orders(len(windows), batch_size, rng):
             yield _cut(_read(tracks, windows.iloc[rows]), length, rng)
 
@@ -147,6 +201,7 @@ def stream_held(
 
 def hold(spec: Specification, windows: pd.DataFrame) -> Batch:
     """Read all windows into memory, once: for small data; 1,000 windows of 1 kb take 48 MB."""
+    require(windows, _PLACE, "windows")
     length = int((windows["end"] - windows["start"]).iloc[0])
     parts = zip(*stream(spec, windows, length=length), strict=True)
     return Batch(*(None if part[0] is None else torch.cat(part) for part in parts))
@@ -202,60 +257,106 @@ def check_strands(spec: Specification, windows: pd.DataFrame, *, n: int = 500) -
             )
 
 
+class _Track(NamedTuple):
+    """An open bigWig, its chromosomes, and whether it holds a NaN anywhere."""
+
+    path: Path
+    file: Any
+    chromosomes: dict[str, int]
+    undefined: bool
+
+    def read(self, chrom: str, start: int, end: int) -> np.ndarray:
+        """Reads of a window: 0 where there is no entry, NaN where the file says so."""
+        if chrom not in self.chromosomes:
+            return np.zeros(end - start)
+        values = self.file.values(chrom, start, end, fillna=0)
+        for first, last, value in self.file.records(chrom, start, end) if self.undefined else ():
+            if np.isnan(value):
+                values[max(first - start, 0) : last - start] = np.nan
+        return values
+
+
 class _Tracks(NamedTuple):
     """Open files: the genome, and bigWigs of tasks and control, plus before minus."""
 
     genome: Fasta
-    tasks: list[tuple[Path, Any]]
-    control: list[tuple[Path, Any]]
+    tasks: list[_Track]
+    control: list[_Track]
 
 
 @contextmanager
-def _open_tracks(spec: Specification, chromosomes: Sequence[str]) -> Iterator[_Tracks]:
+def _open_tracks(spec: Specification, windows: pd.DataFrame) -> Iterator[_Tracks]:
     with ExitStack() as stack:
         genome = stack.enter_context(open_indexed(spec.fasta))
         sizes = {name: len(record) for name, record in genome.items()}
+        _check_windows(windows, sizes, spec.fasta)
+        used = windows["chrom"].unique()
 
-        def opened(path: Path) -> tuple[Path, Any]:
+        def opened(path: Path) -> _Track:
             try:
                 file = stack.enter_context(pybigtools.open(str(path)))
                 found = file.chroms()
+                total = (file.info().get("summary") or {}).get("sum", 0)
             except (ValueError, OSError, pybigtools.BBIReadError) as error:
                 raise ValueError(f"{path} is not a bigWig, or is cut short: {error}") from error
-            other = [c for c, size in found.items() if sizes.get(c) != size]
-            if other:
-                raise ValueError(
-                    f"{path} is of another genome than {spec.fasta}: {other[0]} has "
-                    f"{found[other[0]]} bases there and {sizes.get(other[0], 'none')} in the "
-                    "FASTA: use tracks and FASTA of one assembly"
-                )
-            if missing := [c for c in chromosomes if c not in found]:
-                raise ValueError(
-                    f"{path} has no chromosome {', '.join(missing)}, on which there are peaks; it "
-                    f"has {', '.join(found)}: exclude these peaks or complete the track"
-                )
-            return path, file
+            if not file.is_bigwig:
+                raise ValueError(f"{path} is not a bigWig, but a bigBed: convert it")
+            _check_chromosomes(path, found, used, sizes, spec.fasta)
+            return _Track(path, file, found, bool(np.isnan(total)))
 
         tasks = [opened(path) for task in spec.tasks.values() for path in (task.plus, task.minus)]
         yield _Tracks(genome, tasks, [opened(path) for path in spec.control or ()])
+
+
+def _check_windows(windows: pd.DataFrame, sizes: Mapping[str, int], fasta: Path) -> None:
+    """Raise where windows differ in length, or do not lie on the genome."""
+    lengths = windows["end"] - windows["start"]
+    if lengths.nunique() > 1:
+        raise ValueError(
+            f"all windows must have one length; got {lengths.min()} to {lengths.max()} bases"
+        )
+    place = windows["chrom"] + ":" + windows["start"].astype(str) + "-" + windows["end"].astype(str)
+    size = chromosome_sizes(windows["chrom"], sizes, fasta)
+    at_edges(windows.assign(size=size, span=place), "raise", ("raise",))
+
+
+def _check_chromosomes(
+    path: Path,
+    found: Mapping[str, int],
+    used: Sequence[str],
+    sizes: Mapping[str, int],
+    fasta: Path,
+) -> None:
+    """Raise where a bigWig is of another genome, as far as chromosomes with windows show."""
+    missing = [c for c in used if c not in found]
+    other = [c for c in used if c in found and found[c] != sizes[c]]
+    # names of another style, or none in common, are no chromosomes without reads
+    other += [n for c in missing for n in (f"chr{c}", c.removeprefix("chr")) if n in found]
+    other += [] if sizes.keys() & found.keys() else list(found)
+    if other:
+        raise ValueError(
+            f"{path} is of another genome than {fasta}: {other[0]} has {found[other[0]]} bases "
+            f"there and {sizes.get(other[0], 'none')} in the FASTA: use tracks and FASTA of one "
+            "assembly"
+        )
+    if missing:
+        _LOGGER.warning("%s has no entry for %s: its reads are 0 there", path, ", ".join(missing))
 
 
 def _read(tracks: _Tracks, windows: pd.DataFrame) -> Batch:
     rows = list(windows[["chrom", "start", "end"]].itertuples(index=False, name=None))
     sequences = [tracks.genome[chrom][start:end] for chrom, start, end in rows]
 
-    def reads(files: list[tuple[Path, Any]]) -> Tensor:
-        values = np.stack([
-            np.stack([f.values(c, start, end, fillna=0) for c, start, end in rows])
-            for _, f in files
-        ], 1)  # fmt: skip
-        if not (values >= 0).all():
-            i, k, position = np.argwhere(~(values >= 0))[0]
+    def reads(files: list[_Track]) -> Tensor:
+        values = np.stack([np.stack([track.read(*row) for row in rows]) for track in files], 1)
+        if (bad := ~((values >= 0) & (values < np.inf))).any():  # NaN is bad, too
+            i, k, position = np.argwhere(bad)[0]
             chrom, start, _ = rows[i]
             raise ValueError(
-                f"{files[k][0]} holds {values[i, k, position]:g} at {chrom}:{start + position} "
-                "(0-based): counts must be 0 or more. Some files give the minus strand negative "
-                "values: write their absolute values"
+                f"{files[k].path} holds {values[i, k, position]:g} at {chrom}:{start + position} "
+                "(0-based): counts must be 0 or more, and finite. Some files give the minus strand "
+                "negative values: write their absolute values. Infinity and NaN come of divisions: "
+                "write the counts"
             )
         return torch.from_numpy(values.astype(np.float32))
 

@@ -419,3 +419,26 @@ def test_a_likelihood_of_two_maxima_is_left_to_random_effects(monkeypatch):
     assert len(random_means(np.zeros((3, 0)), np.ones((3, 0))).effect) == 0
     with pytest.raises(ValueError, match="unknown tau2_method"):
         random_means(effect, se, "pm")
+
+
+def test_a_stored_run_outlives_an_update_of_software_and_says_so(tmp_path, caplog):
+    def block(i, versions):
+        if i == 3 and versions == "torch 1":
+            raise RuntimeError("cut")
+        return make_effects().isel(sequence=[i]).assign_attrs(versions=versions)
+
+    path = tmp_path / "atlas"
+    first, second = ([partial(block, i, v) for i in range(6)] for v in ("torch 1", "torch 2"))
+    with pytest.raises(RuntimeError, match="cut"):
+        causal_atlas(first, rule="wald", store=path)
+    assert not caplog.messages
+    table = causal_atlas(second, rule="wald", store=path)
+    assert [m.partition("atlas ")[2] for m in caplog.messages] == [
+        "was begun with other versions: torch 1; now torch 2"
+    ]
+    versions = json.loads((path / "manifest.json").read_text())["versions"]
+    assert versions == "torch 1; continued with torch 2"
+    pd.testing.assert_frame_equal(table, causal_atlas(make_effects(), rule="wald"), rtol=1e-9)
+    caplog.clear()
+    causal_atlas(second, rule="wald", store=path)
+    assert not caplog.messages

@@ -121,6 +121,13 @@ def test_scales_of_logits():
     platt = cf.effect_scale(slope=[2, 1], intercept=[0.5, 0])
     np.testing.assert_allclose(platt(logits), [[[-3.5, 0.5]]])
     assert platt(logits.astype(np.float32)).dtype == np.float32
+    slope, intercept = np.array([2, 0.5]), np.array([0.5, -1])
+    for name, shift in (("probability", 0), ("normalised", logit(0.05) - logit(shares))):
+        scale = cf.effect_scale(
+            name, shares=shares, slope=slope.tolist(), intercept=intercept.tolist()
+        )
+        recalibrated = expit(slope * logits + intercept + shift)
+        np.testing.assert_allclose(scale(logits), recalibrated, rtol=1e-12)
     with pytest.raises(ValueError, match="unknown scale 'odds'"):
         cf.effect_scale("odds")
     with pytest.raises(ValueError, match="need the features' shares"):

@@ -104,6 +104,12 @@ def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
     table.to_csv(tmp_path / "effects.csv", index=False)
     imported = import_effects(pd.read_csv(tmp_path / "effects.csv"))
     xr.testing.assert_identical(imported, import_effects(TABLE))
+    named = TABLE.replace({"x": "NA", "s1": "01"})
+    named.to_csv(tmp_path / "named.csv", index=False)
+    text = {"sequence_id": str, "feature": str}
+    read = pd.read_csv(tmp_path / "named.csv", dtype=text, keep_default_na=False)
+    xr.testing.assert_identical(import_effects(read), import_effects(named))
+    assert import_effects(read)["feature"].to_numpy().tolist() == ["NA", "y"]
     nullable = TABLE.convert_dtypes().astype({"sequence_id": "category", "effect": "Float64"})
     xr.testing.assert_identical(import_effects(nullable), imported)
     backward = import_effects(TABLE.iloc[::-1], SEQUENCES)
@@ -168,6 +174,84 @@ def test_bad_tables_raise(table, message):
 def test_sequences_that_do_not_fit_raise(sequences, message):
     with pytest.raises(ValueError, match=message):
         import_effects(TABLE, sequences)
+
+
+def listed(positions, references, **columns):
+    """A table of one substitution a position."""
+    alternates = ["C" if base != "C" else "G" for base in references]
+    columns = {"sequence_id": "s", "feature": "f", "effect": 1.5, "se": 0.1} | columns
+    return pd.DataFrame(
+        {"position": positions, "reference": list(references), "alternate": alternates} | columns
+    )
+
+
+@pytest.mark.parametrize("positions", [[3_000_000] * 3, range(200_000, 200_200), [0, 1, 1_000_000]])
+def test_coordinates_on_a_chromosome_are_refused(positions):
+    with pytest.raises(
+        ValueError,
+        match=r"position must count within the sequence; got .*0-based within a sequence",
+    ):
+        import_effects(listed(np.unique(positions), "A" * len(set(positions))))
+
+
+LETTERS = "GATTACATTGCCAGGATACCTGTGCAAGTC"
+
+
+@pytest.mark.parametrize(
+    ("positions", "references", "start", "hint"),
+    [
+        (np.arange(1, 31), LETTERS, None, "no such base; row 29 .* The references agree at position - 1: positions look 1-based, subtract 1$"),
+        (np.arange(5, 15), LETTERS[4:14], None, "found in sequences .* positions look 1-based, subtract 1$"),
+        ([30], "A", None, "no such base; .* Positions look 1-based: the first base is position 0$"),
+        (np.arange(30), sequences.reverse_complement(LETTERS), None, "agree on the other strand: count from its end$"),
+        (np.arange(7000, 7030), LETTERS, 7000, "Positions look like those of a chromosome: subtract start$"),
+        (np.arange(7001, 7031), LETTERS, 7000, r"Positions look 1-based and of a chromosome: subtract start \+ 1$"),
+        ([3], "A", None, "found T$"),
+    ],
+)  # fmt: skip
+def test_what_positions_look_like_is_said(positions, references, start, hint):
+    where = pd.DataFrame({"sequence_id": ["s"], "sequence": [LETTERS]})
+    where = where if start is None else where.assign(start=start)
+    assert import_effects(listed(np.arange(30), LETTERS), where)["effect"].count() == 30
+    with pytest.raises(ValueError, match=hint):
+        import_effects(listed(positions, references), where)
+
+
+def test_a_sparse_table_loses_nothing_and_takes_little_memory():
+    """One substitution at the centre of each of 20 long sequences, of 3 features."""
+    rng = np.random.default_rng(0)
+    ids = [f"s{i}" for i in range(20)]
+    texts = ["".join(row) for row in rng.choice(list("ACGT"), (20, 50_000))]
+    parts = [
+        listed([25_000 + i % 2], texts[i][25_000 + i % 2], sequence_id=name, feature=k, effect=i + j)
+        for i, name in enumerate(ids) for j, k in enumerate(("f", "g", "h"))
+    ]  # fmt: skip
+    where = pd.DataFrame({"sequence_id": ids, "sequence": texts})
+    effects = import_effects(pd.concat(parts), where)
+    assert effects["position"].to_numpy().tolist() == [25_000, 25_001]
+    assert effects.nbytes < 20_000
+    assert effects["effect"].count() == 60
+    for i, name in enumerate(ids):
+        cell = effects.sel(sequence=name, position=25_000 + i % 2)
+        assert cell["effect"].max("allele").values.tolist() == [i, i + 1, i + 2]
+        both = effects["reference"].sel(sequence=name).to_numpy()
+        assert "".join(both) == texts[i][25_000:25_002]
+    wide = import_effects(pd.concat([listed([90_000], "A", feature=f"f{k}") for k in range(9)]))
+    assert wide.sizes["position"] == 1
+
+
+def test_names_that_look_like_something_else_stay_text():
+    for name in ("NA", "nan", "NULL", "None", "1", "1.0", "inf", "True", "train"):
+        where = pd.DataFrame({"sequence_id": [name], "sequence": ["CAT"], "chrom": [name]})
+        effects = import_effects(listed([1], "A", sequence_id=name, feature=name), where)
+        assert {effects[c].item() for c in ("sequence", "feature", "chrom")} == {name}
+    where = pd.DataFrame({"sequence_id": ["s"], "sequence": ["CAT"], "chrom": [1], "start": [4]})
+    effects = import_effects(listed([1], "A"), where)
+    assert (effects["chrom"].item(), effects["start"].item()) == ("1", 4)
+    with pytest.raises(ValueError, match=r"needs a feature; row 0 .* with keep_default_na=False"):
+        import_effects(listed([1], "A", feature=None))
+    with pytest.raises(ValueError, match="sequences needs a sequence_id a row; row 0"):
+        import_effects(listed([1], "A"), where.assign(sequence_id=None))
 
 
 def test_documented_columns_are_the_required_ones():

@@ -71,6 +71,75 @@ def test_bad_motifs_raise(tmp_path):
         motifs.read_meme(path)
 
 
+HEAD = "MEME version 4\n\nALPHABET= ACGT\n\nMOTIF a\n"
+MATRIX = "letter-probability matrix: alength= 4 w= 3 nsites= 20 E= 0\n"
+ROWS = " 0.7 0.1 0.1 0.1\n 0.1 0.2 0.6 0.1\n 0.1 0.1 0.3 0.5\n"
+ODDS = "log-odds matrix: alength= 4 w= 3 n= 9 bayes= 2 E= 1\n" + " 100 -20 -30 -40\n" * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + MATRIX + ROWS,
+        HEAD + MATRIX.replace("w= 3", "") + ROWS,
+        HEAD + "letter-probability matrix:\n" + ROWS + "URL http://x.y/3\n\n",
+        HEAD + MATRIX.replace("= ", "=") + ROWS,
+        HEAD + MATRIX + "\n\n" + ROWS,
+        HEAD + MATRIX + ROWS.replace("\n", "\n\n"),
+        (HEAD + MATRIX + ROWS).replace("\n", "\r\n"),
+        "\ufeff" + HEAD[HEAD.index("MOTIF") :].replace("a", "a other") + MATRIX + ROWS,
+        HEAD + ODDS + MATRIX + ROWS,
+        HEAD + MATRIX.replace("w= 3", "") + ROWS + ODDS,
+        HEAD.replace("MOTIF", "strands: + -\nBackground\nA 0.2 C 0.3 G 0.3 T 0.2\nMOTIF") + MATRIX + ROWS,
+        (HEAD.replace("ACGT", "ACGU") + MATRIX + ROWS).replace(" ", "\t"),
+    ],
+)  # fmt: skip
+def test_meme_files_of_all_makes_are_read_alike(tmp_path, text):
+    path = tmp_path / "m.meme"
+    path.write_bytes((text + "MOTIF NA\n" + MATRIX.replace("w= 3", "w= 1") + " 0 0 0 1\n").encode())
+    found = motifs.read_meme(path)
+    assert list(found) == ["a", "NA"]
+    expected = [[0.7, 0.1, 0.1, 0.1], [0.1, 0.2, 0.6, 0.1], [0.1, 0.1, 0.3, 0.5]]
+    np.testing.assert_allclose(found["a"].probabilities, expected, rtol=1e-12)
+    assert found["NA"].consensus == "T"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + MATRIX + ROWS + HEAD[HEAD.index("MOTIF") :] + MATRIX + ROWS, "line 10: motif a occurs a second time"),
+        (HEAD + MATRIX.replace("= 4", "= 20") + ROWS, "line 6: motif a must have 4 columns, .* got alength= 20"),
+        (HEAD.replace("ACGT", "ACDEFGHIKLMNPQRSTVWY") + MATRIX + ROWS, "line 3: motifs must be of the letters ACGT"),
+        ("MOTIF\n" + MATRIX + ROWS, "line 1: a motif needs a name; got 'MOTIF'"),
+        (MATRIX + ROWS, "line 1: a matrix needs a line 'MOTIF name' before it"),
+        (HEAD + "MOTIF b\n" + MATRIX + ROWS, "line 5: motif a should have one letter-probability matrix; got 0"),
+        (HEAD + ODDS, "line 5: motif a should have one letter-probability matrix; got 0"),
+        (HEAD + MATRIX + ROWS + MATRIX + ROWS, "line 5: motif a should have one .*; got 2"),
+        (HEAD + MATRIX + ROWS[:34], "line 6: motif a should have 3 rows of 4 numbers; got 2"),
+        (HEAD + MATRIX + ROWS + " 0 0 0 1\n", "line 6: motif a should have 3 rows of 4 numbers; got 4"),
+        (HEAD + MATRIX.replace("w= 3", "w= x") + ROWS, "line 6: motif a should have x rows"),
+        (HEAD + MATRIX.replace("w= 3", ""), "line 6: motif a should have some rows of 4 numbers; got 0"),
+        (HEAD + MATRIX + ROWS.replace("0.6", "0.5"), r"line 8: motif a must sum to 1; the sum in row 1 is 0\.9"),
+        (HEAD + MATRIX + ROWS.replace("0.6", "nan"), "line 8: row 1 of motif a must be 0 or more"),
+        (HEAD + MATRIX + ROWS.replace("0.2 0.6", "-0.2 1"), "line 8: row 1 of motif a must be 0 or more"),
+        (HEAD + MATRIX + ROWS.replace("0.2 0.6", "0.8"), "line 8: row 1 of motif a should have 4 numbers; got '0.1 0.8 0.1'"),
+        (HEAD + "letter-probability matrix:\n" + ROWS.replace(" 0.1 0.2", "x 0.2"), "line 8: row 1 of motif a should have 4"),
+    ],
+)  # fmt: skip
+def test_a_wrong_meme_file_is_refused_with_its_line(tmp_path, text, message):
+    path = tmp_path / "m.meme"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.meme, {message}"):
+        motifs.read_meme(path)
+
+
+def test_a_meme_file_that_is_not_utf8_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "m.meme"
+    path.write_bytes((HEAD.replace("MOTIF a", "MOTIF \xe9") + MATRIX + ROWS).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"m.meme, line 5: the text must be UTF-8"):
+        motifs.read_meme(path)
+
+
 def test_the_threshold_is_that_of_all_words():
     """Brute force over the 65,536 words of 8 bases."""
     for p in (1e-3, 5e-4, 0.2):

@@ -456,6 +456,41 @@ def test_a_store_resumes_where_it_was_interrupted(tmp_path, monkeypatch):
         saturation_mutagenesis(members[:2], x, store=path, **options)
 
 
+def test_a_store_outlives_an_update_of_software_and_says_so(tmp_path, monkeypatch, caplog):
+    members, x, path = ensemble(), sequences(4), tmp_path / "effects.zarr"
+    plain = {"device": "cpu", "batch_size": 3 * 24 * 2}
+    options = plain | {"store": path}
+    write = storage.EffectsWriter.write
+
+    def interrupted(self, start, size, values):
+        if start:
+            raise KeyboardInterrupt
+        write(self, start, size, values)
+
+    with monkeypatch.context() as old:
+        old.setattr(torch, "__version__", "1.99")
+        old.setattr(storage.EffectsWriter, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            saturation_mutagenesis(members, x, **options)
+    effects = saturation_mutagenesis(members, x, **options).load()
+    old, new = effects.attrs["versions"].split("; continued with ")
+    assert "torch 1.99," in old
+    assert f"torch {torch.__version__}," in new
+    assert [m.partition("effects.zarr.partial ")[2] for m in caplog.messages] == [
+        f"was begun, and goes on, with other versions: {old}; now {new}"
+    ]
+    xr.testing.assert_equal(effects, saturation_mutagenesis(members, x, **plain))
+    caplog.clear()
+    saturation_mutagenesis(members, x, **options)
+    assert not caplog.messages
+    monkeypatch.setattr(torch, "__version__", "9.99")
+    again = saturation_mutagenesis(members, x, **options)
+    assert "was written with other versions" in caplog.text
+    assert again.attrs["versions"] == effects.attrs["versions"]  # what computed it
+    with pytest.raises(FileExistsError, match=r"holds other effects .*; by deepmr_utils .*, now "):
+        saturation_mutagenesis(members[:2], x, **options)
+
+
 def test_memory_is_bounded_by_the_budget():
     """Peak of torch's own allocations while 40 sequences are mutated, against the budget."""
     net = nn.Sequential(

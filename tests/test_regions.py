@@ -2,6 +2,7 @@ import gzip
 import logging
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,12 +52,82 @@ def test_fasta_records_become_rows(tmp_path, opener):
             r"line 1: a FASTA record begins with a header '>name'; got 'chr1\\t0\\t10'",
         ),
         (">a\nAC\n> \nAC\n", "line 3: a FASTA header needs a name"),
-        (">a\nAC\n>b\nACR\n", r"unknown base 'R' in sequence b at position 2 \(0-based\)"),
+        (">a\nAC\n>b\n\nAC\nAcr\n", r"bad.fa, line 6: unknown base 'r' in sequence b at position 4 \(0-based\)"),
+        (">a\nAC\n>b\n>c\nA\n", r"record 'b' has none \(line 3\)"),
+        (">a\nMKLVE\n", r"bad.fa, line 2: unknown base 'M' in sequence a at position 0 \(0-based\)"),
     ],
-)
+)  # fmt: skip
 def test_bad_fasta_raises(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_fasta(write(tmp_path / "bad.fa", text))
+
+
+def test_a_byte_order_mark_and_line_ends_of_all_systems_are_no_part_of_names(tmp_path, genome):
+    for end in ("\n", "\r\n", "\r"):
+        path = tmp_path / "sequences.fa"
+        path.write_bytes(f"\ufeff>a{end}ACGT{end}>b{end}TT{end}".encode())
+        assert read_fasta(path)["sequence_id"].tolist() == ["a", "b"]
+        assert read_fasta(path)["sequence"].tolist() == ["ACGT", "TT"]
+        (tmp_path / "r.bed").write_bytes(f"\ufeffchr1\t0\t5{end}chr1\t1\t6{end}".encode())
+        assert read_regions(tmp_path / "r.bed", genome)["chrom"].tolist() == ["chr1", "chr1"]
+
+
+def test_text_that_cannot_be_read_is_named_with_its_line(tmp_path, genome):
+    path = tmp_path / "bad"
+    path.write_bytes(b">a\nAC\n>\xe9\nAC\n")
+    with pytest.raises(ValueError, match=r"bad, line 3: the text must be UTF-8; got the byte 0xe9"):
+        read_fasta(path)
+    path.write_bytes(">a\nAC\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"bad, line 1: the text must be UTF-8"):
+        read_fasta(path)
+    for cut in (15, -9, -30):
+        path.write_bytes(gzip.compress(b"chr1\t0\t5\n" * 2000)[:cut])
+        with pytest.raises(
+            ValueError, match=r"bad is cut short or damaged after line \d+ \(.*copy"
+        ):
+            read_regions(path, genome)
+        path.write_bytes(gzip.compress(b">a\nACGT\n" * 2000)[:cut])
+        with pytest.raises(
+            ValueError, match=r"bad is cut short or damaged after line \d+ \(.*copy"
+        ):
+            read_fasta(path)
+
+
+KEYWORDS = (
+    "NA",
+    "nan",
+    "NULL",
+    "None",
+    "1",
+    "1.0",
+    "inf",
+    "True",
+    "track",
+    "browser",
+    "train",
+    "N/A",
+)
+
+
+def test_names_that_look_like_something_else_stay_text(tmp_path):
+    path = tmp_path / "keywords.fa"
+    letters = np.random.default_rng(0).choice(list("ACGT"), (len(KEYWORDS), 12))
+    texts = ["".join(row) for row in letters]
+    path.write_text("".join(f">{k}\n{s}\n" for k, s in zip(KEYWORDS, texts, strict=True)))
+    assert read_fasta(path)["sequence_id"].tolist() == list(KEYWORDS)
+    lines = "".join(f"{k}\t2\t9\t{k}\n" for k in KEYWORDS)
+    table = read_regions(
+        write(tmp_path / "k.bed", "track name=x\nbrowser hide all\n" + lines), path
+    )
+    for column in ("chrom", "sequence_id"):
+        assert table[column].tolist() == list(KEYWORDS)
+    assert table["sequence"].tolist() == [s[2:9] for s in texts]
+    numbers = read_regions(bed((1, 2, 9)), path)
+    assert numbers[["chrom", "sequence"]].to_numpy().tolist() == [["1", texts[4][2:9]]]
+    with pytest.raises(ValueError, match=r"unknown chromosome '2.0': .* near names: 2"):
+        read_regions(bed((2.0, 2, 9)), write(tmp_path / "n.fa", ">2\nACGTACGTAC\n"))
+    with pytest.raises(ValueError, match=r"every region needs a chrom \(.*keep_default_na.*row 1"):
+        read_regions(bed(("1", 2, 9), (None, 2, 9)), path)
 
 
 def test_missing_files_raise(tmp_path, genome):
@@ -177,6 +248,10 @@ def test_windows_off_the_chromosome_can_be_dropped(genome, caplog):
     [
         ("", "holds no region"),
         ("# only\ntrack x\n", "holds no region"),
+        ("chr1\t0\t5\ntrack1\t5\t10\n", "unknown chromosome 'track1'"),
+        ("chr1\t9\t5\n", r"bad.bed: a region needs end > start \(half-open\); line 1 has start 9, end 5"),
+        ("chr1\t\t5\n", "bad.bed: start must be a whole number.*; line 1 has start $"),
+        ("\t0\t5\n", "bad.bed: every region needs a chrom .*; line 1"),
         ("chr1\t5\n", r"line 1: a BED line needs chromosome, start and end, separated by tabs; got 'chr1\\t5'"),
         ("chrom\tstart\tend\nchr1\t0\t5\n", r"start must be a whole number, 0 or more \(0-based; no header line\); line 1 has start start"),
         ("#\nchr1\t0\t5\nchr1\t-1\t5\n", "start must be a whole number.*; line 3 has start -1"),
@@ -225,6 +300,99 @@ def test_the_index_is_made_once_and_made_again_after_a_change(genome):
     genome.write_text(">chr1\nTTTTTTTT\n")
     os.utime(index, (1, 1))
     assert read_regions(bed(("chr1", 0, 5)), genome)["sequence"].tolist() == ["TTTTT"]
+
+
+A, B = "ACGTTGCAACGGATCCATTAGGCTAGGTAC", "TTGACCATGCAAGTCGATTCACGGATATCC"  # 30 bases each
+BOTH = f">chr1\n{A}\n>chr2\n{B}\n"
+WRAPPED = f">chr1\n{A[:15]}\n{A[15:]}\n>chr2\n{B[:15]}\n{B[15:]}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (BOTH, BOTH.replace("chr1", "chr1 another version")),
+        (BOTH, f">chr2\n{B}\n>chr1\n{A}\n"),
+        (BOTH, WRAPPED),
+        (WRAPPED, f">chr1\n{A[:20]}\n{A[20:]}\n>chr2\n{B[:20]}\n{B[20:]}\n"),  # as many lines
+        (f">chr2\n{B[:20]}\n", f">chr2\n{B}\n"),
+        (f">chr2\n{B + A}\n", f">chr2\n{B}\n"),
+        (f">chr1\n{A}\n", BOTH),
+        (f">chr2\n{B}\n", BOTH),
+        (BOTH, BOTH.replace("\n", "\r\n")),
+        (BOTH, "; a comment\n" + BOTH),
+    ],
+)
+def test_an_index_of_another_file_is_noticed_whatever_the_times(tmp_path, caplog, old, new):
+    """As cp -p, rsync -t and unpacked archives leave it: the FASTA is older than the index."""
+    path = tmp_path / "g.fa"
+    for text in (old, new):
+        path.write_bytes(text.encode())
+        os.utime(path, (1e9, 1e9))
+        name = "chr2" if text == new or "chr2" in old else "chr1"
+        table = read_regions(bed((name, 8, 20)), path)
+    assert table["sequence"].tolist() == [B[8:20]]
+    assert [m.partition("g.fa.fai")[2] for m in caplog.messages] == [
+        " did not fit its FASTA and was built anew"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [BOTH, WRAPPED, BOTH[:-1], BOTH.replace("\n", "\r\n"), BOTH.replace(">chr2", "\n>chr2 x"),
+     BOTH.replace(">chr2", ">empty\n>chr2"), "; x\n" + BOTH + ">empty\n\n"],
+)  # fmt: skip
+def test_an_index_that_fits_is_kept(tmp_path, caplog, text):
+    path = tmp_path / "g.fa"
+    path.write_bytes(text.encode())
+    for _ in range(2):
+        assert read_regions(bed(("chr2", 8, 20)), path)["sequence"].tolist() == [B[8:20]]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    "index", ["", "<html>", "chr1\t30\t6\t30\t31\n", "chr1\tx\t6\t30\t31\n", "chr1\t30\t6\t30\t31\n" * 2]
+)  # fmt: skip
+def test_an_index_that_is_none_is_built_anew(tmp_path, index):
+    path = write(tmp_path / "g.fa", BOTH)
+    write(tmp_path / "g.fa.fai", index)
+    assert read_regions(bed(("chr2", 8, 20)), path)["sequence"].tolist() == [B[8:20]]
+
+
+def test_an_index_that_does_not_fit_and_cannot_be_replaced_is_explained(tmp_path, monkeypatch):
+    path = write(tmp_path / "g.fa", BOTH)
+    write(tmp_path / "g.fa.fai", "")
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        PermissionError, match=r"g.fa has no current index, and .* cannot be written"
+    ):
+        read_regions(bed(("chr2", 8, 20)), path)
+
+
+def test_an_index_that_fits_is_kept_though_it_is_older(tmp_path, caplog):
+    path = write(tmp_path / "g.fa", BOTH)
+    read_regions(bed(("chr2", 8, 20)), path)
+    os.utime(tmp_path / "g.fa.fai", (1e9, 1e9))
+    assert read_regions(bed(("chr2", 8, 20)), path)["sequence"].tolist() == [B[8:20]]
+    assert (tmp_path / "g.fa.fai").stat().st_mtime == 1e9
+    assert not caplog.messages
+
+
+def test_lines_of_different_lengths_are_refused(tmp_path):
+    path = write(tmp_path / "g.fa", f">chr1\n{A[:10]}\n{A[10:20]}\n{A}\n")
+    with pytest.raises(ValueError, match=r"g.fa does not fit its index at chr1:5-45: lines of"):
+        read_regions(bed(("chr1", 5, 45)), path)
+
+
+def test_a_genome_of_another_form_is_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"g.fa begins with a byte order mark: save it"):
+        read_regions(bed(("chr1", 0, 5)), write(tmp_path / "g.fa", "\ufeff" + BOTH))
+    (tmp_path / "g.fa").write_bytes(gzip.compress(BOTH.encode()))
+    with pytest.raises(ValueError, match=r"g.fa is compressed, which its name must say: unpack"):
+        read_regions(bed(("chr1", 0, 5)), tmp_path / "g.fa")
 
 
 def test_an_index_that_cannot_be_written_is_explained(genome):

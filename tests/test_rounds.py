@@ -8,8 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import torch
+from torch import nn
 
-from deepmr_utils import ensemble_intervals, meta, round_scores, rounds, simulation
+from deepmr_utils import (
+    calibration,
+    ensemble_intervals,
+    meta,
+    round_scores,
+    rounds,
+    simulation,
+    training,
+)
 
 STORED = Path(__file__).parents[1] / "book" / "results" / "simulation"
 SMALL = rounds.Settings(
@@ -45,6 +55,28 @@ def test_round_pairs_estimate_and_truth_by_sequence(result):
     np.testing.assert_array_equal(merged["truth"], merged["truth_again"])
     strata = dict(zip(analysed["sequence_id"], simulation.stratum(analysed), strict=True))
     assert (local["stratum"] == local["sequence_id"].map(strata)).all()
+
+
+def test_the_recalibrator_is_fitted_to_the_calibration_split():
+    shares = {"validation_share": 0.4, "calibration_share": 0.2}
+    p = simulation.Parameters(n_train=150, n_augmented=0, n_test=30, **shares)
+    data = simulation.simulate_round(p, 0)
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(4 * p.length, 2)) for _ in range(5)]
+    draws = torch.Generator().manual_seed(0)
+    for member in members:
+        member[1].weight.data.normal_(0, 0.3, generator=draws)
+        member[1].bias.data = torch.tensor(
+            data.sequences[["exposure", "outcome"]].mean().to_numpy()
+        )
+    ensemble = training.Ensemble([member.double() for member in members], pd.DataFrame())
+    _, recalibrate = rounds.assess(ensemble, data)
+    values, _ = rounds.predict_split(ensemble, data, "test", "cpu")
+    fitted = {
+        split: calibration.fit_isotonic(*rounds.predict_split(ensemble, data, split, "cpu"))(values)
+        for split in ("validation", "calibration")
+    }
+    np.testing.assert_allclose(recalibrate(values), fitted["calibration"], rtol=1e-12)
+    assert np.abs(fitted["validation"] - fitted["calibration"]).max() > 0.01
 
 
 def test_round_learns_and_estimates(result):

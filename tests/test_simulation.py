@@ -183,6 +183,15 @@ def test_splits_share_no_sequence(small_round):
     assert parents.isin(small_round.split("train")["sequence_id"]).all()
 
 
+def test_each_split_has_a_share_of_its_own():
+    shares = {"validation_share": 0.2, "calibration_share": 0.05}
+    p = simulation.Parameters(n_train=100, n_augmented=10, n_test=20, **shares)
+    counts = simulation.simulate_round(p, 0).sequences["split"].value_counts()
+    assert counts.to_dict() == {
+        "train": 75, "augmented": 10, "test": 20, "validation": 20, "calibration": 5
+    }  # fmt: skip
+
+
 def test_augmentation_mutates_each_embedded_motif_once(small_round):
     mutants = small_round.split("augmented").copy()
     parents = small_round.split("train").set_index("sequence_id")

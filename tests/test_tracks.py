@@ -217,6 +217,25 @@ def test_windows_with_unknown_bases_are_left_out_and_counted(data, caplog):
         tracks.peak_windows(spec, "train", length=100)
 
 
+@pytest.mark.parametrize("code", "MrnY")
+def test_windows_with_other_codes_are_left_out_and_counted(data, caplog, code):
+    path, genome, _ = data
+    text = genome["chr5"]
+    fasta = path.with_name("genome.fa")
+    changed = text[:160] + code + text[161:]
+    fasta.write_text(fasta.read_text().replace(text, changed))
+    spec = track_files.read_specification(path)
+    windows = tracks.peak_windows(spec, "train", length=100)
+    assert windows.attrs["counts"] == {"regions": 4, "dropped": 0, "unknown": 1}
+    assert tracks.hold(spec, windows).one_hot.sum() == 300
+    what = "N" if code == "n" else f"unknown bases ({code.upper()} in 1)"
+    assert caplog.messages == [f"1 of 4 windows hold {what} and were dropped"]
+    fasta.write_text(fasta.read_text().replace(changed, changed.replace(code, "E", 1)))
+    if code == "M":
+        with pytest.raises(ValueError, match=r"genome.fa holds 'E' in chr5:100-200: a genome has"):
+            tracks.peak_windows(spec, "train", length=100)
+
+
 def test_a_specification_can_be_written_and_read_again(data, tmp_path):
     spec = track_files.read_specification(data[0])
     again = track_files.write_specification(spec, tmp_path / "again.yml")
@@ -255,6 +274,15 @@ def test_a_specification_that_cannot_be_read_is_refused(data):
     path.write_text("just text")
     with pytest.raises(ValueError, match="got 'just text'"):
         track_files.read_specification(path)
+    path.write_text(text.replace("  B:\n", "  A:\n"))
+    with pytest.raises(ValueError, match="A stands twice"):
+        track_files.read_specification(path)
+    path.write_text(text.replace("A/plus.bw", "1.0"))
+    with pytest.raises(ValueError, match=r"tasks.A.plus must be a path; got 1.0: put it in quotes"):
+        track_files.read_specification(path)
+    path.write_bytes(text.replace("A:", "\xe9:").encode("latin-1"))
+    with pytest.raises(ValueError, match="is not YAML: 'utf-8' codec"):
+        track_files.read_specification(path)
     path.write_text(text.replace("A/plus.bw", "A/absent.bw"))
     with pytest.raises(
         FileNotFoundError, match=r"tasks.A.plus names .*absent.bw, which does not exist"
@@ -286,6 +314,14 @@ def test_windows_off_the_end_can_be_dropped(data, caplog):
     spec = track_files.read_specification(data[0])
     assert len(tracks.peak_windows(spec, "train", length=100, edge="drop")) == 2
     assert caplog.messages == ["2 of 4 regions run off their chromosome and were dropped"]
+    with pytest.raises(ValueError, match=r"do not, the first .*: choose edge='drop', a shorter"):
+        tracks.peak_windows(spec, "train", length=100)
+    for edge in ("pad", "bogus", None, "Drop"):
+        near = r" \(did you mean 'drop'\?\)" if edge == "Drop" else ""
+        with pytest.raises(
+            ValueError, match=rf"unknown edge {edge!r}{near}: choose one of raise, drop"
+        ):
+            tracks.peak_windows(spec, "train", length=100, edge=edge)
 
 
 def test_splits_and_lengths_are_checked(data):
@@ -326,22 +362,92 @@ def test_bad_tracks_are_refused(data):
     spec, windows = bad_track(data, {"5": np.ones(900)}, {"5": 900})
     with pytest.raises(ValueError, match="5 has 900 bases there and none in the FASTA"):
         next(tracks.stream(spec, windows, length=100))
-    spec, windows = bad_track(data, {"chr2": np.ones(700)})
-    with pytest.raises(
-        ValueError, match=r"minus.bw has no chromosome chr5, on which there are peaks; it has chr2"
-    ):
+    both = {"5": np.ones(900), "chr2": np.ones(700)}
+    spec, windows = bad_track(data, both, {"5": 900, "chr2": 700})
+    with pytest.raises(ValueError, match="5 has 900 bases there and none in the FASTA"):
         next(tracks.stream(spec, windows, length=100))
-    values = np.ones(900)
-    values[120] = -2
+    for value in (-2, np.inf, -np.inf, np.nan):
+        values = np.ones(900)
+        values[120] = value
+        spec, windows = bad_track(data, {"chr5": values})
+        with pytest.raises(
+            ValueError,
+            match=rf"minus.bw holds {value:g} at chr5:120 \(0-based\): counts must be 0 or more, and",
+        ):
+            next(tracks.stream(spec, windows, length=100))
+    values[[120, 5]] = 1, np.nan  # no window is there
     spec, windows = bad_track(data, {"chr5": values})
-    with pytest.raises(
-        ValueError, match=r"minus.bw holds -2 at chr5:120 \(0-based\): counts must be 0 or more"
-    ):
-        next(tracks.stream(spec, windows, length=100))
+    assert (tracks.hold(spec, windows).reads[:, 1, 1] == 1).all()
     for content in (b"", b"no bigWig" * 100):
         data[0].with_name("B").joinpath("minus.bw").write_bytes(content)
         with pytest.raises(ValueError, match=r"minus.bw is not a bigWig, or is cut short"):
             next(tracks.stream(spec, windows, length=100))
+
+
+def test_only_chromosomes_with_windows_are_compared(data, caplog):
+    """Contigs of an assembly that the FASTA lacks, and chromosomes on which a bigWig has no read."""
+    values = {"chr2": np.ones(700), "chr5": np.full(900, 3.0), "chrEBV": np.ones(50)}
+    sizes = {"chr2": 699, "chr5": 900, "chrEBV": 50}  # another chr2, which no window is on
+    spec, windows = bad_track(data, values | {"chr2": np.ones(699)}, sizes)
+    assert (tracks.hold(spec, windows).reads[:, 1, 1] == 3).all()
+    assert not caplog.messages
+    spec, windows = bad_track(data, {"chr2": np.ones(700)})
+    reads = tracks.hold(spec, windows).reads
+    assert (reads[:, 1, 1] == 0).all()
+    assert reads[:, 1, 0].sum() == sum(
+        data[2]["B", "plus"]["chr5"][s:e].sum() for _, s, e in spans(windows)
+    )
+    assert [m.partition("minus.bw")[2] for m in caplog.messages] == [
+        " has no entry for chr5: its reads are 0 there"
+    ]
+
+
+def test_windows_that_are_not_of_the_genome_are_refused(data):
+    spec = track_files.read_specification(data[0])
+    windows = tracks.peak_windows(spec, "train", length=100)
+    for change, message in (
+        ({"chrom": "chr7"}, "unknown chromosome 'chr7'"),
+        ({"chrom": 1}, "unknown chromosome '1'"),  # not the second record
+        ({"start": windows["start"] - 300, "end": windows["end"] - 300}, "windows must lie within their chromosome"),
+        ({"end": windows["end"] + [0, 1, 0, 0]}, "all windows must have one length; got 100 to 101"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            tracks.hold(spec, windows.assign(**change))
+    for none in (windows.iloc[:0], windows.drop(columns="end")):
+        with pytest.raises(ValueError, match="windows needs the columns chrom, start, end"):
+            tracks.hold(spec, none)
+
+
+@pytest.mark.parametrize("name", ["NA", "nan", "None", "1", "1.0", "inf", "True", "train"])
+def test_chromosomes_named_like_keywords_are_chromosomes(tmp_path, name):
+    rng = np.random.default_rng(0)
+    (tmp_path / "g.fa").write_text(f">{name}\n{''.join(rng.choice(list('ACGT'), 300))}\n")
+    (tmp_path / "k.bed").write_text(f"{name}\t150\t151\n")
+    for file, value in (("p.bw", 2.0), ("m.bw", 1.0)):
+        write_bigwig(tmp_path / file, {name: np.full(300, value)}, {name: 300})
+    (tmp_path / "s.yml").write_text(
+        f"fasta: g.fa\ntasks:\n  {name}: {{plus: p.bw, minus: m.bw, peaks: k.bed}}\n"
+    )
+    spec = track_files.read_specification(tmp_path / "s.yml")
+    assert list(spec.tasks) == [name]
+    for split, splits in (("train", {}), ("test", {"test": [name]}), ("test", {"test": name})):
+        windows = tracks.peak_windows(spec, split, length=100, splits=splits)
+        assert windows[["task", "chrom"]].to_numpy().tolist() == [[name, name]]
+        assert tracks.hold(spec, windows).reads.sum((2, 3)).tolist() == [[300]]
+    with pytest.raises(ValueError, match="no peak lies on the chromosomes of split 'train'"):
+        tracks.peak_windows(spec, "train", length=100, splits={"test": name})
+    with pytest.raises(ValueError, match="no peak lies on the chromosomes of split 'train'"):
+        tracks.peak_windows(spec, "train", length=100, excluded=name)
+
+
+@pytest.mark.parametrize("name", ["on", "NO", "1", "1e5", "0x10", "null", "~", "2024-01-01", "1.0"])
+def test_names_of_tasks_are_text_as_written(data, tmp_path, name):
+    path = data[0]
+    path.write_text(path.read_text().replace("  A:\n", f"  {name}:\n"))
+    spec = track_files.read_specification(path)
+    assert set(spec.tasks) == {name, "B"}
+    again = track_files.write_specification(spec, tmp_path / "again.yml")
+    assert track_files.read_specification(again) == spec
 
 
 def test_a_fasta_whose_index_cannot_be_made_is_explained(data):
@@ -400,6 +506,16 @@ def test_the_authors_archive_is_laid_out(data, tmp_path):
     assert not list(out.rglob("*other*"))
     with pytest.raises(ValueError, match=r"data.tar.gz has the md5 \w+; 123 is published"):
         chip_nexus.fetch_chip_nexus(out, checksum="md5:123")
+    whole = (out / "data.tar.gz").read_bytes()
+    (out / "data.tar.gz").write_bytes(whole[:-40])
+    with pytest.raises(
+        ValueError, match=r"data.tar.gz is cut short or damaged \(.*download it again"
+    ):
+        chip_nexus.fetch_chip_nexus(out)
+    with pytest.raises(FileNotFoundError, match=r"no FASTA file at .*absent.fa"):
+        chip_nexus.fetch_chip_nexus(out, fasta=tmp_path / "absent.fa")
+    with pytest.raises(ValueError, match=r"a checksum is 'algorithm:digest'.*; got '123'"):
+        chip_nexus.fetch_chip_nexus(out, checksum="123")
     pack({name: content for name, content in files.items() if "fasta" not in name})
     with pytest.raises(ValueError, match=r"lacks mm10_no_alt_analysis_set_ENCODE.fasta"):
         chip_nexus.fetch_chip_nexus(out)
