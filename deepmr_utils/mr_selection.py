@@ -6,12 +6,14 @@ import numpy as np
 
 from .mr_consensus import CHI2_95
 from .mr_linear import Fit, Instruments, ivw
-from .numerics import BLOCK, bisect, blocks
+from .numerics import BLOCK, bisect, blocks, highest
 
 NEGLIGIBLE = 1e-8  # weight of a subset, relative to the largest, below which it is left out
 
 
-def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
+def hetpen(
+    data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray | int = 0
+) -> Fit:
     """Heterogeneity-penalised model averaging over all subsets of instruments.
 
     Parameters
@@ -20,6 +22,8 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
         Block of sequences of at most 15 instruments.
     prior : float
         Prior probability that an instrument is valid.
+    unit_exponent : np.ndarray, int (S,)
+        The data are in units of which one of the ratio is 2 to this power of the user's.
 
     Returns
     -------
@@ -45,9 +49,11 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
         raise ValueError(f"prior must lie between 0 and 1, both excluded; got {prior}")
     columns = ("causal_effect", "ci_low", "ci_high", "n_intervals")
     fit = {name: np.full(len(data.n), np.nan) for name in (*columns, "se", "p")}
+    # What a standard error of 1 / sqrt(weight) in the user's units multiplies the odds by.
+    log_odds = np.log(prior / (1 - prior)) - np.broadcast_to(unit_exponent, len(data.n)) * np.log(2)
     for i, n in enumerate(data.n):
         ratio, weight = data.y[i, :n] / data.x[i, :n], (data.x[i, :n] / data.sy[i, :n]) ** 2
-        mixture = _subset_mixture(ratio, weight, prior)
+        mixture = _subset_mixture(ratio, weight, log_odds[i])
         if len(mixture[0]):  # none of the subsets is left where sums overflow
             peak = _mixture_mode(*mixture)
             for name, value in zip(columns, peak, strict=True):
@@ -63,7 +69,7 @@ def _subsets(n: int) -> np.ndarray:
 
 
 def _subset_mixture(
-    ratio: np.ndarray, weight: np.ndarray, prior: float
+    ratio: np.ndarray, weight: np.ndarray, log_odds: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log weights, means and standard deviations of the subsets that matter."""
     members = _subsets(len(ratio))
@@ -72,7 +78,7 @@ def _subset_mixture(
     total, first, log_precision = (members @ terms).T
     size, shift = members.sum(axis=1), first / total
     q = np.fmax(members @ (weight * (ratio - center) ** 2) - first * shift, 0)
-    log_weight = log_precision - q / 2 + size * np.log(prior / (1 - prior))
+    log_weight = log_precision - q / 2 + size * log_odds
     keep = log_weight > log_weight.max() + np.log(NEGLIGIBLE)
     sd = np.sqrt(np.fmax(q / (size - 1), 1) / total)
     return log_weight[keep] - log_weight.max(), (center + shift)[keep], sd[keep]
@@ -96,7 +102,7 @@ def _mixture_mode(
     ends = np.min(mean - 5 * sd), np.max(mean + 5 * sd)
     grid = np.sort(np.concatenate([np.linspace(*ends, 401), mean[heaviest]]))
     values = density(grid)
-    top = grid[[np.argmax(values)]]
+    top = grid[highest(values[None], grid[None])]
     for _ in range(200):  # mean shift: a fixed point is a stationary point of the density
         share = bells(top) / sd**2
         moved = (share * mean).sum(axis=1) / share.sum(axis=1)
