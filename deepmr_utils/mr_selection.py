@@ -8,6 +8,9 @@ from .mr_consensus import CHI2_95
 from .mr_linear import Fit, Instruments, ivw
 from .numerics import BLOCK, bisect, blocks, highest
 
+ALL_OUTLIERS = "no estimate: all instruments, or all but one, are outliers"
+NO_OTHERS = "no finite estimate: fewer than two instruments have an exposure effect"
+DOMINANT = 1e-6  # part of a sum beside one of its terms, below which the sum is taken anew
 NEGLIGIBLE = 1e-8  # weight of a subset, relative to the largest, below which it is left out
 
 
@@ -146,6 +149,7 @@ def presso(
     -----
     Verbanck, Chen, Neale and Do (2018), Nat Genet 50:693. With 1,000 draws no corrected outlier
     p-value of more than 50 instruments is below 0.05 unless no draw exceeds it: use more draws.
+    Where fewer than two instruments are no outliers only the global test is given.
     """
     x, sx, y, sy, n = data
     weight = 1 / sy**2
@@ -163,13 +167,15 @@ def presso(
         above += (weight * (y_new - slope * x_new) ** 2 > observed).sum(axis=0)
         total = weight * (y_new - _leave_one_out(x_new, y_new, weight) * x_new) ** 2
         global_above += (total.sum(axis=2) > observed.sum(axis=1)).sum(axis=0)
-    global_p = global_above / draws
+    untested = (x > 0).sum(axis=1) < 2
+    global_p = np.where(untested, np.nan, global_above / draws)
     outlier = data.mask & (above / draws * n[:, None] < significance)
     outlier &= (global_p < significance)[:, None]
     kept = data._replace(
         x=np.where(outlier, 0, x), y=np.where(outlier, 0, y), sy=np.where(outlier, np.inf, data.sy)
     )
     fit = ivw(kept._replace(n=n - outlier.sum(axis=1)), effects="random")
+    reasons = {ALL_OUTLIERS: n - outlier.sum(axis=1) < 2, NO_OTHERS: untested}
     everything = (weight * x * y).sum(axis=1) / (weight * x**2).sum(axis=1)
     distortion = (everything - fit["causal_effect"]) / np.abs(fit["causal_effect"])
     distortion_p = np.full(len(n), np.nan)
@@ -190,6 +196,7 @@ def presso(
         "n_outliers": outlier.sum(axis=1).astype(float),
         "distortion": np.where(any_outlier, distortion, np.nan),
         "distortion_p": distortion_p,
+        "reasons": reasons,
     }
 
 
@@ -197,4 +204,12 @@ def _leave_one_out(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarr
     """Weighted slopes through the origin (.., S, V), each without its own point."""
     top, bottom = weight * x * y, weight * x * x
     top_sum, bottom_sum = top.sum(axis=-1, keepdims=True), bottom.sum(axis=-1, keepdims=True)
-    return (top_sum - top) / (bottom_sum - bottom)
+    others = bottom_sum - bottom
+    slope = (top_sum - top) / others
+    # Where one point is nearly all of the sum, what is left of it is rounding.
+    *row, place = np.nonzero(others < DOMINANT * bottom_sum)
+    if len(place):
+        rest = np.arange(x.shape[-1]) != place[:, None]
+        sums = [np.where(rest, a[tuple(row)], 0).sum(axis=1) for a in (top, bottom)]
+        slope[(*row, place)] = sums[0] / sums[1]
+    return slope
