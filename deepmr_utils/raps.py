@@ -19,7 +19,7 @@ ATTEMPTS = 5
 CANDIDATES = 33
 BEYOND = np.r_[0.25, 1, 4, 32]  # of the largest ratio: candidates outside of all ratios
 VALLEYS, FEW = 3, 48  # valleys of the criterion that are searched, with up to so many instruments
-LARGE_TAU2 = 100  # times the 95th percentile of sy^2: R's limit
+LARGE_TAU2 = 100  # times the 95th percentile of sy^2: R's limit, passed only where residuals do
 NEWTON_STEPS = 30
 
 NOT_DEBIASED = "no estimate: exposure effects are no larger than their errors make them"
@@ -106,7 +106,7 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
         # Of several solutions the one of larger tau2: start where all residuals look small, and a
         # robust fit where the other ends.
         sy2_95 = _row_quantile(data.sy**2, data.n, 0.95)
-        tau2 = LARGE_TAU2 * sy2_95
+        tau2 = np.fmax(LARGE_TAU2 * sy2_95, (y**2).max(axis=1))
         theta = _best_theta(model, candidates, tau2)
         if loss != "l2":
             plain = model._replace(loss="l2")
@@ -262,7 +262,11 @@ def _refined(
 def _best_tau2(model: _Model, theta: np.ndarray, sy2_95: np.ndarray, grids: int = 2) -> np.ndarray:
     """Near the root of the equation of tau2 (S,) at given theta; 0 where there is none."""
     row = np.arange(len(theta))
-    grid = sy2_95[:, None] * np.r_[0, np.logspace(-6, np.log10(LARGE_TAU2), 25)]
+    # Where tau2 is twice the largest squared residual, each term of the equation is negative.
+    largest = ((model.y - theta[:, None] * model.x) ** 2).max(axis=1)
+    decades = np.log10(np.fmax(LARGE_TAU2, 2 * largest / sy2_95))
+    powers = -6 + (decades[:, None] + 6) * np.linspace(0, 1, 25)
+    grid = sy2_95[:, None] * np.pad(10.0**powers, ((0, 0), (1, 0)))
     for _ in range(grids):
         positive = np.stack([_scores(model, theta, tau2)[1] > 0 for tau2 in grid.T], axis=1)
         crossing = positive[:, :-1] & ~positive[:, 1:]
