@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .numerics import blocks
+from .numerics import blocks, highest
 
 # Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
 # M-estimate 95 % efficiency at normal errors; both as in lmrob.
@@ -294,7 +294,10 @@ def _s_step(problem: _Problem, start: np.ndarray) -> tuple[np.ndarray, np.ndarra
                 lines = lines + change
                 scales2 = scales2 * rho / some.target[:, None]
             scales2 = _m_scale2(some.residuals(lines) ** 2, some.target, scales2, 4)
-            top = _smallest_distinct(lines, scales2)[:, :keep]
+            if keep > 1:
+                top = _smallest_distinct(lines, scales2)[:, :keep]
+            else:  # of lines of one scale, as symmetric data have, always the same
+                top = highest(-scales2, lines[:, :, -1])[:, None]
             lines = np.take_along_axis(lines, top[:, :, None], axis=1)
             scales2 = np.take_along_axis(scales2, top, axis=1)
         fit[part], scale2[part] = lines[:, 0], scales2[:, 0]

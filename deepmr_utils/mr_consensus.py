@@ -74,7 +74,7 @@ def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.
     The first n ratios count, others are infinite and of weight 0. Where one end holds more than
     half of the weight, it is the median.
     """
-    order = np.argsort(ratio, axis=-1)
+    order = np.argsort(ratio, axis=-1, kind="stable" if ratio.ndim == 2 else None)
     sorted_weight = np.take_along_axis(np.broadcast_to(weight, ratio.shape), order, axis=-1)
     cumulated = np.cumsum(sorted_weight, axis=-1) - sorted_weight / 2
     cumulated /= weight.sum(axis=-1)[:, None]
@@ -88,6 +88,20 @@ def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.
     reach = at(cumulated, high) - at(cumulated, low)
     share = np.where(reach > 0, (0.5 - at(cumulated, low)) / reach, 0)
     return ratio_low + share * (ratio_high - ratio_low)
+
+
+def _ordered_ties(ratio: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort ratios (S, V) and their weights; of ratios equal but for rounding, by their weights.
+
+    The interpolation asks which of them is first, and rounding must not answer.
+    """
+    order = np.argsort(ratio, axis=1)
+    ratio, weight = (np.take_along_axis(a, order, axis=1) for a in (ratio, weight))
+    new = ~(np.diff(ratio, axis=1, prepend=-np.inf) <= 1e-11 * np.abs(ratio)) | np.isinf(ratio)
+    first = np.maximum.accumulate(np.where(new, np.arange(ratio.shape[1]), 0), axis=1)
+    ratio = np.take_along_axis(ratio, first, axis=1)
+    order = np.lexsort((weight, ratio), axis=1)
+    return ratio, np.take_along_axis(weight, order, axis=1)
 
 
 def median(
@@ -123,8 +137,12 @@ def median(
     """
     ratio = np.where(data.mask, data.y / data.x, np.inf)
     weight = data.mask.astype(float) if weighting == "simple" else (data.x / data.sy) ** 2
+
+    def middle(weight: np.ndarray) -> np.ndarray:
+        return weighted_median(*_ordered_ties(ratio, weight), data.n)
+
     if weighting == "penalized":
-        distance = ratio - weighted_median(ratio, weight, data.n)[:, None]
+        distance = ratio - middle(weight)[:, None]
         penalty = np.fmin(1, 20 * special.chdtrc(1, weight * distance**2))
         weight = np.where(data.mask, weight * penalty, 0)
     draw = bootstrap(
@@ -135,8 +153,8 @@ def median(
         seed,
         data.x.shape[1],
     )
-    estimate, se = weighted_median(ratio, weight, data.n), draw.std(axis=0, ddof=1)
-    return summary(estimate, se, distribution=distribution, df=data.n - 1)
+    se = draw.std(axis=0, ddof=1)
+    return summary(middle(weight), se, distribution=distribution, df=data.n - 1)
 
 
 def mode(
@@ -337,10 +355,11 @@ def conmix(
     height = np.where(some, a0 + a1 * peak - a2 * peak**2 / 2, 0)
     best = highest(height, peak + middle[:, None])[:, None]
     theta, top = (np.take_along_axis(v, best, axis=1)[:, 0] for v in (peak, height))
-    valid = data.mask & (np.abs(shifted - theta[:, None]) <= reach)
+    # At a piece's end an instrument is as likely valid as not; rounding must not decide.
+    valid = data.mask & (np.abs(shifted - theta[:, None]) <= reach * (1 + 1e-9))
     count = valid.sum(axis=1)
     residual = np.where(valid, (shifted - theta[:, None]) ** 2 * weight, 0).sum(axis=1)
-    phi2 = np.fmax(1, residual / (count - 1))
+    phi2 = np.fmax(1, residual / np.fmax(count - 1, 1))
     cut = (top - CHI2_95 * phi2 / 2)[:, None]
     vertex = a1 / a2
     half = np.sqrt(np.fmax(2 * (a0 + a1 * vertex / 2 - cut), 0) / a2)

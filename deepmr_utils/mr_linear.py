@@ -336,8 +336,9 @@ def _fit_line(
     for values, robust_values in zip(line, new, strict=True):
         values[rows] = robust_values
     # The S step tolerates (n - p) / 2 outliers; with as many all but weightless points, and p that
-    # any line fits, its scale is that of rounding.
+    # any line fits, its scale is that of rounding; with some, and others on one line, too.
     negligible = (weight > 0) & (weight * np.take_along_axis(data.sy, order, axis=1) ** 2 < 1e-8)
     enough = 2 * negligible.sum(axis=1) < n - (2 if intercept else 1)
+    enough &= ~negligible.any(axis=1) | ~(line.scale < 1e-4)
     converged[rows] = mm.converged & enough[rows]
     return line, converged

@@ -14,9 +14,7 @@ DOMINANT = 1e-6  # part of a sum beside one of its terms, below which the sum is
 NEGLIGIBLE = 1e-8  # weight of a subset, relative to the largest, below which it is left out
 
 
-def hetpen(
-    data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray | int = 0
-) -> Fit:
+def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray | int = 0) -> Fit:
     """Heterogeneity-penalised model averaging over all subsets of instruments.
 
     Parameters

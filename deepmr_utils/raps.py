@@ -209,6 +209,8 @@ def _ratio_quantiles(data: Instruments, keep: np.ndarray) -> np.ndarray:
     """
     ratio = np.where(keep & (data.x > 0), data.y / data.x, np.inf)
     ratio.sort(axis=1)
+    ratio[:, 1:][np.diff(ratio, axis=1) <= 1e-9 * np.abs(ratio[:, 1:])] = np.inf  # each one once
+    ratio.sort(axis=1)
     count = np.isfinite(ratio).sum(axis=1)[:, None]
     place = np.linspace(0, 1, CANDIDATES) * np.fmax(count - 1, 0)
     whole = np.abs(place - np.rint(place)) <= np.fmax(count - 1, 0) / (CANDIDATES - 1) / 2
@@ -247,7 +249,6 @@ def _refined(
     """Lowest point (S,) near the candidates of index `at` (S,), and the criterion there."""
     row = np.arange(len(tau2))
     for _ in range(grids - 1):
-        # Neighbours that differ: of equal instruments the ratios are equal.
         middle = candidates[row, at]
         other = candidates - middle[:, None]
         low = middle + np.where(other < 0, other, -np.inf).max(axis=1)
