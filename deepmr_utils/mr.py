@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .mr_linear import Distribution, Fit, Instruments
+from .mr_canonical import canonical, restore, with_ratios
+from .mr_linear import Distribution, Fit
 from .mr_multivariable import correlation_from_members, multivariable
-from .mr_registry import REGISTRY, Method
+from .mr_registry import DIAGNOSTICS, REGISTRY, Method
 from .numerics import blocks, pad_groups
 
 __all__ = [
@@ -42,6 +43,12 @@ COLUMNS = [
 COLUMNS += ["scale", "q", "q_p", "i2_gx"]
 EFFECTS = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
 INSTRUMENT_COLUMNS = ["sequence_id", "position", "reference", "alternate", *EFFECTS]
+NOT_FINITE = (
+    "no finite estimate: instruments without information (exposure effects of 0, or all equal "
+    "where there is an intercept), or overflow"
+)
+NOT_CONVERGED = "not converged, or an exact fit without a scale"
+NOT_UNIQUE = "not unique: an effect and its opposite fit equally well"
 
 
 def methods() -> pd.DataFrame:
@@ -112,31 +119,30 @@ def estimate(
     """
     chosen, options = _method_and_options(method, distribution, options)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
-    data = _canonical(*arrays)
-    rows = len(data.n)
+    form = canonical(*arrays)
+    instruments = form.data.n
+    if chosen.ratios:
+        form = with_ratios(form)
+    n = form.data.n
     columns = [*COLUMNS, *chosen.extras]
-    table = {name: np.full(rows, np.nan) for name in columns}
-    status = np.full(rows, "ok", dtype=object)
-    for i in np.flatnonzero(data.n < chosen.minimum):
-        status[i] = f"too few instruments: {data.n[i]} of at least {chosen.minimum}"
-    if chosen.maximum is not None:
-        for i in np.flatnonzero(data.n > chosen.maximum):
-            status[i] = f"too many instruments: {data.n[i]} of at most {chosen.maximum}"
+    table = {name: np.full(len(n), np.nan) for name in columns}
+    status = _count_status(instruments, n, chosen)
     # A row's block is as wide as its own n asks for, so its sums have one order in any batch.
-    widths = -(-data.n // 16) * 16
+    widths = -(-n // 16) * 16
     for width in np.unique(widths[status == "ok"]):
         rows_of_width = np.flatnonzero((widths == width) & (status == "ok"))
         for part in blocks(len(rows_of_width), int(width)):
             block = rows_of_width[part]
+            rows = form.rows(block, width)
+            units = {"unit_exponent": rows.unit_exponent} if chosen.units else {}
             with np.errstate(all="ignore"):
-                fit = chosen.fit(
-                    Instruments(*(a[block, :width] for a in data[:4]), data.n[block]), **options
-                )
-            status[block], good = _status(fit)
+                fit = restore(chosen.fit(rows.data, **options, **units), rows)
+            status[block], good = _status(fit, has_se=chosen.has_se)
             for name in columns:
                 if name in fit:
-                    table[name][block[good]] = fit[name][good]
-    return pd.DataFrame({**table, "n_instruments": data.n, "status": status.astype(str)})
+                    shown = good | (name in DIAGNOSTICS)
+                    table[name][block[shown]] = fit[name][shown]
+    return pd.DataFrame({**table, "n_instruments": instruments, "status": status.astype(str)})
 
 
 def local_mr(
@@ -201,23 +207,45 @@ def local_mr(
     return table
 
 
-def _status(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Say of each row of a fit whether it is "ok" or why not, and which rows are."""
+def _count_status(instruments: np.ndarray, n: np.ndarray, method: Method) -> np.ndarray:
+    """Say "ok" of rows of as many instruments as a method takes; it can use n of them."""
+    status = np.full(len(n), "ok", dtype=object)
+    for i in np.flatnonzero(n < method.minimum):
+        kind = "too few instruments" + (" with a ratio" if n[i] < instruments[i] else "")
+        status[i] = f"{kind}: {n[i]} of at least {method.minimum}"
+    if method.maximum is not None:
+        for i in np.flatnonzero(n > method.maximum):
+            status[i] = f"too many instruments: {n[i]} of at most {method.maximum}"
+    return status
+
+
+def _status(fit: Fit, *, has_se: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Say of each row of a fit whether it is "ok" or why not, and which rows are.
+
+    An estimate without an error that is a positive number is none, whatever the method.
+    """
     finite = np.isfinite(fit["causal_effect"])
     finite &= ~(np.isnan(fit["ci_low"]) | np.isnan(fit["ci_high"]))
-    converged = fit.get("converged", np.ones(len(finite), bool))
+    ok = np.ones(len(finite), bool)
+    se = fit["se"] if has_se else ok
     status = np.full(len(finite), "ok", dtype=object)
-    status[~finite] = "no finite estimate: instruments without information, or overflow"
-    exact = finite & (fit["se"] == 0)
-    status[~converged | exact] = "not converged, or an exact fit without a scale"
-    return status, finite & converged & ~exact
+    for reason, good in (
+        (NOT_FINITE, finite & np.isfinite(se)),
+        (NOT_UNIQUE, fit["unique"]),
+        (NOT_CONVERGED, fit.get("converged", ok) & ~(se <= 0)),
+        *((reason, ~where) for reason, where in fit.get("reasons", {}).items()),
+    ):
+        status[~good] = reason
+    return status, status == "ok"
 
 
 def _options(method: Method) -> list[str]:
     """Names of the keyword arguments that a method leaves to the user."""
     parameters = inspect.signature(method.fit.func).parameters.values()
     return [
-        p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in method.fit.keywords
+        p.name
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in (*method.fit.keywords, "unit_exponent")
     ]
 
 
@@ -301,24 +329,3 @@ def _where(bad: np.ndarray) -> tuple[int, ...]:
 
 def _place(where: tuple[int, ...]) -> str:
     return f"row {where[0]}, column {where[1]}"
-
-
-def _canonical(bx: np.ndarray, sx: np.ndarray, by: np.ndarray, sy: np.ndarray) -> Instruments:
-    """Orient, sort and compact each row, so that results depend on its instruments alone."""
-    n = (~np.isnan(bx)).sum(axis=1)
-    x = np.abs(bx)
-    y = np.where(bx < 0, -by, np.where(bx == 0, np.abs(by), by))
-    order = np.argsort(x, axis=1)  # NaN goes last
-    sorted_x = np.take_along_axis(x, order, axis=1)
-    tied = np.flatnonzero((sorted_x[:, 1:] == sorted_x[:, :-1]).any(axis=1))
-    if len(tied):
-        order[tied] = np.lexsort((sy[tied], sx[tied], y[tied], x[tied]), axis=1)
-    largest = int(n.max(initial=0))
-    width = max(16, -(-largest // 16) * 16)
-    packed = []
-    for array, padding in zip((x, sx, y, sy), (0.0, 1.0, 0.0, np.inf), strict=True):
-        full = np.full((len(n), width), padding)
-        values = np.take_along_axis(array, order[:, :largest], axis=1)
-        full[:, :largest] = np.where(np.isnan(values), padding, values)
-        packed.append(full)
-    return Instruments(*packed, n)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from .mm import mm_line
+from .numerics import RANK
 
 Distribution = Literal["normal", "t"]
 Fit = dict[str, np.ndarray]
@@ -73,7 +74,8 @@ def weighted_line(
     Returns
     -------
     Line
-        `scale` is the residual standard error, sqrt(sum w r^2 / (n - p)).
+        `scale` is the residual standard error, sqrt(sum w r^2 / (n - p)). All is NaN where the
+        points have no slope: all x 0, or with an intercept equal but for rounding.
     """
     total = weight.sum(axis=1)
     if intercept:
@@ -83,8 +85,15 @@ def weighted_line(
     else:
         mean_x = mean_y = np.zeros(len(x))
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    if intercept:  # what rounding left of the means matters where all x are nearly the same
+        rest_x, rest_y = ((weight * d).sum(axis=1) / total for d in (dx, dy))
+        mean_x, mean_y = mean_x + rest_x, mean_y + rest_y
+        dx, dy = dx - rest_x[:, None], dy - rest_y[:, None]
     weighted_dx = weight * dx
     information = (weighted_dx * dx).sum(axis=1)
+    # The design's columns have no rank 2 where x differ from their mean by rounding only.
+    determined = information > RANK**2 * (weight * x * x).sum(axis=1)
+    information = np.where(determined, information, np.nan)
     slope = (weighted_dx * dy).sum(axis=1) / information
     residual = dy - slope[:, None] * dx
     freedom = n - (2 if intercept else 1)
@@ -210,14 +219,17 @@ def ivw(
     Rees, Wood, Dudbridge and Burgess (2019), PLOS ONE 14:e0222362.
     """
     variance = data.sy**2
-    if weights == "delta":
-        variance = variance + np.where(data.mask, (data.y * data.sx / data.x) ** 2, 0)
+    if weights == "delta":  # infinite variance, no weight, where there is no exposure effect
+        second = (data.y * data.sx / np.where(data.x > 0, data.x, np.nan)) ** 2
+        second = np.where(data.mask, np.nan_to_num(second, nan=np.inf, posinf=np.inf), 0)
+        variance = variance + second
     weight = 1 / variance
     if penalized:
-        ratio = np.where(data.mask, data.y / data.x, np.inf)
-        middle = np.sort(ratio, axis=1)
-        row, half = np.arange(len(ratio)), data.n // 2
-        median = (middle[row, half] + middle[row, (data.n - 1) // 2]) / 2
+        # An instrument of no exposure effect has no ratio, on either side of the median.
+        has_ratio = data.mask & np.isfinite(data.y / data.x)
+        middle = np.sort(np.where(has_ratio, data.y / data.x, np.inf), axis=1)
+        row, count = np.arange(len(middle)), has_ratio.sum(axis=1)
+        median = (middle[row, count // 2] + middle[row, np.fmax(count - 1, 0) // 2]) / 2
         weight = weight * _penalty(data, median, 0.0)
     line, converged = _fit_line(data, weight, intercept=False, robust=robust, exhaustive=exhaustive)
     fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
@@ -309,7 +321,7 @@ def _fit_line(
     x, y, weight = (np.take_along_axis(a, order, axis=1) for a in (data.x, data.y, weight))
     n = (weight > 0).sum(axis=1)
     line, converged = weighted_line(x, y, weight, n, intercept=intercept), np.ones(len(n), bool)
-    rows = np.flatnonzero(data.n > (robust if robust is not True else 0))
+    rows = np.flatnonzero((data.n > (robust if robust is not True else 0)) & ~np.isnan(line.slope))
     if robust is False or not len(rows):
         return line, converged
     mm = mm_line(
@@ -324,8 +336,9 @@ def _fit_line(
     for values, robust_values in zip(line, new, strict=True):
         values[rows] = robust_values
     # The S step tolerates (n - p) / 2 outliers; with as many all but weightless points, and p that
-    # any line fits, its scale is that of rounding.
+    # any line fits, its scale is that of rounding; with some, and others on one line, too.
     negligible = (weight > 0) & (weight * np.take_along_axis(data.sy, order, axis=1) ** 2 < 1e-8)
     enough = 2 * negligible.sum(axis=1) < n - (2 if intercept else 1)
+    enough &= ~negligible.any(axis=1) | ~(line.scale < 1e-4)
     converged[rows] = mm.converged & enough[rows]
     return line, converged

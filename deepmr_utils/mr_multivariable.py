@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .mr_linear import Distribution, chi2_tail, summary
+from .mr_linear import Distribution, Fit, chi2_tail, summary
+from .numerics import least_squares
 
 COLUMNS = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f"]
 COLUMNS += ["intercept", "intercept_se", "intercept_p", "scale", "q", "q_p"]
@@ -38,7 +39,8 @@ def multivariable(
         Outcome effects and standard errors. Rows that are NaN throughout are padding.
     method : {"ivw", "egger"}
         Without or with an intercept for directional pleiotropy. For the latter every instrument is
-        oriented so that its effect on the first exposure is positive.
+        oriented so that its effect on the first exposure, or the first that it has an effect on, is
+        positive.
     correlation : array_like, float (V, V), optional
         Correlation of the outcome effects between instruments; none if not given. See
         `correlation_from_members`.
@@ -70,7 +72,9 @@ def multivariable(
     -----
     Burgess and Thompson (2015), Am J Epidemiol 181:251; Egger: Rees, Wood and Burgess (2017), Stat
     Med 36:4705; correlated instruments: Burgess, Dudbridge and Thompson (2016), Stat Med 35:1880;
-    conditional F: Sanderson, Spiller and Bowden (2021), Stat Med 40:5434, section 3.
+    conditional F: Sanderson, Spiller and Bowden (2021), Stat Med 40:5434, section 3. It is divided
+    by V - P + 1, its degrees of freedom; R's MVMR 0.4.6 divides by V, and its value is smaller by
+    (V - P + 1) / V.
     """
     for option, value, valid in (
         ("method", method, ("ivw", "egger")),
@@ -81,15 +85,17 @@ def multivariable(
             raise ValueError(f"unknown {option} {value!r}: choose one of {valid}")
     x, sx, y, sy, used = _checked(beta_exposures, se_exposures, beta_outcome, se_outcome)
     exposures = x.shape[1]
-    rho = _correlation("correlation", correlation, len(used))[np.ix_(used, used)]
-    error_rho = _correlation("exposure_correlation", exposure_correlation, exposures)
+    rho = _correlation("correlation", correlation, used)
+    error_rho = _correlation("exposure_correlation", exposure_correlation, np.ones(exposures, bool))
     names = [f"exposure {k}" for k in range(exposures)] if names is None else list(names)
     if len(names) != exposures:
         raise ValueError(f"names must name the {exposures} exposures; got {names}")
     design = x
     if method == "egger":
-        sign = np.where(x[:, 0] < 0, -1.0, 1.0)
-        x, y, rho = x * sign[:, None], y * sign, rho * sign[:, None] * sign
+        # By the first exposure that is affected; without any, an outcome effect has no direction.
+        first = x[np.arange(len(x)), (x != 0).argmax(axis=1)]
+        sign = np.where(first < 0, -1.0, 1.0)
+        x, y, rho = x * sign[:, None], y * sign * (first != 0), rho * sign[:, None] * sign
         design = np.column_stack([np.ones(len(y)), x])
     count, columns = design.shape
     table = pd.DataFrame(np.nan, range(exposures), COLUMNS)
@@ -98,24 +104,50 @@ def multivariable(
     if count <= columns:
         table["status"] = f"too few instruments: {count} of at least {columns + 1}"
         return table
-    root = np.linalg.cholesky(rho * sy[:, None] * sy)
-    white_x, white_y = np.linalg.solve(root, design), np.linalg.solve(root, y)
-    if np.linalg.matrix_rank(white_x) < columns:
+    with np.errstate(all="ignore"):
+        fit = _fit(design, y, sy, rho, effects=effects, distribution=distribution)
+        strength = _conditional_f(x, sx, error_rho)
+    if fit is None:
         table["status"] = "exposure effects are collinear"
         return table
-    fit = np.linalg.lstsq(white_x, white_y)[0]
+    for name in ("causal_effect", "se", "ci_low", "ci_high", "p"):
+        table[name] = fit[name][-exposures:]
+    if not (np.isfinite(fit["causal_effect"]) & np.isfinite(fit["se"])).all():
+        table[COLUMNS], table["status"] = np.nan, "no finite estimate: overflow"
+        return table
+    if method == "egger":
+        for name, source in (("", "causal_effect"), ("_se", "se"), ("_p", "p")):
+            table[f"intercept{name}"] = fit[source][0]
+    table["conditional_f"] = strength
+    table[["scale", "q", "q_p"]] = [fit[name][0] for name in ("scale", "q", "q_p")]
+    return table
+
+
+def _fit(
+    design: np.ndarray,
+    y: np.ndarray,
+    sy: np.ndarray,
+    rho: np.ndarray,
+    *,
+    effects: str,
+    distribution: Distribution,
+) -> Fit | None:
+    """Generalised least squares on a design (V, P): arrays (P,); None if it is collinear."""
+    root = np.linalg.cholesky(rho)
+    # Powers of two, so that no square of an outcome effect overflows.
+    exponent = np.frexp(sy.min())[1]
+    y, sy = np.ldexp(y, -exponent), np.ldexp(sy, -exponent)
+    white_x, white_y = (np.linalg.solve(root, (a.T / sy).T) for a in (design, y))
+    fit, unit, full = least_squares(white_x, white_y)
+    if not full:
+        return None
+    count, columns = design.shape
     df, q = np.full(columns, count - columns), np.sum((white_y - white_x @ fit) ** 2)
     scale = np.sqrt(q / (count - columns))
-    unit = np.sqrt(np.diag(np.linalg.inv(white_x.T @ white_x)))
     se = unit * (max(scale, 1) if effects == "random" else 1)
-    estimates = summary(fit, se, distribution=distribution, df=df)
-    for name, values in estimates.items():
-        table[name] = values[-exposures:]
-    if method == "egger":
-        table[["intercept", "intercept_se", "intercept_p"]] = fit[0], se[0], estimates["p"][0]
-    table["conditional_f"] = _conditional_f(x, sx, error_rho)
-    table[["scale", "q", "q_p"]] = scale, q, chi2_tail(df, q)[0]
-    return table
+    fit, se = np.ldexp(fit, exponent), np.ldexp(se, exponent)
+    result = summary(fit, se, distribution=distribution, df=df)
+    return result | {"scale": 0 * df + scale, "q": 0 * df + q, "q_p": chi2_tail(df, q)}
 
 
 def correlation_from_members(
@@ -185,10 +217,12 @@ def correlation_from_members(
 def _conditional_f(x: np.ndarray, sx: np.ndarray, rho: np.ndarray) -> np.ndarray:
     """Strength (P,) of the instruments for each exposure, given the others."""
     count, exposures = x.shape
+    exponent = np.frexp(np.abs(x).max(axis=0))[1]  # units do not matter; their squares may overflow
+    x, sx = np.ldexp(x, -exponent), np.ldexp(sx, -exponent)
     result = np.empty(exposures)
     for k in range(exposures):
         others = np.delete(np.arange(exposures), k)
-        delta = np.linalg.lstsq(x[:, others], x[:, k])[0]
+        delta = least_squares(x[:, others], x[:, k])[0] if len(others) else np.empty(0)
         contrast = np.zeros(exposures)
         contrast[k], contrast[others] = 1, -delta
         variance = np.einsum("p,vp,pq,vq,q->v", contrast, sx, rho, sx, contrast)
@@ -227,20 +261,28 @@ def _checked(
     return x[used], sx[used], y[used], sy[used], used
 
 
-def _correlation(name: str, value: ArrayLike | None, size: int) -> np.ndarray:
+def _correlation(name: str, value: ArrayLike | None, used: np.ndarray) -> np.ndarray:
+    """Correlation of what is `used`, bool (V,); of the rest it may be NaN."""
+    size = len(used)
     if value is None:
-        return np.eye(size)
+        return np.eye(size)[np.ix_(used, used)]
     rho = np.asarray(value, np.float64)
     if rho.shape != (size, size):
         raise ValueError(f"{name} must have shape ({size}, {size}); got {rho.shape}")
-    known = ~np.isnan(np.diag(rho))
-    inner = rho[np.ix_(known, known)]
+    unknown = ~np.isfinite(rho) & np.outer(used, used)
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        raise ValueError(
+            f"{name} must be finite between instruments that are used; got {rho[row, column]} at "
+            f"row {row}, column {column}: fill it in, or drop the instrument"
+        )
+    rho = rho[np.ix_(used, used)]
     # Rounding of a correlation computed elsewhere is no error.
-    if not np.allclose(inner, inner.T, atol=1e-8) or not np.allclose(np.diag(inner), 1, atol=1e-8):
+    if not np.allclose(rho, rho.T, atol=1e-8) or not np.allclose(np.diag(rho), 1, atol=1e-8):
         raise ValueError(f"{name} must be symmetric with ones on its diagonal")
-    if len(inner) and np.linalg.eigvalsh(inner)[0] <= 0:
+    if len(rho) and np.linalg.eigvalsh(rho)[0] <= 0:
         raise ValueError(
             f"{name} must be positive definite; its smallest eigenvalue is "
-            f"{np.linalg.eigvalsh(inner)[0]:.3g}: shrink it, see correlation_from_members"
+            f"{np.linalg.eigvalsh(rho)[0]:.3g}: shrink it, see correlation_from_members"
         )
     return rho

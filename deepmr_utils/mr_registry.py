@@ -31,6 +31,21 @@ class Method(NamedTuple):
     extras: tuple[str, ...] = ()
     maximum: int | None = None
 
+    @property
+    def ratios(self) -> bool:
+        """Whether it works on ratios, of which an instrument without exposure effect has none."""
+        return self.fit.func in (median, mode, conmix, hetpen)
+
+    @property
+    def units(self) -> bool:
+        """Whether an option or the published method depends on the unit of the ratios."""
+        return self.fit.func in (conmix, hetpen)
+
+    @property
+    def has_se(self) -> bool:
+        """Whether it has a standard error; the others have intervals alone."""
+        return self.fit.func not in (conmix, hetpen)
+
 
 BURGESS_2013 = "Burgess, Butterworth and Thompson 2013, Genet Epidemiol 37:658"
 BOWDEN_2015 = "Bowden, Davey Smith and Burgess 2015, Int J Epidemiol 44:512"
@@ -53,6 +68,8 @@ PLURALITY = "the largest group of instruments with one ratio is the valid one"
 WEAK = "; weak instruments allowed"
 RAPS_COLUMNS = ("tau2", "tau2_se", "n_pruned")
 CONMIX_COLUMNS = ("psi", "overdispersion", "n_valid", "n_intervals")
+# What these say does not hang on the estimate.
+DIAGNOSTICS = ("f_stat", "bandwidth", "condition", "global_p", "n_outliers", "n_pruned")
 PRESSO_COLUMNS = ("global_p", "n_outliers", "distortion", "distortion_p")
 
 # fmt: off
@@ -79,7 +96,7 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
     ("hetpen", hetpen, {}, 2, PLURALITY, BURGESS_2018, ("n_intervals",), 15),
     ("presso", presso, {}, 4, "half of the instruments valid, the others independent of strength",
      VERBANCK_2018, PRESSO_COLUMNS),
-    ("divw", divw, {}, 1, BALANCED + WEAK, YE_2021, ("tau2",)),
+    ("divw", divw, {}, 1, BALANCED + WEAK, YE_2021, ("tau2", "condition")),
     *(
         (f"raps_{name}", raps, {"loss": loss, "overdispersion": name.startswith("over")}, minimum,
          assumption + WEAK + ("" if loss == "l2" else OUTLIERS), ZHAO_2020, RAPS_COLUMNS)

@@ -6,12 +6,15 @@ import numpy as np
 
 from .mr_consensus import CHI2_95
 from .mr_linear import Fit, Instruments, ivw
-from .numerics import BLOCK, bisect, blocks
+from .numerics import BLOCK, bisect, blocks, highest
 
+ALL_OUTLIERS = "no estimate: all instruments, or all but one, are outliers"
+NO_OTHERS = "no finite estimate: fewer than two instruments have an exposure effect"
+DOMINANT = 1e-6  # part of a sum beside one of its terms, below which the sum is taken anew
 NEGLIGIBLE = 1e-8  # weight of a subset, relative to the largest, below which it is left out
 
 
-def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
+def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray | int = 0) -> Fit:
     """Heterogeneity-penalised model averaging over all subsets of instruments.
 
     Parameters
@@ -20,6 +23,8 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
         Block of sequences of at most 15 instruments.
     prior : float
         Prior probability that an instrument is valid.
+    unit_exponent : np.ndarray, int (S,)
+        The data are in units of which one of the ratio is 2 to this power of the user's.
 
     Returns
     -------
@@ -45,9 +50,11 @@ def hetpen(data: Instruments, *, prior: float = 0.5) -> Fit:
         raise ValueError(f"prior must lie between 0 and 1, both excluded; got {prior}")
     columns = ("causal_effect", "ci_low", "ci_high", "n_intervals")
     fit = {name: np.full(len(data.n), np.nan) for name in (*columns, "se", "p")}
+    # What a standard error of 1 / sqrt(weight) in the user's units multiplies the odds by.
+    log_odds = np.log(prior / (1 - prior)) - np.broadcast_to(unit_exponent, len(data.n)) * np.log(2)
     for i, n in enumerate(data.n):
         ratio, weight = data.y[i, :n] / data.x[i, :n], (data.x[i, :n] / data.sy[i, :n]) ** 2
-        mixture = _subset_mixture(ratio, weight, prior)
+        mixture = _subset_mixture(ratio, weight, log_odds[i])
         if len(mixture[0]):  # none of the subsets is left where sums overflow
             peak = _mixture_mode(*mixture)
             for name, value in zip(columns, peak, strict=True):
@@ -63,7 +70,7 @@ def _subsets(n: int) -> np.ndarray:
 
 
 def _subset_mixture(
-    ratio: np.ndarray, weight: np.ndarray, prior: float
+    ratio: np.ndarray, weight: np.ndarray, log_odds: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log weights, means and standard deviations of the subsets that matter."""
     members = _subsets(len(ratio))
@@ -72,7 +79,7 @@ def _subset_mixture(
     total, first, log_precision = (members @ terms).T
     size, shift = members.sum(axis=1), first / total
     q = np.fmax(members @ (weight * (ratio - center) ** 2) - first * shift, 0)
-    log_weight = log_precision - q / 2 + size * np.log(prior / (1 - prior))
+    log_weight = log_precision - q / 2 + size * log_odds
     keep = log_weight > log_weight.max() + np.log(NEGLIGIBLE)
     sd = np.sqrt(np.fmax(q / (size - 1), 1) / total)
     return log_weight[keep] - log_weight.max(), (center + shift)[keep], sd[keep]
@@ -96,7 +103,7 @@ def _mixture_mode(
     ends = np.min(mean - 5 * sd), np.max(mean + 5 * sd)
     grid = np.sort(np.concatenate([np.linspace(*ends, 401), mean[heaviest]]))
     values = density(grid)
-    top = grid[[np.argmax(values)]]
+    top = grid[highest(values[None], grid[None])]
     for _ in range(200):  # mean shift: a fixed point is a stationary point of the density
         share = bells(top) / sd**2
         moved = (share * mean).sum(axis=1) / share.sum(axis=1)
@@ -140,6 +147,7 @@ def presso(
     -----
     Verbanck, Chen, Neale and Do (2018), Nat Genet 50:693. With 1,000 draws no corrected outlier
     p-value of more than 50 instruments is below 0.05 unless no draw exceeds it: use more draws.
+    Where fewer than two instruments are no outliers only the global test is given.
     """
     x, sx, y, sy, n = data
     weight = 1 / sy**2
@@ -157,13 +165,15 @@ def presso(
         above += (weight * (y_new - slope * x_new) ** 2 > observed).sum(axis=0)
         total = weight * (y_new - _leave_one_out(x_new, y_new, weight) * x_new) ** 2
         global_above += (total.sum(axis=2) > observed.sum(axis=1)).sum(axis=0)
-    global_p = global_above / draws
+    untested = (x > 0).sum(axis=1) < 2
+    global_p = np.where(untested, np.nan, global_above / draws)
     outlier = data.mask & (above / draws * n[:, None] < significance)
     outlier &= (global_p < significance)[:, None]
     kept = data._replace(
         x=np.where(outlier, 0, x), y=np.where(outlier, 0, y), sy=np.where(outlier, np.inf, data.sy)
     )
     fit = ivw(kept._replace(n=n - outlier.sum(axis=1)), effects="random")
+    reasons = {ALL_OUTLIERS: n - outlier.sum(axis=1) < 2, NO_OTHERS: untested}
     everything = (weight * x * y).sum(axis=1) / (weight * x**2).sum(axis=1)
     distortion = (everything - fit["causal_effect"]) / np.abs(fit["causal_effect"])
     distortion_p = np.full(len(n), np.nan)
@@ -184,6 +194,7 @@ def presso(
         "n_outliers": outlier.sum(axis=1).astype(float),
         "distortion": np.where(any_outlier, distortion, np.nan),
         "distortion_p": distortion_p,
+        "reasons": reasons,
     }
 
 
@@ -191,4 +202,12 @@ def _leave_one_out(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarr
     """Weighted slopes through the origin (.., S, V), each without its own point."""
     top, bottom = weight * x * y, weight * x * x
     top_sum, bottom_sum = top.sum(axis=-1, keepdims=True), bottom.sum(axis=-1, keepdims=True)
-    return (top_sum - top) / (bottom_sum - bottom)
+    others = bottom_sum - bottom
+    slope = (top_sum - top) / others
+    # Where one point is nearly all of the sum, what is left of it is rounding.
+    *row, place = np.nonzero(others < DOMINANT * bottom_sum)
+    if len(place):
+        rest = np.arange(x.shape[-1]) != place[:, None]
+        sums = [np.where(rest, a[tuple(row)], 0).sum(axis=1) for a in (top, bottom)]
+        slope[(*row, place)] = sums[0] / sums[1]
+    return slope

@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+# Smallest singular value of a design of columns of one length, relative to the largest, at which
+# estimates still have digits; a column that is a multiple of another, but for rounding, has 1e-16.
+RANK = 1e-12
 BLOCK = 2**17  # elements of a work array: 1 MB, which a core's cache holds
 
 
@@ -13,6 +16,48 @@ def blocks(rows: int, row_size: int) -> Iterator[slice]:
     """Slices of rows whose work arrays of `row_size` elements a row fit in a core's cache."""
     step = max(1, BLOCK // max(row_size, 1))
     return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
+
+
+def least_squares(
+    design: np.ndarray, response: np.ndarray, rank: float = RANK
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit linear models, all of whose answers come from one decomposition of their designs.
+
+    Parameters
+    ----------
+    design, response : np.ndarray, float64 (.., V, P) and (.., V)
+        Observations, already divided by their standard deviations.
+    rank : float
+        Columns count as collinear where the smallest singular value is not above this part of the
+        largest, once they have one length. Their units do not matter, then.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Coefficients (.., P) and their standard errors at unit residual variance, both NaN where the
+        columns are collinear; and where they are not, bool (..).
+
+    Notes
+    -----
+    The normal equations have the square of the design's condition: from 1e8 on they know nothing.
+    """
+    columns = design.shape[-1]
+    if design.shape[-2] < columns:
+        missing = np.zeros((*design.shape[:-2], columns - design.shape[-2], columns))
+        design = np.concatenate([design, missing], axis=-2)
+        response = np.concatenate([response, missing[..., 0]], axis=-1)
+    # Powers of two, so that neither squares overflow nor anything is rounded.
+    exponent = np.frexp(np.abs(design).max(axis=-2))[1]
+    scaled = np.ldexp(design, -exponent[..., None, :])
+    length = np.sqrt((scaled**2).sum(axis=-2))
+    length = np.where(length > 0, length, 1)
+    left, singular, right = np.linalg.svd(scaled / length[..., None, :], full_matrices=False)
+    full = singular[..., -1] > rank * singular[..., 0]
+    inverse = np.where(full[..., None], 1 / np.where(full[..., None], singular, 1), np.nan)
+    back = np.swapaxes(right, -1, -2) * inverse[..., None, :] / length[..., None]
+    fit = (back @ (np.swapaxes(left, -1, -2) @ response[..., None]))[..., 0]
+    unit = np.sqrt((back**2).sum(axis=-1))
+    return np.ldexp(fit, -exponent), np.ldexp(unit, -exponent), full
 
 
 def bisect(
@@ -64,6 +109,17 @@ def bisect_minimum(
     low = np.where(falling, top, grid[row, np.fmax(best - 1, 0)])
     high = np.where(falling, grid[row, np.fmin(best + 1, grid.shape[1] - 1)], top)
     return bisect(lambda at: -slope(at), low, high)
+
+
+def highest(values: np.ndarray, at: np.ndarray, slack: float = 1e-9) -> np.ndarray:
+    """Where (S,) values (S, K) are highest; of those equal but for rounding, nearest to 0.
+
+    Without this rule units, or the order of a sum, would decide between equal maxima. Of two at the
+    same distance from 0 the positive one is taken.
+    """
+    top = values.max(axis=1, keepdims=True)
+    distance = np.abs(at) * (1 + slack * (at < 0))
+    return np.where(values >= top - slack * np.abs(top), distance, np.inf).argmin(axis=1)
 
 
 def pad_groups(codes: np.ndarray, groups: int, *columns: ArrayLike) -> list[np.ndarray]:

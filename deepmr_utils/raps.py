@@ -10,14 +10,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .mr_linear import Fit, Instruments, summary
+from .numerics import highest
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
 TUKEY = 4.685
 ALTERNATIONS = 2
 ATTEMPTS = 5
 CANDIDATES = 33
-LARGE_TAU2 = 100  # times the 95th percentile of sy^2: R's limit
+BEYOND = np.r_[0.25, 1, 4, 32]  # of the largest ratio: candidates outside of all ratios
+VALLEYS, FEW = 3, 48  # valleys of the criterion that are searched, with up to so many instruments
+LARGE_TAU2 = 100  # times the 95th percentile of sy^2: R's limit, passed only where residuals do
 NEWTON_STEPS = 30
+
+NOT_DEBIASED = "no estimate: exposure effects are no larger than their errors make them"
 
 Loss = Literal["l2", "huber", "tukey"]
 
@@ -35,25 +40,34 @@ def divw(data: Instruments, *, overdispersion: bool = True) -> Fit:
     Returns
     -------
     dict of np.ndarray
-        Columns of `deepmr_utils.mr.estimate`, and `tau2`, the variance of balanced pleiotropy.
+        Columns of `deepmr_utils.mr.estimate`, `tau2`, the variance of balanced pleiotropy, and
+        `condition`, (F - 1) sqrt(V), F the mean squared exposure z-score: the normal interval asks
+        for 20 or more. Where the debiased sum of squares is not positive the instruments tell
+        nothing of the exposure, and there is no estimate.
 
     Notes
     -----
     Ye, Shao and Kang (2021), Ann Stat 49:2079, eqs. 5 and 11.
     """
-    x, sx, y, sy, _ = data
+    x, sx, y, sy, n = data
     weight = 1 / sy**2
-    theta = (weight * y * x).sum(axis=1) / (weight * (x**2 - sx**2)).sum(axis=1)
+    ratio, signal = weight * sx**2, weight * x**2
+    strength = (signal - ratio).sum(axis=1)
+    strength = np.where(strength > 1e-12 * signal.sum(axis=1), strength, np.nan)
+    theta = (weight * y * x).sum(axis=1) / strength
     slope = theta[:, None]
     tau2 = np.zeros(len(theta))
     if overdispersion:
         excess = weight * (y - slope * x) ** 2 - 1 - weight * (slope * sx) ** 2
         excess = np.where(data.mask, excess, 0).sum(axis=1)
         tau2 = np.fmax(0, excess / weight.sum(axis=1))
-    ratio, signal = weight * sx**2, weight * x**2
     spread = signal + slope**2 * ratio * (signal + ratio) + tau2[:, None] * signal * weight
-    se = np.sqrt(spread.sum(axis=1)) / np.abs((signal - ratio).sum(axis=1))
-    return summary(theta, se) | {"tau2": tau2}
+    se = np.sqrt(spread.sum(axis=1)) / strength
+    return summary(theta, se) | {
+        "tau2": tau2,
+        "condition": (((x / sx) ** 2).sum(axis=1) / n - 1) * np.sqrt(n),
+        "reasons": {NOT_DEBIASED: np.isnan(strength)},
+    }
 
 
 def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) -> Fit:
@@ -92,7 +106,7 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
         # Of several solutions the one of larger tau2: start where all residuals look small, and a
         # robust fit where the other ends.
         sy2_95 = _row_quantile(data.sy**2, data.n, 0.95)
-        tau2 = LARGE_TAU2 * sy2_95
+        tau2 = np.fmax(LARGE_TAU2 * sy2_95, (y**2).max(axis=1))
         theta = _best_theta(model, candidates, tau2)
         if loss != "l2":
             plain = model._replace(loss="l2")
@@ -188,33 +202,72 @@ def _row_quantile(values: np.ndarray, n: np.ndarray, level: float) -> np.ndarray
 
 
 def _ratio_quantiles(data: Instruments, keep: np.ndarray) -> np.ndarray:
-    """Candidates of theta (S, CANDIDATES): quantiles of the ratios, dense where instruments are."""
+    """Candidates of theta (S, K): quantiles of the ratios, dense where instruments are, and beyond.
+
+    All ratios are among them, and places in between, where they are fewer than CANDIDATES. Errors
+    of the exposure effects can put the estimate outside of all ratios.
+    """
     ratio = np.where(keep & (data.x > 0), data.y / data.x, np.inf)
     ratio.sort(axis=1)
-    count = np.isfinite(ratio).sum(axis=1)
-    place = np.linspace(0, 1, CANDIDATES) * (count[:, None] - 1)
-    return np.take_along_axis(ratio, np.fmax(np.rint(place), 0).astype(int), axis=1)
+    ratio[:, 1:][np.diff(ratio, axis=1) <= 1e-9 * np.abs(ratio[:, 1:])] = np.inf  # each one once
+    ratio.sort(axis=1)
+    count = np.isfinite(ratio).sum(axis=1)[:, None]
+    place = np.linspace(0, 1, CANDIDATES) * np.fmax(count - 1, 0)
+    whole = np.abs(place - np.rint(place)) <= np.fmax(count - 1, 0) / (CANDIDATES - 1) / 2
+    place = np.where(whole, np.rint(place), place)
+    below = place.astype(int)
+    low, high = (
+        np.take_along_axis(ratio, np.fmin(at, np.fmax(count - 1, 0)), axis=1)
+        for at in (below, below + 1)
+    )
+    inner = low + (place - below) * (high - low)
+    reach = np.fmax(np.abs(inner[:, :1]), np.abs(inner[:, -1:]))
+    return np.concatenate(
+        [inner[:, :1] - reach * BEYOND[::-1], inner, inner[:, -1:] + reach * BEYOND], axis=1
+    )
 
 
 def _best_theta(
     model: _Model, candidates: np.ndarray, tau2: np.ndarray, grids: int = 2
 ) -> np.ndarray:
     """Near the global minimum of the criterion (S,) at given tau2, by ever finer grids."""
+    values = np.stack([_criterion(model, theta, tau2) for theta in candidates.T], axis=1)
+    # With few instruments the deepest of several valleys need not hold the lowest candidate.
+    starts = VALLEYS if model.x.shape[1] <= FEW else 1
+    lower = np.pad(values, ((0, 0), (1, 1)), constant_values=np.inf)
+    valley = np.where((values <= lower[:, :-2]) & (values <= lower[:, 2:]), values, np.inf)
+    order = np.argsort(valley, axis=1, kind="stable")[:, :starts]
+    ends = [_refined(model, candidates, at, tau2, grids) for at in order.T]
+    thetas, criteria = (np.stack(column, axis=1) for column in zip(*ends, strict=True))
     row = np.arange(len(tau2))
-    for _ in range(grids):
-        values = np.stack([_criterion(model, theta, tau2) for theta in candidates.T], axis=1)
-        best = np.argmin(values, axis=1)
-        theta = candidates[row, best]
-        low = candidates[row, np.fmax(best - 1, 0)]
-        high = candidates[row, np.fmin(best + 1, candidates.shape[1] - 1)]
+    return thetas[row, highest(-criteria, thetas)]
+
+
+def _refined(
+    model: _Model, candidates: np.ndarray, at: np.ndarray, tau2: np.ndarray, grids: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest point (S,) near the candidates of index `at` (S,), and the criterion there."""
+    row = np.arange(len(tau2))
+    for _ in range(grids - 1):
+        middle = candidates[row, at]
+        other = candidates - middle[:, None]
+        low = middle + np.where(other < 0, other, -np.inf).max(axis=1)
+        high = middle + np.where(other > 0, other, np.inf).min(axis=1)
+        low, high = (np.where(np.isfinite(end), end, middle) for end in (low, high))
         candidates = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 17)
-    return theta
+        values = np.stack([_criterion(model, theta, tau2) for theta in candidates.T], axis=1)
+        at = np.argmin(values, axis=1)
+    return candidates[row, at], values[row, at]
 
 
 def _best_tau2(model: _Model, theta: np.ndarray, sy2_95: np.ndarray, grids: int = 2) -> np.ndarray:
     """Near the root of the equation of tau2 (S,) at given theta; 0 where there is none."""
     row = np.arange(len(theta))
-    grid = sy2_95[:, None] * np.r_[0, np.logspace(-6, np.log10(LARGE_TAU2), 25)]
+    # Where tau2 is twice the largest squared residual, each term of the equation is negative.
+    largest = ((model.y - theta[:, None] * model.x) ** 2).max(axis=1)
+    decades = np.log10(np.fmax(LARGE_TAU2, 2 * largest / sy2_95))
+    powers = -6 + (decades[:, None] + 6) * np.linspace(0, 1, 25)
+    grid = sy2_95[:, None] * np.pad(10.0**powers, ((0, 0), (1, 0)))
     for _ in range(grids):
         positive = np.stack([_scores(model, theta, tau2)[1] > 0 for tau2 in grid.T], axis=1)
         crossing = positive[:, :-1] & ~positive[:, 1:]
@@ -252,7 +305,7 @@ def _polish(
         at, dispersion = theta[active], tau2[active]
         free = dispersion > 0
         # Central differences, wide enough for 1e-9 relative and narrow enough for the kinks.
-        h = 1e-5 * np.sqrt((model.sy2[active, 0] + dispersion) / model.x[active].max(axis=1) ** 2)
+        h = 1e-5 * np.sqrt((part.sy2.min(axis=1) + dispersion) / part.x.max(axis=1) ** 2)
         k = np.where(free, 1e-5 * dispersion, 1)
         score, tau2_score = _scores(part, at, dispersion)
         up, tau2_up = _scores(part, at + h, dispersion)
