@@ -6,6 +6,7 @@ instruments, and a sequence's result does not depend on what else is in the call
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from .mr_linear import Distribution, Fit, Instruments
 from .mr_multivariable import correlation_from_members, multivariable
-from .mr_registry import REGISTRY, Method
+from .mr_registry import RANGES, REGISTRY, Method
 from .numerics import blocks, pad_groups
+from .tables import as_list, check_choice, check_columns, check_options, did_you_mean, numbers
 
 __all__ = [
     "COLUMNS",
@@ -85,7 +87,7 @@ def estimate(
     ----------
     beta_exposure, se_exposure : array_like, float (V,) or (S, V)
         Exposure effects of V instruments, and their standard errors, in one or S sequences.
-        Padding, anywhere in a row, is NaN in all four arrays.
+        Padding, anywhere in a row, is NaN in all four arrays; so is what is masked, None or NA.
     beta_outcome, se_outcome : array_like, float (V,) or (S, V)
         Outcome effects and their standard errors.
     method : str
@@ -108,7 +110,9 @@ def estimate(
     ValueError
         If the arrays differ in shape, hold infinities, are NaN in some but not all four places,
         or hold a standard error that is not positive; if method, distribution or an option is
-        unknown.
+        unknown, or has none of the values that it may have.
+    TypeError
+        If there are several methods, which `local_mr` takes.
     """
     chosen, options = _method_and_options(method, distribution, options)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
@@ -141,7 +145,7 @@ def estimate(
 
 def local_mr(
     instruments: pd.DataFrame,
-    method: str = "egger_robust",
+    method: str | Sequence[str] = "egger_robust",
     *,
     distribution: Distribution = "normal",
     **options: Any,
@@ -155,26 +159,32 @@ def local_mr(
         analysed sequences, also those without instruments; other values are taken as categories in
         order of appearance), `position`, `reference`, `alternate`, `beta_exposure`,
         `se_exposure`, `beta_outcome`, `se_outcome`.
-    method, distribution, **options
+    method : str or sequence of str
+        One of `methods()`, or several, whose tables follow each other.
+    distribution, **options
         As in `estimate`.
 
     Returns
     -------
     pd.DataFrame
-        One row a sequence, in category order: `sequence_id` (the same categories), `method`, then
-        the columns of `estimate`.
+        One row a method and sequence, in category order: `sequence_id` (the same categories),
+        `method`, then the columns of `estimate`.
 
     Raises
     ------
     ValueError
-        If a column is missing, an instrument has no sequence or is listed twice, and as `estimate`.
+        If a column is missing or there twice, an instrument has no sequence or is listed twice
+        (bases in lower case are those in upper case), and as `estimate`.
     """
-    missing = [name for name in INSTRUMENT_COLUMNS if name not in instruments.columns]
-    if missing:
-        raise ValueError(
-            f"an instrument table needs the columns {INSTRUMENT_COLUMNS}; {missing} missing from "
-            f"{list(instruments.columns)}: rename or add them"
+    if not isinstance(method, str):
+        return pd.concat(
+            [
+                local_mr(instruments, name, distribution=distribution, **options)
+                for name in check_methods(method)
+            ],
+            ignore_index=True,
         )
+    check_columns(instruments, INSTRUMENT_COLUMNS, "an instrument table")
     sequence = instruments["sequence_id"]
     if not isinstance(sequence.dtype, pd.CategoricalDtype):
         sequence = sequence.astype(pd.CategoricalDtype(sequence.dropna().unique()))
@@ -184,7 +194,11 @@ def local_mr(
             f"each instrument must belong to a sequence; sequence_id is missing in row "
             f"{int(np.argmax(codes < 0))}: fill it in or drop the row"
         )
-    repeated = instruments.duplicated(["sequence_id", "position", "alternate"]).to_numpy()
+    keys = pd.DataFrame(
+        {"sequence": codes, "position": numbers(instruments["position"], "position")}
+    )
+    keys["alternate"] = instruments["alternate"].astype(str).str.upper().to_numpy()
+    repeated = keys.duplicated().to_numpy()
     if repeated.any():
         row = instruments.iloc[int(np.argmax(repeated))]
         raise ValueError(
@@ -193,7 +207,9 @@ def local_mr(
             "a time"
         )
     categories = sequence.cat.categories
-    padded = pad_groups(codes, len(categories), *(instruments[name] for name in EFFECTS))
+    padded = pad_groups(
+        codes, len(categories), *(numbers(instruments[name], name) for name in EFFECTS)
+    )
     table = estimate(*padded, method, distribution=distribution, **options)
     identity = pd.Categorical.from_codes(np.arange(len(categories)), dtype=sequence.dtype)
     table.insert(0, "sequence_id", identity)
@@ -224,10 +240,13 @@ def _options(method: Method) -> list[str]:
 def _method_and_options(
     name: str, distribution: str, options: dict[str, Any]
 ) -> tuple[Method, dict[str, Any]]:
-    if name not in REGISTRY:
-        raise ValueError(f"unknown method {name!r}: choose one of {', '.join(REGISTRY)}")
-    if distribution not in ("normal", "t"):
-        raise ValueError(f"unknown distribution {distribution!r}: choose 'normal' or 't'")
+    if not isinstance(name, str):
+        raise TypeError(
+            f"method must be one name; got {name!r}: make a call for each, or give the table of "
+            "instruments to local_mr, which takes several"
+        )
+    check_choice("method", name, tuple(REGISTRY))
+    check_choice("distribution", distribution, ("normal", "t"))
     chosen = REGISTRY[name]
     allowed = _options(chosen)
     if distribution == "t" and "distribution" not in allowed:
@@ -238,8 +257,17 @@ def _method_and_options(
     if unknown:
         raise ValueError(
             f"unknown option {unknown[0]!r} of method {name!r}: choose among {allowed}"
+            + did_you_mean(unknown[0], allowed)
         )
-    return chosen, options
+    return chosen, check_options(chosen.fit.func, options, RANGES)
+
+
+def check_methods(methods: str | Sequence[str]) -> list[str]:
+    """Names of methods, each once, or a ValueError where one is unknown or there is none."""
+    found = list(dict.fromkeys(as_list(methods)))
+    if not found:
+        raise ValueError(f"method must name one at least; got none: choose among {list(REGISTRY)}")
+    return [check_choice("method", name, tuple(REGISTRY)) for name in found]
 
 
 def check_effects(*values: ArrayLike) -> list[np.ndarray]:
@@ -260,7 +288,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
     ValueError
         As `estimate`, saying which rule is broken, where, by what value, and what to do.
     """
-    arrays = [np.asarray(value, dtype=np.float64) for value in values]
+    arrays = [numbers(value, name) for name, value in zip(EFFECTS, values, strict=True)]
     shapes = {name: a.shape for name, a in zip(EFFECTS, arrays, strict=True)}
     if len(set(shapes.values())) > 1 or arrays[0].ndim not in (1, 2):
         raise ValueError(
