@@ -372,7 +372,7 @@ def intervals(
             "no finite standard error given the model",
             "fewer than 2 members gave an estimate",
             "no variance, neither given the model nor between members",
-            "no degrees of freedom are left of complete_df, as the standard error is 0: leave it out",
+            "no degrees of freedom: complete_df of a standard error of 0, leave it out",
         ],
         "ok",
     )

@@ -194,9 +194,8 @@ def local_mr(
             f"each instrument must belong to a sequence; sequence_id is missing in row "
             f"{int(np.argmax(codes < 0))}: fill it in or drop the row"
         )
-    keys = pd.DataFrame(
-        {"sequence": codes, "position": numbers(instruments["position"], "position")}
-    )
+    keys = pd.DataFrame({"sequence": codes})
+    keys["position"] = numbers(instruments["position"], "position")
     keys["alternate"] = instruments["alternate"].astype(str).str.upper().to_numpy()
     repeated = keys.duplicated().to_numpy()
     if repeated.any():
@@ -207,9 +206,8 @@ def local_mr(
             "a time"
         )
     categories = sequence.cat.categories
-    padded = pad_groups(
-        codes, len(categories), *(numbers(instruments[name], name) for name in EFFECTS)
-    )
+    values = check_effects(*(instruments[name] for name in EFFECTS), labels=instruments.index)
+    padded = pad_groups(codes, len(categories), *(array[0] for array in values))
     table = estimate(*padded, method, distribution=distribution, **options)
     identity = pd.Categorical.from_codes(np.arange(len(categories)), dtype=sequence.dtype)
     table.insert(0, "sequence_id", identity)
@@ -270,13 +268,15 @@ def check_methods(methods: str | Sequence[str]) -> list[str]:
     return [check_choice("method", name, tuple(REGISTRY)) for name in found]
 
 
-def check_effects(*values: ArrayLike) -> list[np.ndarray]:
+def check_effects(*values: ArrayLike, labels: pd.Index | None = None) -> list[np.ndarray]:
     """Check summary data.
 
     Parameters
     ----------
     *values : array_like, float (V,) or (S, V)
         Exposure effects, their standard errors, outcome effects, theirs.
+    labels : pd.Index, optional
+        What the rows of a table are called in errors, where the values are its columns.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
         if np.isinf(array).any():
             where = _where(np.isinf(array))
             raise ValueError(
-                f"{name} must be finite; got {array[where]} at {_place(where)}: drop the "
+                f"{name} must be finite; got {array[where]} at {_place(where, labels)}: drop the "
                 "instrument or find what made it infinite (a saturated prediction?)"
             )
     absent = np.stack([np.isnan(a) for a in arrays])
@@ -309,7 +309,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
         where = _where(half)
         names = [name for name, a in zip(EFFECTS, absent, strict=True) if a[where]]
         raise ValueError(
-            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where)} but the "
+            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where, labels)} but the "
             "others are not; an instrument needs all four, padding is NaN in all four: complete "
             "or drop it"
         )
@@ -317,7 +317,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
         if name.startswith("se_") and (array <= 0).any():
             where = _where(array <= 0)
             raise ValueError(
-                f"{name} must be greater than 0; got {array[where]} at {_place(where)}: a "
+                f"{name} must be greater than 0; got {array[where]} at {_place(where, labels)}: a "
                 "substitution that moves no ensemble member is no instrument, drop it"
             )
     return arrays
@@ -327,7 +327,9 @@ def _where(bad: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
-def _place(where: tuple[int, ...]) -> str:
+def _place(where: tuple[int, ...], labels: pd.Index | None) -> str:
+    if labels is not None:
+        return f"row {labels[where[1]]}"
     return f"row {where[0]}, column {where[1]}"
 
 

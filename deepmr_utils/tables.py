@@ -116,7 +116,7 @@ def numbers(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "OUST" or array.dtype.names:
         raise ValueError(f"{name} must hold numbers; got values of type {array.dtype}")
     flat = array.astype(object).ravel()
-    known = pd.Series([np.nan if _is_missing(v) else v for v in flat], dtype=object)
+    known = pd.Series([np.nan if is_missing(v) else v for v in flat], dtype=object)
     if any(isinstance(v, complex | pd.Timestamp) for v in known):
         raise ValueError(f"{name} must hold numbers; got values of type {type(known[0]).__name__}")
     number = pd.to_numeric(known, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -135,7 +135,8 @@ def _is_extension(value: pd.Series | pd.DataFrame) -> bool:
     return any(not isinstance(dtype, np.dtype) for dtype in types)
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: text as of `MISSING_TEXT`, None, pandas' NA."""
     if isinstance(value, str):
         return value.strip().lower() in MISSING_TEXT
     return value is None or value is pd.NA or value is np.ma.masked or value is pd.NaT
@@ -183,11 +184,8 @@ def check_choice(name: str, value: Any, valid: Sequence[Hashable]) -> Any:
     for choice in valid:  # 1 is True to Python, and would be another choice here
         if boolean == isinstance(choice, bool) and value == choice:
             return choice
-    choices = f"one of {', '.join(map(str, valid))}"
-    if len(valid) == 2:
-        choices = f"{valid[0]!r} or {valid[1]!r}"
-    hint = did_you_mean(value, valid)
-    raise ValueError(f"unknown {name} {value!r}: choose {choices}{hint}")
+    choices, hint = ", ".join(map(str, valid)), did_you_mean(value, valid)
+    raise ValueError(f"unknown {name} {value!r}: choose one of {choices}{hint}")
 
 
 def did_you_mean(value: Any, valid: Sequence[Hashable]) -> str:

@@ -346,7 +346,7 @@ def test_pairs_without_instruments_say_so():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "best"}, "unknown rule 'best': choose among pooled, wald"),
+        ({"rule": "best"}, "unknown rule 'best': choose one of pooled, wald"),
         ({"methods": ["raps_simple"]}, "for others there is robust_pairs"),
         ({"methods": ["ivw", "ivw"]}, "once each"),
         ({"threshold": -1}, "0 or more"),
