@@ -309,9 +309,9 @@ def check_effects(*values: ArrayLike, labels: pd.Index | None = None) -> list[np
         where = _where(half)
         names = [name for name, a in zip(EFFECTS, absent, strict=True) if a[where]]
         raise ValueError(
-            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where, labels)} but the "
-            "others are not; an instrument needs all four, padding is NaN in all four: complete "
-            "or drop it"
+            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where, labels)} but "
+            "the others are not; an instrument needs all four, padding is NaN in all four: "
+            "complete or drop it"
         )
     for name, array in zip(EFFECTS, arrays, strict=True):
         if name.startswith("se_") and (array <= 0).any():
