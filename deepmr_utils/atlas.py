@@ -26,7 +26,7 @@ from .meta_batch import random_means
 from .mr import local_mr
 from .mr_linear import Z95, inference
 from .predict import progress_bar, resolve_device
-from .tables import require
+from .tables import as_list, check_choice, require
 
 __all__ = ["causal_atlas", "local_atlas", "robust_pairs"]
 
@@ -180,8 +180,7 @@ def local_atlas(
         as `deepmr_utils.mr.local_mr` gives them pair by pair, NaN where there is no estimate and
         for a feature on itself; ``n_instruments`` (sequence, exposure).
     """
-    if distribution not in ("normal", "t"):
-        raise ValueError(f"unknown distribution {distribution!r}: choose 'normal' or 't'")
+    check_choice("distribution", distribution, ("normal", "t"))
     plan = make_plan(effects, rule, threshold, methods, exposures, outcomes, 2**62)
     plan = plan._replace(rules=moments(plan) if rule == "pooled" else plan.rules)
     device = resolve_device(device)
@@ -249,16 +248,17 @@ def robust_pairs(
         `ensemble_intervals.add_intervals`.
     """
     require(pairs, ["exposure", "outcome"], "a table of pairs")
+    methods = as_list(methods)
     names = ["effect", "se", *(["member_effect"] if "member_effect" in effects else [])]
     tables: tuple[list[pd.DataFrame], list[pd.DataFrame]] = [], []
     for pair in pairs[["exposure", "outcome"]].drop_duplicates().to_dict("records"):
         known = [name for name in dict.fromkeys(pair.values()) if name in effects["feature"]]
         two = effects[names].sel(feature=known).load()
         instruments = select_instruments(two, **pair, rule=rule, threshold=threshold)
-        local = pd.concat([local_mr(instruments, m) for m in methods], ignore_index=True)
+        local = local_mr(instruments, methods)
         whole = global_effects(local, **options)
         if "member_effect" in two:
-            members = pd.concat([member_local(two, instruments, m) for m in methods])
+            members = member_local(two, instruments, methods)
             again = member_global(local, members, **options)
             local = add_intervals(local, members, on=["sequence_id", "method"])
             whole = add_intervals(whole, again, on=["method"], effect="effect")
@@ -335,6 +335,7 @@ def _with_intervals(table: pd.DataFrame, interval: str) -> pd.DataFrame:
     columns = intervals(
         table["effect"], table["se"], table["between_se"], table["n_members"], interval
     )
+    del columns["total_status"]  # the table's own says more
     df, size = columns["total_df"], np.abs(table["effect"] / columns["total_se"])
     finite = np.isfinite(df)
     p = 2 * np.where(finite, special.stdtr(np.where(finite, df, 1), -size), special.ndtr(-size))

@@ -9,8 +9,9 @@ import xarray as xr
 
 from .atlas_sums import METHODS, Rules, instrument_mask, windows
 from .ensemble_intervals import check_rule
-from .instruments import RULES, SE_FLOOR_QUANTILE
+from .instruments import RULES, SE_FLOOR_QUANTILE, check_threshold
 from .meta_batch import TAU2_METHODS
+from .tables import check_choice, did_you_mean
 
 Blocks = Sequence[Callable[[], xr.Dataset]]
 
@@ -74,19 +75,16 @@ def make_plan(
         As `deepmr_utils.atlas.causal_atlas` takes them.
     """
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    for name, value, valid in (
-        ("rule", rule, RULES),
-        *(("method", method, METHODS) for method in methods),
-    ):
-        if value not in valid:
+    check_choice("rule", rule, RULES)
+    for method in methods:
+        if method not in METHODS:
             raise ValueError(
-                f"unknown {name} {value!r}: choose among {', '.join(valid)}"
-                + ("" if name == "rule" else "; for others there is robust_pairs")
+                f"unknown method {method!r}: choose among {', '.join(METHODS)}; for others there "
+                f"is robust_pairs{did_you_mean(method, METHODS)}"
             )
     if not methods or len(set(methods)) < len(methods):
         raise ValueError(f"methods must be named, and once each; got {list(methods)}")
-    if not threshold >= 0:
-        raise ValueError(f"threshold must be 0 or more; got {threshold}")
+    check_threshold(threshold)
     whole = isinstance(effects, xr.Dataset)
     if not (effects.sizes["sequence"] if whole else len(effects)):
         raise ValueError("effects of at least one window are needed; got none")
@@ -141,8 +139,7 @@ def check_options(
         ("tau2_method", tau2_method, TAU2_METHODS),
         ("dtype", dtype, ("float64", "float32")),
     ):
-        if value not in valid:
-            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(valid)}")
+        check_choice(name, value, valid)
     if interval != "plain" and plan.members < 2:
         raise ValueError(
             f"interval {interval!r} needs the effects of at least 2 members; got {plan.members}: "

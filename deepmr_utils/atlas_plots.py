@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from scipy.cluster import hierarchy
 
+from .plot_parts import drawable, nothing_to_draw
 from .plots import BLUE, RED
 from .tables import require
 
@@ -90,6 +91,8 @@ def effect_clustermap(
     Figure
         The hierarchy beside the heat map; a feature on itself, and what is missing, is grey.
     """
+    if drawable(table, [*PAIR, value], [value]).empty:
+        return nothing_to_draw().figure
     matrix = effect_matrix(table, value)
     linkage = cluster(matrix)
     rows, columns = list(range(len(matrix))), list(range(matrix.shape[1]))
@@ -102,7 +105,7 @@ def effect_clustermap(
     matrix = matrix.iloc[rows, columns]
     if limit is None:
         sizes = matrix.abs().stack()
-        limit = float(sizes.quantile(0.98)) if len(sizes) else 1.0
+        limit = float(sizes.quantile(0.98)) or 1.0
     named = max(matrix.shape) <= NAMED
     cell = 0.24 if named else 5.5 / max(matrix.shape)
     size = (max(4.5, cell * matrix.shape[1] + 2.6), max(3.2, cell * len(matrix) + 1.4))
@@ -163,6 +166,8 @@ def effect_graph(
     Axes
         Features stand in the order of `cluster`; above 40, only those with an arrow.
     """
+    if drawable(table, [*PAIR, value], [value]).empty:
+        return nothing_to_draw(ax)
     matrix = effect_matrix(table, value)
     shown = table[table[value].notna()]
     if significance is not None:
@@ -180,7 +185,7 @@ def effect_graph(
     ax = ax or plt.subplots(figsize=(6, 6))[1]
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / max(len(names), 1)
     place = dict(zip(names, np.stack([np.cos(angle), np.sin(angle)], axis=1), strict=True))
-    largest = shown[value].abs().max()
+    largest = shown[value].abs().max() or 1.0
     for exposure, outcome, effect in shown[[*PAIR, value]].itertuples(index=False):
         ax.add_patch(
             FancyArrowPatch(

@@ -19,6 +19,7 @@ from .instruments import select_instruments
 from .meta import global_effects
 from .mr import local_mr
 from .numerics import pad_groups
+from .tables import as_list, check_choice, check_columns
 
 SOURCES = ("motif", "strongest", "all")
 PAIR = ["exposure", "outcome"]
@@ -78,14 +79,15 @@ def eligible(
     """
     dims = ("sequence", "position", "allele", "feature")
     values = effects["effect"].transpose(*dims)
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    check_choice("source", source, SOURCES)
     if source == "all":
         return xr.ones_like(values, dtype=bool)
     if source == "strongest":
         size = np.abs(values / values.std(dims[:3]))
         return size == size.max("feature")
     features = effects.indexes["feature"]
+    if instances is not None:
+        check_columns(instances, ["sequence_id", "factor", "start", "end"], "motif instances")
     if instances is None or not set(features) <= set(instances["factor"]):
         held = [] if instances is None else sorted(instances["factor"].unique())
         raise ValueError(
@@ -147,7 +149,7 @@ def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> Pa
         With the columns ``exposure, outcome`` in front.
     """
     tables, members = [], []
-    for exposure, outcome in permutations(effects["feature"].to_numpy().tolist(), 2):
+    for exposure, outcome in permutations(_features(effects), 2):
         found = choose_instruments(effects, exposure, outcome, chain, allowed)
         pair = {"exposure": exposure, "outcome": outcome}
         table = local_mr(found, chain.method).astype({"sequence_id": str})
@@ -186,7 +188,7 @@ def direct_effects(
     Multivariable inverse-variance weighting of all sequences at once: for each outcome, the
     instruments of all other features. Without curvature it is `deepmr_utils.mr.multivariable`.
     """
-    features = effects["feature"].to_numpy().tolist()
+    features = _features(effects)
     tables, members = [], []
     for outcome in features:
         exposures = [name for name in features if name != outcome]
@@ -265,6 +267,13 @@ def _fit(
     return effect[:, : len(x)], se[:, : len(x)]
 
 
+def _features(effects: xr.Dataset) -> list[str]:
+    names = effects["feature"].to_numpy().tolist()
+    if len(names) < 2:
+        raise ValueError(f"effects on each other need at least 2 features; got {names}")
+    return names
+
+
 def _places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, ...]:
     """Indices (sequence, position, allele) of instruments."""
     names = instruments["sequence_id"].cat.categories
@@ -294,7 +303,7 @@ def summarise(pairs: PairEffects, by: Sequence[str] = PAIR) -> tuple[pd.DataFram
         member: the columns of ``by``, ``member``, ``effect``. A single model has no members:
         its total columns are NaN.
     """
-    by = list(by)
+    by = as_list(by)
     table = global_effects(pairs.local, by)
     if not len(pairs.members):
         nothing = dict.fromkeys(["between_se", *_TOTAL], np.nan)

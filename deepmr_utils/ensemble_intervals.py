@@ -6,7 +6,7 @@ number of instruments or sequences averages it away. The analysis is therefore r
 predictions of each member, and the variance between the answers is added.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,18 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .meta import random_effects
-from .mr import estimate
+from .meta import random_effects, why_left_out
+from .mr import check_methods, estimate
 from .numerics import pad_groups
+from .tables import as_list, check_choice, check_columns, numbers
 
 RULES = ("rubin", "rubin_few", "mean", "plain")
-COLUMNS = ["between_se", "total_se", "total_df", "total_ci_low", "total_ci_high"]
+COLUMNS = ["between_se", "total_se", "total_df", "total_ci_low", "total_ci_high", "total_status"]
 
 
 def check_rule(rule: str) -> None:
     """Raise a ValueError for a rule that `total_variance` does not know."""
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+    check_choice("rule", rule, RULES)
 
 
 def total_variance(
@@ -62,7 +62,9 @@ def total_variance(
     Returns
     -------
     tuple of np.ndarray, float64 (S,)
-        Total variance and degrees of freedom of the t distribution; NaN below 2 members.
+        Total variance and degrees of freedom of the t distribution; NaN below 2 members. The
+        degrees of freedom are 0, which gives no interval, where W is 0 and `complete_df` finite: as
+        W vanishes, so do the degrees of freedom that Barnard and Rubin leave.
 
     Notes
     -----
@@ -73,8 +75,14 @@ def total_variance(
     """
     check_rule(rule)
     within, between, members, complete = np.broadcast_arrays(
-        *(np.asarray(a, np.float64) for a in (within, between, n_members, complete_df))
-    )
+        *(
+            numbers(a, name)
+            for a, name in (
+                (within, "within"), (between, "between"), (n_members, "n_members"),
+                (complete_df, "complete_df"),
+            )
+        )
+    )  # fmt: skip
     if (within < 0).any() or (between < 0).any():
         raise ValueError("variances must be 0 or more: give squared standard errors")
     with np.errstate(all="ignore"):
@@ -83,15 +91,14 @@ def total_variance(
             return within.copy(), complete.copy()
         model = between * np.where(rule == "mean", 1 / members, 1 + 1 / members) * enough
         total = within + model
-        df = (members - 1 if between_df is None else np.asarray(between_df)) * enough
+        df = (members - 1 if between_df is None else numbers(between_df, "between_df")) * enough
         if rule == "rubin_few":
             return total, df
         df = np.where(
             model > 0, df * (total / model) ** 2, np.where(np.isnan(model), model, np.inf)
         )
         observed = (complete + 1) / (complete + 3) * complete * within / total
-        finite = np.isfinite(complete)
-        return total, np.where(finite, 1 / (1 / df + 1 / observed), df)
+        return total, np.where(np.isinf(complete), df, 1 / (1 / df + 1 / observed))
 
 
 def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, float]:
@@ -116,7 +123,7 @@ def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, 
     Smyth (2004), Stat Appl Genet Mol Biol 3:3, section 6.2: variances are scaled inverse
     chi-square around a prior, fitted to the mean and variance of their logarithms.
     """
-    between, df = np.asarray(between, np.float64), n_members - 1
+    between, df = numbers(between, "between"), n_members - 1
     logs = np.log(between[between > 0])
     if len(logs) < 3 or df < 1:
         return between.copy(), float(df)
@@ -139,7 +146,10 @@ def _inverse_trigamma(value: float) -> float:
 
 
 def member_local(
-    effects: xr.Dataset, instruments: pd.DataFrame, method: str = "ivw", **options: object
+    effects: xr.Dataset,
+    instruments: pd.DataFrame,
+    method: str | Sequence[str] = "ivw",
+    **options: object,
 ) -> pd.DataFrame:
     """Local causal effects by the predictions of each member alone.
 
@@ -149,9 +159,8 @@ def member_local(
         Variant effects with ``member_effect``, of `saturation_mutagenesis(..., keep_members=True)`.
     instruments : pd.DataFrame
         What `deepmr_utils.instruments.select_instruments` made of them.
-    method : str
-    **options
-        As in `deepmr_utils.mr.estimate`.
+    method, **options
+        As in `deepmr_utils.mr.local_mr`.
 
     Returns
     -------
@@ -163,6 +172,9 @@ def member_local(
     Instruments and standard errors are those of the ensemble, so that what differs between members
     is what they predict. All members are one call of the estimator.
     """
+    if not isinstance(method, str):
+        tables = [member_local(effects, instruments, m, **options) for m in check_methods(method)]
+        return pd.concat(tables, ignore_index=True)
     if "member_effect" not in effects:
         raise ValueError("effects have no member_effect: compute them with keep_members=True")
     ids = effects.indexes["sequence"]
@@ -219,13 +231,16 @@ def member_global(
         The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
         ensemble and of every member enter.
     """
-    by, keys = list(by), ["sequence_id", "method"]
+    by, keys = as_list(by), ["sequence_id", "method"]
+    check_columns(local, [*by, *keys, "causal_effect", "se"], "the table of local effects")
+    check_columns(members, [*keys, "member", "causal_effect"], "the table of effects by member")
     wide = members.pivot_table("causal_effect", keys, "member", observed=True, dropna=False)
-    wide = wide.dropna()
+    wide = wide.replace([np.inf, -np.inf], np.nan).dropna()
     names = wide.columns
-    used = local[local["causal_effect"].notna()].merge(wide.reset_index(), on=keys)
+    enters = why_left_out(*(numbers(local[n], n) for n in ("causal_effect", "se"))) == ""
+    used = local[enters].merge(wide.reset_index(), on=keys)
     tables = []
-    for key, group in used.groupby(by, sort=False, observed=True):
+    for key, group in _groups(used, by):
         table = random_effects(
             group[names].to_numpy().T, np.tile(group["se"], (len(names), 1)), **options
         )
@@ -234,6 +249,14 @@ def member_global(
     if not tables:  # no sequence has an estimate
         return used.iloc[:0][by].assign(member=0, effect=0.0)
     return pd.concat(tables, ignore_index=True)
+
+
+def _groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple, pd.DataFrame]]:
+    """Groups as `deepmr_utils.meta.global_effects` makes them; without columns, one of all rows."""
+    if by:
+        yield from table.groupby(by, sort=False, observed=True, dropna=False)
+    elif len(table):
+        yield (), table
 
 
 def add_intervals(
@@ -255,7 +278,7 @@ def add_intervals(
     members : pd.DataFrame
         The same by member: `member_local` or `member_global`.
     on : sequence of str
-        Columns that tell the estimates apart.
+        Columns that tell the estimates apart; none for one row.
     effect : str
         Column of the estimates in both tables: "causal_effect" if local, "effect" if global.
     rule : str
@@ -269,12 +292,20 @@ def add_intervals(
     -------
     pd.DataFrame
         `estimates`, in their order, with ``between_se`` (standard deviation over members),
-        ``total_se``, ``total_df`` and ``total_ci_low, total_ci_high``. ``ci_low, ci_high`` stay
-        what they were: intervals given the model.
+        ``total_se``, ``total_df`` and ``total_ci_low, total_ci_high``, and ``total_status``, "ok"
+        or why there is no interval. ``ci_low, ci_high`` stay what they were: intervals given the
+        model.
     """
-    on = list(on)
-    spread = members.groupby(on, observed=True)[effect].agg(["std", "count"]).reset_index()
-    table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
+    on = as_list(on)
+    needed = [*on, effect, "se", *([] if complete_df is None else [complete_df])]
+    check_columns(estimates, needed, "the table of estimates")
+    check_columns(members, [*on, effect], "the table of effects by member")
+    if on:
+        groups = members.groupby(on, observed=True, dropna=False)[effect]
+        spread = groups.agg(["std", "count"]).reset_index()
+        table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
+    else:
+        table = pd.DataFrame([members[effect].agg(["std", "count"])] * len(estimates))
     between, count = table["std"].to_numpy(), table["count"].to_numpy()
     df = np.inf if complete_df is None else estimates[complete_df]
     columns = intervals(
@@ -312,15 +343,40 @@ def intervals(
     dict of str to np.ndarray (S,)
         The columns of `add_intervals`.
     """
-    effect, se, between_se = (np.asarray(a, np.float64) for a in (effect, se, between_se))
+    effect, se, between_se, members = np.broadcast_arrays(
+        *(
+            numbers(a, name)
+            for a, name in (
+                (effect, "effect"), (se, "se"), (between_se, "between_se"),
+                (n_members, "n_members"),
+            )
+        )
+    )  # fmt: skip
     between, between_df = between_se**2, None
     if moderate:
-        between, between_df = moderated_variance(between, int(np.max(n_members, initial=0)))
+        between, between_df = moderated_variance(between, int(np.nanmax(members, initial=0)))
     total, df = total_variance(
-        se**2, between, n_members, rule, complete_df=complete_df, between_df=between_df
+        se**2, between, members, rule, complete_df=complete_df, between_df=between_df
     )
     half = np.sqrt(total) * _t_quantile(df)
-    values = between_se, np.sqrt(total), df, effect - half, effect + half
+    status = np.select(
+        [
+            np.isnan(effect),
+            ~(np.isfinite(se) & np.isfinite(effect)),
+            (rule != "plain") & ~(members >= 2),
+            ~(total > 0),
+            ~(df > 0),
+        ],
+        [
+            "no estimate",
+            "no finite standard error given the model",
+            "fewer than 2 members gave an estimate",
+            "no variance, neither given the model nor between members",
+            "no degrees of freedom: complete_df of a standard error of 0, leave it out",
+        ],
+        "ok",
+    )
+    values = between_se, np.sqrt(total), df, effect - half, effect + half, status
     return dict(zip(COLUMNS, values, strict=True))
 
 

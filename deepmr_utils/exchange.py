@@ -7,18 +7,20 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
-from .mr import INSTRUMENT_COLUMNS, local_mr
+from .mr import local_mr
 from .mutagenesis import SCHEMA_VERSION
 from .sequences import ALPHABET, UNKNOWN, decode, encode
-from .tables import check_rows, require, whole_numbers
+from .tables import check_rows, distinct_text, is_missing, numbers, require, whole_numbers
 
+UNKNOWN_BASE = "N"
 EFFECT_COLUMNS = ["sequence_id", "position", "reference", "alternate", "feature", "effect", "se"]
+# as the dimensions of variant effects are called, and so columns of their `to_dataframe()`
+OTHER_NAMES = {"sequence": "sequence_id", "allele": "alternate"}
 KEY = ["sequence_id", "position", "alternate", "feature"]
 # without sequences: more positions than this, and than a hundred times those in the table, are
 # coordinates on a chromosome
 MAX_UNLISTED = 100_000
 MAX_EMPTY = 2_000_000  # so many effects may be NaN for want of a row: 32 MB
-MISSING = ("", "NA", "NaN", "nan")  # numbers, of a CSV in which names were kept as they are
 REGION_COLUMNS = ("chrom", "start", "end", "strand")
 
 
@@ -51,6 +53,10 @@ def import_effects(
             Standard error of the effect, 0 or more; NaN with a NaN effect, for a missing one.
         ``reference_prediction``, optional
             Prediction for the unchanged sequence, the same for all its substitutions.
+
+        as `effects_table` gives them. What ``effects.to_dataframe()`` gives is taken, too: its
+        ``sequence`` and ``allele`` are ``sequence_id`` and ``alternate``, and its rows of reference
+        bases, which have no effect, are left out.
     sequences : pd.DataFrame, optional
         Sequence table, whose ``sequence_id``, ``sequence`` (of one length) and, where they exist,
         ``chrom``, ``start``, ``end``, ``strand`` say which sequences were analysed; references are
@@ -72,9 +78,11 @@ def import_effects(
     ------
     ValueError
         If a column is missing, a value is malformed (see above), a substitution is listed twice
-        or lacks a feature, or references disagree with each other or with ``sequences``. Says so
-        where positions look 1-based, of the chromosome, or of the other strand.
+        or lacks a feature, references disagree with each other or with ``sequences``, or two
+        identifiers are the same as text (1 and "1"). Says so where positions look 1-based, of the
+        chromosome, or of the other strand.
     """
+    table = _with_one_set_of_names(table)
     require(table, EFFECT_COLUMNS, "an effect table")
     table = _check_table(table)
     ids, codes = _references(table, sequences)
@@ -137,13 +145,47 @@ def _regions(sequences: pd.DataFrame) -> dict[str, tuple[str, np.ndarray]]:
     return coordinates
 
 
+def effects_table(effects: xr.Dataset) -> pd.DataFrame:
+    """Turn variant effects into a table, which `import_effects` turns back.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``sequence_id, position, reference, alternate, feature, effect, se`` and
+        ``reference_prediction``, one row a substitution that has an effect and feature.
+    """
+    names = ["effect", "se", "reference", "reference_prediction"]
+    table = effects[[name for name in names if name in effects.variables]].to_dataframe()
+    table = _with_one_set_of_names(table).dropna(subset=["effect"])
+    columns = [name for name in (*EFFECT_COLUMNS, names[-1]) if name in table.columns]
+    return table[columns].reset_index(drop=True)
+
+
+def _with_one_set_of_names(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of effects under the names of `EFFECT_COLUMNS`, without rows of no substitution."""
+    if isinstance(table, pd.DataFrame) and table.index.nlevels > 1:
+        table = table.reset_index()
+    old = {o: n for o, n in OTHER_NAMES.items() if o in table.columns and n not in table.columns}
+    if not old:
+        return table
+    table = table.rename(columns=old)
+    require(table, EFFECT_COLUMNS, "an effect table")
+    unchanged = (table["alternate"] == table["reference"]) | (table["reference"] == UNKNOWN_BASE)
+    return table[~unchanged | table["effect"].notna() | table["se"].notna()]
+
+
 def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     """Effects with checked values, bases in upper case and whole positions."""
     table = table.reset_index(drop=True)
     for name in ("sequence_id", "feature"):
         hint = ". Where one is called NA, read the CSV with keep_default_na=False"
         check_rows(table, table[name].isna(), f"every row needs a {name}", name, hint=hint)
-        table[name] = table[name].astype(str)
+        table[name] = distinct_text(table, name)
     table["position"] = whole_numbers(table, "position", "0-based")
     for name in ("reference", "alternate"):
         table[name] = table[name].astype(str).str.upper()
@@ -157,7 +199,7 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("effect", "se", "reference_prediction"):
         if name in table.columns:
             number = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
-            missing = table[name].isna() | table[name].isin(MISSING)
+            missing = table[name].isna() | table[name].astype(str).map(is_missing)
             bad = (number.isna() & ~missing) | np.isinf(number)
             check_rows(table, bad, f"{name} must be a finite number", name)
             table[name] = number
@@ -186,11 +228,12 @@ def _references(
         ids, codes = _unknown_sequences(table)
     else:
         require(sequences, ("sequence_id", "sequence"), "sequences")
-        names, missing = sequences["sequence_id"].astype(str), sequences["sequence_id"].isna()
+        missing = sequences["sequence_id"].isna()
         check_rows(sequences, missing, "sequences needs a sequence_id a row", "sequence_id")
-        twice = names.duplicated()
+        twice = sequences["sequence_id"].duplicated()
         check_rows(sequences, twice, "sequence_id of sequences must be unique", "sequence_id")
-        ids, codes = names.tolist(), encode(sequences["sequence"])
+        ids = distinct_text(sequences, "sequence_id").tolist()
+        codes = encode(sequences["sequence"])
     row, position = pd.Index(ids).get_indexer(table["sequence_id"]), table["position"].to_numpy()
     alleles = encode(table["reference"])[:, 0]
     hint = "" if sequences is None else _hint(sequences, codes, row, position, alleles)
@@ -296,8 +339,10 @@ def export_twosamplemr(
     to harmonise; ``harmonise_data()`` would drop palindromic substitutions for want of frequencies.
     """
     local_mr(instruments, "ivw")  # checks columns, values and repeated rows
-    ids, position, reference, alternate = (
-        instruments[name].astype(str) for name in INSTRUMENT_COLUMNS[:4]
+    ids = distinct_text(instruments, "sequence_id")
+    position = instruments["position"].astype(str)
+    reference, alternate = (
+        instruments[name].astype(str).str.upper() for name in ("reference", "alternate")
     )
     snp = ids + ":" + position + ":" + reference + ">" + alternate
     table = {"SNP": snp}
@@ -307,7 +352,7 @@ def export_twosamplemr(
             raise ValueError(
                 f"the {role} needs a name, which the table has lost: give {role}='...'"
             )
-        beta, se = instruments[f"beta_{role}"], instruments[f"se_{role}"]
+        beta, se = (numbers(instruments[f"{n}_{role}"], f"{n}_{role}") for n in ("beta", "se"))
         columns = {
             "": name,
             "id.": ids + f"|{name}",
@@ -320,7 +365,7 @@ def export_twosamplemr(
             "samplesize.": np.nan,
         }
         table |= {f"{prefix}{role}": values for prefix, values in columns.items()}
-    table["mr_keep"] = instruments["beta_exposure"].notna()
+    table["mr_keep"] = ~np.isnan(table["beta.exposure"])
     exported = pd.DataFrame(table).reset_index(drop=True)
     if path is not None:
         # R's read.csv takes TRUE for a logical, but not Python's True

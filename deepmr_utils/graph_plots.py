@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from .causal_graph import PAIR
+from .plot_parts import drawable, nothing_to_draw
 from .plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, readable_legend
+from .tables import as_list
 
 # by hand: helpers above what they help; a fifth factor aside
 PLACES = {"Sox2": (0, 1), "Oct4": (-1, 0), "Nanog": (1, 0), "Klf4": (0, -1), "hidden": (-2, -1)}
@@ -44,12 +46,15 @@ def causal_graph(
     title : str
     ax : Axes, optional
     """
+    if not places:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
+    edges = {pair: effect for pair, effect in edges.items() if np.isfinite(effect)}
     nodes = [n for n in places if n != "hidden" or any(n in pair for pair in edges)]
     missing = sorted({n for pair in edges for n in pair} - set(nodes))
     if missing:
         raise ValueError(f"no place for {', '.join(missing)}: give places of all nodes")
-    largest = max(map(abs, edges.values()), default=1.0)
+    largest = max(map(abs, edges.values()), default=1.0) or 1.0
     for (a, b), effect in edges.items():
         bent = 0.18 if (b, a) in edges else 0.0
         ax.add_patch(
@@ -90,6 +95,10 @@ def pair_forest(
         ``exposure, outcome, effect`` to mark beside.
     ax : Axes, optional
     """
+    needed = [*PAIR, "effect", "se", "tau", "total_ci_low", "total_ci_high"]
+    table = drawable(table, needed, ["effect"])
+    if table.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(6.4, 4.8))[1]
     row = np.arange(len(table))
     low = table["total_ci_low"].fillna(table["effect"] - 1.96 * table["se"])
@@ -115,6 +124,9 @@ def pair_forest(
 
 def local_densities(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2)) -> Figure:
     """Draw how local effects are distributed: a panel an exposure, a line an outcome."""
+    local = drawable(local, [*PAIR, "causal_effect"], ["causal_effect"])
+    if local.empty:
+        return nothing_to_draw().figure
     exposures = local["exposure"].unique().tolist()
     colours = dict(zip(exposures, cycle(_COLOURS), strict=False))
     figure, axes = plt.subplots(
@@ -143,14 +155,22 @@ def both_ways(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2))
     limits : (float, float)
         Of both axes; what lies outside is drawn at the edge.
     """
+    needed = ["sequence_id", *PAIR, "causal_effect", "distance"]
+    local = drawable(local, needed, ["causal_effect", "distance"])
+    if local.empty:
+        return nothing_to_draw().figure
     names = pd.unique(local[PAIR].to_numpy().ravel())
     pairs = list(combinations(names, 2))
-    figure, axes = plt.subplots(2, -(-len(pairs) // 2), figsize=(10, 6.4), sharex=True, sharey=True)
-    values = local.set_index(["sequence_id", *PAIR])
+    figure, axes = plt.subplots(2, -(-len(pairs) // 2), figsize=(10, 6.4), sharex=True, sharey=True,
+                                squeeze=False)  # fmt: skip
+    values = local.set_index("sequence_id")
     points, ends = None, (limits[0] - 0.05, limits[1] + 0.05)
-    for ax, (a, b) in zip(axes.flat, pairs, strict=True):
-        there = values.xs((a, b), level=PAIR)
-        back = values.xs((b, a), level=PAIR)["causal_effect"].rename("back")
+    for ax, (a, b) in zip(axes.flat, pairs, strict=False):
+        there, back = (
+            values[(values["exposure"] == one) & (values["outcome"] == other)]
+            for one, other in ((a, b), (b, a))
+        )
+        back = back["causal_effect"].rename("back")
         both = there.join(back, how="inner").dropna(subset="distance")
         points = ax.scatter(both["causal_effect"].clip(*limits), both["back"].clip(*limits), s=9,
                             c=both["distance"], cmap="viridis_r", vmin=0, vmax=200)  # fmt: skip
@@ -159,6 +179,8 @@ def both_ways(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2))
         ax.axvline(0, color="0.85", lw=0.8, zorder=0)
         ax.set(xlabel=arrow_name(a, b), ylabel=arrow_name(b, a), aspect="equal",
                xlim=ends, ylim=ends)  # fmt: skip
+    for ax in axes.flat[len(pairs) :]:
+        ax.set_axis_off()
     figure.colorbar(points, ax=axes, label="distance between motifs (bp)", shrink=0.7)
     return figure
 
@@ -177,9 +199,14 @@ def distance_heatmap(
     value : str
     ax : Axes, optional
     """
+    bins = as_list(bins)
+    table = drawable(table, [*PAIR, "bin", value], [value])
+    table = table[table["bin"].isin(bins)]
+    if table.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(5.2, 5))[1]
     wide = table.pivot_table(value, PAIR, "bin", sort=False).reindex(columns=list(bins))
-    limit = np.nanmax(np.abs(wide.to_numpy()))
+    limit = np.nanmax(np.abs(wide.to_numpy())) or 1.0
     mesh = ax.imshow(wide, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (i, k), number in np.ndenumerate(wide.to_numpy()):
         text = "" if np.isnan(number) else f"{number:z.2f}"
@@ -197,6 +224,10 @@ def learned_against_true(tables: Mapping[str, pd.DataFrame], ax: Axes | None = N
 
     Graphs stand a little beside each other, so that absent effects, all at 0, can be told apart.
     """
+    needed = ["effect", "truth", "total_ci_low", "total_ci_high"]
+    tables = {name: drawable(one, needed, ["effect", "truth"]) for name, one in tables.items()}
+    if all(one.empty for one in tables.values()):
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
     ends = []
     beside = np.linspace(-0.015, 0.015, len(tables))
@@ -205,8 +236,8 @@ def learned_against_true(tables: Mapping[str, pd.DataFrame], ax: Axes | None = N
         error = [table["effect"] - table["total_ci_low"], table["total_ci_high"] - table["effect"]]
         ax.errorbar(table["truth"] + offset, table["effect"], yerr=error, fmt=marker, ms=5, lw=1.2,
                     color=colour, label=name, alpha=0.8)  # fmt: skip
-        ends += [table["truth"].max(), table["effect"].max()]
-    top = 1.15 * max(ends)
+        ends += [*table["truth"], *table["effect"]]
+    top = max(1.15 * max(ends), 0.05)
     ax.plot([-0.05, top], [-0.05, top], ls="--", color="black", lw=1, zorder=0)
     ax.set(xlabel="true global effect", ylabel="learned global effect", xlim=(-0.05, top),
            ylim=(-0.1, top))  # fmt: skip

@@ -5,9 +5,16 @@ import pandas as pd
 import xarray as xr
 
 from .sequences import ALPHABET
+from .tables import check_choice, did_you_mean
 
 RULES = ("pooled", "wald")
 SE_FLOOR_QUANTILE = 0.01
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise a ValueError for a threshold that is not a number of 0 or more."""
+    if not (isinstance(threshold, int | float | np.number) and threshold >= 0):
+        raise ValueError(f"threshold must be 0 or more; got {threshold}")
 
 
 def select_instruments(
@@ -51,13 +58,14 @@ def select_instruments(
     names = effects["feature"].to_numpy().tolist()
     for role, name in (("exposure", exposure), ("outcome", outcome)):
         if name not in names:
-            raise ValueError(f"unknown {role} {name!r}: the features are {', '.join(names)}")
+            raise ValueError(
+                f"unknown {role} {name!r}: the features are {', '.join(map(str, names))}"
+                f"{did_you_mean(name, names)}"
+            )
     if exposure == outcome:
         raise ValueError(f"exposure and outcome must be two features; both are {exposure!r}")
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
-    if not threshold >= 0:
-        raise ValueError(f"threshold must be 0 or more; got {threshold}")
+    check_choice("rule", rule, RULES)
+    check_threshold(threshold)
     if effects.attrs.get("n_members", 2) < 2:
         raise ValueError(
             "effects of a single member have no standard errors, which instruments need: use an "

@@ -4,7 +4,7 @@ Local causal effects are the studies, and the global effect is their mean. `rand
 arrays, `global_effects` a tidy table of local effects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,9 +12,19 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .numerics import bisect, bisect_minimum, pad_groups
+from .meta_variance import (
+    Studies,
+    dersimonian_laird,
+    restricted_likelihood,
+    squared_unit,
+    squares,
+    standardise,
+    weighted,
+)
+from .numerics import bisect, pad_groups
+from .tables import as_list, check_choice, check_columns, numbers
 
-__all__ = ["COLUMNS", "conditional_se", "global_effects", "random_effects"]
+__all__ = ["COLUMNS", "conditional_se", "global_effects", "random_effects", "why_left_out"]
 
 COLUMNS = [
     "effect",
@@ -37,6 +47,15 @@ COLUMNS = [
 ]
 TAU2_METHODS = ("reml", "dl", "pm", "common")
 PREDICTIONS = ("hts", "v", "hk")
+LEFT_OUT = (
+    "without an estimate",
+    "with an infinite estimate",
+    "without a standard error",
+    "with an infinite standard error",
+    "with a standard error that is not above 0",
+)
+# A Hartung-Knapp standard error that is this share of that of known variances is rounding.
+SAME = 1e-8
 
 
 def random_effects(
@@ -53,7 +72,7 @@ def random_effects(
     ----------
     effect, se : array_like, float (S,) or (G, S)
         Effects and standard errors of S studies, in one or G meta-analyses. Pairs of which either
-        is NaN are left out and counted.
+        is missing (NaN, masked, None or NA) are left out and counted.
     tau2_method : {"reml", "dl", "pm", "common"}
         Estimator of the between-study variance: restricted maximum likelihood, DerSimonian-Laird,
         Paule-Mandel, or "common": none, one effect for all (fixed effect).
@@ -74,8 +93,10 @@ def random_effects(
         `tau2_low`, `tau2_high`; `i2`, `h`, `q`, `q_p`; `pi_low`, `pi_high` (95 % prediction
         interval); `heterogeneity_low`, `heterogeneity_high` (effect -/+ 2 tau: where most local
         effects lie, no confidence interval of the mean); `k` effects used, `n_excluded` left out,
-        and `status`, "ok" or why values are NaN. One effect alone is returned as it is, without
-        heterogeneity; no effect gives NaN.
+        and `status`, "ok" or why values are NaN or not to be used. One effect alone is returned as
+        it is, without heterogeneity; no effect gives NaN. Where effects agree exactly, the
+        Hartung-Knapp standard error is 0 (so in R), which the standard errors do not allow: the
+        status says so.
 
     Raises
     ------
@@ -91,27 +112,34 @@ def random_effects(
     Q-profile: Viechtbauer (2007), Stat Med 26:37. A test of subgroup differences is `q`, `q_p` of
     the subgroups' own effects.
     """
-    _choice("tau2_method", tau2_method, TAU2_METHODS)
-    _choice("hartung_knapp", hartung_knapp, (False, True, "adhoc"))
-    _choice("prediction", prediction, PREDICTIONS)
+    check_choice("tau2_method", tau2_method, TAU2_METHODS)
+    hartung_knapp = check_choice("hartung_knapp", hartung_knapp, (False, True, "adhoc"))
+    check_choice("prediction", prediction, PREDICTIONS)
     effect, se = _checked(effect, se)
     used = ~np.isnan(effect + se)
-    y = np.where(used, effect, 0)
-    variance = np.where(used, se, np.inf) ** 2
-    k = used.sum(axis=-1)
+    k = np.atleast_1d(used.sum(axis=-1))
     with np.errstate(all="ignore"):
-        table = _fit(np.atleast_2d(y), np.atleast_2d(variance), np.atleast_1d(k), tau2_method)
-        table |= _intervals(table, np.atleast_1d(k), hartung_knapp, prediction)
+        studies = standardise(*(np.atleast_2d(a).T for a in (effect, se, used)))
+        table = _fit(studies, tau2_method)
+        table |= _intervals(table, k, hartung_knapp, prediction)
     frame = pd.DataFrame({name: table[name] for name in COLUMNS})
     frame["k"] = k
-    frame["n_excluded"] = (~used).sum(axis=-1)
-    status = np.where(frame["k"] > 1, "ok", "one effect: no heterogeneity can be estimated")
-    status = np.where(frame["k"] > 0, status, "no effects")
-    finite = np.isfinite(frame["effect"]) & np.isfinite(table["classic_se"])
-    finite &= np.isfinite(frame["q"]) & ((frame["k"] < 2) | np.isfinite(frame["tau2"]))
-    overflow = (frame["k"] > 0) & ~finite
-    frame.loc[overflow, COLUMNS] = np.nan
-    frame["status"] = np.where(overflow, "no finite estimate: overflow", status)
+    frame["n_excluded"] = np.atleast_1d((~used).sum(axis=-1))
+    finite = np.isfinite(frame[["effect", "q"]]).all(axis=1) & (table["classic_se"] > 0)
+    finite &= np.isfinite(table["classic_se"]) & ((k < 2) | np.isfinite(frame["tau2"]))
+    frame.loc[(k > 0) & ~finite, COLUMNS] = np.nan
+    exact = (k > 1) & (table["hk_se"] <= SAME * table["classic_se"])
+    exact &= hartung_knapp is True or prediction == "hk"
+    frame["status"] = np.select(
+        [k == 0, ~finite, k == 1, exact],
+        [
+            "no effects",
+            "no finite estimate: overflow, change the units",
+            "one effect: no heterogeneity can be estimated",
+            "effects agree exactly: Hartung-Knapp standard error of 0, take hartung_knapp='adhoc'",
+        ],
+        "ok",
+    )
     return frame if effect.ndim == 2 else frame.iloc[0].rename(None)
 
 
@@ -131,7 +159,7 @@ def global_effects(
     ----------
     local : pd.DataFrame
         One row a local effect, for instance what `deepmr_utils.mr.local_mr` returns, or several of
-        them put together.
+        them put together. Rows that cannot enter, see `why_left_out`, are left out.
     by : sequence of str
         Columns whose values make the groups; none for one group.
     effect, se : str
@@ -143,35 +171,48 @@ def global_effects(
     -------
     pd.DataFrame
         One row a group, in order of first appearance: the columns of `by`, then those of
-        `random_effects`. `n_excluded` counts the rows without an estimate.
+        `random_effects`. `n_excluded` counts the rows that were left out, and the last column,
+        `excluded`, says why: "" or for instance "2 without an estimate".
 
     Raises
     ------
     ValueError
-        If a column is missing, and as `random_effects`.
+        If a column is missing, there twice, or holds what is no number, and as `random_effects`.
     """
-    by = [by] if isinstance(by, str) else list(by)
+    by = as_list(by)
     missing = [name for name in [*by, effect, se] if name not in local.columns]
     if missing:
         raise ValueError(
             f"no column {missing[0]!r} in the table of local effects: choose among "
             f"{list(local.columns)}"
         )
+    check_columns(local, [*by, effect, se], "the table of local effects")
     codes = np.zeros(len(local), np.intp)
     if by and len(local):
         grouped = local.groupby(by, sort=False, observed=True, dropna=False)
         codes = grouped.ngroup().to_numpy().astype(np.intp)
     groups = int(codes.max(initial=-1)) + 1 if by else 1
-    effects, errors, member = pad_groups(
-        codes, groups, local[effect], local[se], np.ones(len(local))
-    )
+    values = [numbers(local[name], name) for name in (effect, se)]
+    reason = why_left_out(*values)
+    values = [np.where(reason == "", value, np.nan) for value in values]
+    effects, errors, member = pad_groups(codes, groups, *values, np.ones(len(local)))
     table = random_effects(
         effects, errors, tau2_method, hartung_knapp=hartung_knapp, prediction=prediction
     )
     table["n_excluded"] = (member == 1).sum(axis=1) - table["k"]  # padding is not left out
+    counts = {text: np.bincount(codes[reason == text], minlength=groups) for text in LEFT_OUT}
+    table["excluded"] = [
+        ", ".join(f"{n[i]} {text}" for text, n in counts.items() if n[i]) for i in range(groups)
+    ]
     first = np.unique(codes, return_index=True)[1]
     labels = local[by].iloc[first].reset_index(drop=True)
     return pd.concat([labels, table], axis=1)
+
+
+def why_left_out(effect: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Say of each local effect why it cannot enter a global one: a text of `LEFT_OUT`, or ""."""
+    bad = [np.isnan(effect), np.isinf(effect), np.isnan(se), np.isinf(se), se <= 0]
+    return np.select(bad, LEFT_OUT, "")
 
 
 def conditional_se(se: ArrayLike, tau2: ArrayLike) -> float:
@@ -191,18 +232,13 @@ def conditional_se(se: ArrayLike, tau2: ArrayLike) -> float:
         mean as an estimate of the same mean of these studies' own effects. That the studies are a
         sample of others is left out (Rice, Higgins and Lumley, 2018, JRSS A 181:205).
     """
-    variance = np.asarray(se, np.float64) ** 2
-    weight = 1 / (variance + np.nan_to_num(np.asarray(tau2, np.float64)))
+    variance = numbers(se, "se") ** 2
+    weight = 1 / (variance + np.nan_to_num(numbers(tau2, "tau2")))
     return float(np.sqrt((weight**2 * variance).sum()) / weight.sum())
 
 
-def _choice(name: str, value: object, valid: tuple[object, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"unknown {name} {value!r}: choose one of {valid}")
-
-
 def _checked(effect: ArrayLike, se: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    effect, se = np.asarray(effect, np.float64), np.asarray(se, np.float64)
+    effect, se = numbers(effect, "effect"), numbers(se, "se")
     if effect.shape != se.shape or effect.ndim not in (1, 2):
         raise ValueError(
             f"effect and se must have one shape, (S,) or (G, S); got {effect.shape} and {se.shape}"
@@ -219,23 +255,26 @@ def _checked(effect: ArrayLike, se: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return effect, se
 
 
-def _fit(y: np.ndarray, variance: np.ndarray, k: np.ndarray, tau2_method: str) -> dict:
-    """Estimates (G,) from effects and variances (G, S); left-out pairs have infinite variance."""
+def _fit(studies: Studies, tau2_method: str) -> dict[str, np.ndarray]:
+    """Estimates (G,), in the units that were given."""
+    y, variance, k, *_ = studies
     freedom = np.where(k > 1, k - 1.0, np.nan)
-    q = _weighted(y, variance, 0)[2]
-    tau2 = np.where(k > 1, _TAU2[tau2_method](y, variance, freedom), np.nan)
-    mean, total, spread = _weighted(y, variance, np.where(k > 1, tau2, 0))
+    q = np.where(k > 0, weighted(y, variance, np.zeros(len(k)))[2], np.nan)
+    tau2 = np.where(k > 1, _tau2(studies, tau2_method, freedom), np.nan)
+    mean, total, spread = weighted(y, variance, np.where(k > 1, tau2, 0))
+    q_low, q_high = (_q_root(studies, special.chdtri(freedom, p)) for p in (0.025, 0.975))
+    unit = studies.unit
     return {
-        "effect": np.where(k > 0, mean, np.nan),
-        "classic_se": np.where(k > 0, 1 / np.sqrt(total), np.nan),
-        "hk_se": np.sqrt(spread / (freedom * total)),
-        "tau2": tau2,
-        "tau": np.sqrt(tau2),
-        "tau2_low": _q_root(y, variance, special.chdtri(freedom, 0.025)),
-        "tau2_high": _q_root(y, variance, special.chdtri(freedom, 0.975)),
+        "effect": np.where(k > 0, mean * unit + studies.centre, np.nan),
+        "classic_se": np.where(k > 0, unit / np.sqrt(total), np.nan),
+        "hk_se": unit * np.sqrt(spread / (freedom * total)),
+        "tau2": squared_unit(tau2, unit),
+        "tau": np.sqrt(tau2) * unit,
+        "tau2_low": squared_unit(q_low, unit),
+        "tau2_high": squared_unit(q_high, unit),
         "i2": np.where(q > 0, np.fmax(0, (q - freedom) / q), 0 * freedom),
         "h": np.where(k > 1, np.fmax(1, np.sqrt(q / freedom)), np.nan),
-        "q": np.where(k > 0, q, np.nan),
+        "q": q,
         "q_p": special.chdtrc(freedom, q),
     }
 
@@ -268,63 +307,19 @@ def _intervals(fit: dict, k: np.ndarray, hartung_knapp: bool | str, prediction: 
     }
 
 
-def _weighted(
-    y: np.ndarray, variance: np.ndarray, tau2: ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted mean, total weight and weighted sum of squares (G,), weights 1 / (v + tau2)."""
-    weight = 1 / (variance + np.reshape(tau2, (-1, 1)))
-    total = weight.sum(axis=1)
-    mean = (weight * y).sum(axis=1) / total
-    return mean, total, (weight * (y - mean[:, None]) ** 2).sum(axis=1)
+def _tau2(studies: Studies, tau2_method: str, freedom: np.ndarray) -> np.ndarray:
+    """Between-study variance (G,) by the method asked for."""
+    if tau2_method == "reml":
+        return restricted_likelihood(studies)
+    if tau2_method == "dl":
+        return dersimonian_laird(studies)
+    return _q_root(studies, freedom) if tau2_method == "pm" else 0 * freedom
 
 
-def _squares(y: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Unweighted sum of squares (G,) of the effects in use."""
-    used = np.isfinite(variance)
-    mean = y.sum(axis=1) / used.sum(axis=1)
-    return (np.where(used, y - mean[:, None], 0) ** 2).sum(axis=1)
-
-
-def _q_root(y: np.ndarray, variance: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _q_root(studies: Studies, target: np.ndarray) -> np.ndarray:
     """Between-study variance (G,) at which Q equals the target; 0 where Q is smaller at 0."""
+    y, variance = studies.y, studies.variance
     # Q(tau2) <= sum of squares / tau2, so the root is below their quotient.
-    high = _squares(y, variance) / target
-    high = np.where(_weighted(y, variance, 0)[2] > target, high, 0 * target)
-    return bisect(lambda tau2: _weighted(y, variance, tau2)[2] - target, 0 * high, high)
-
-
-def _tau2_dl(y: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-    weight = 1 / variance
-    total = weight.sum(axis=1)
-    excess = _weighted(y, variance, 0)[2] - freedom
-    return np.fmax(0, excess / (total - (weight**2).sum(axis=1) / total))
-
-
-def _tau2_reml(y: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-    """Global maximum of the restricted likelihood over tau2 >= 0."""
-    used = np.isfinite(variance)
-
-    def likelihood(tau2: np.ndarray) -> np.ndarray:
-        _, total, spread = _weighted(y, variance, tau2)
-        terms = np.where(used, np.log(variance + tau2[:, None]), 0)
-        return -(terms.sum(axis=1) + np.log(total) + spread) / 2
-
-    def score(tau2: np.ndarray) -> np.ndarray:
-        weight = 1 / (variance + tau2[:, None])
-        mean, total, _ = _weighted(y, variance, tau2)
-        fit = (weight**2 * (y - mean[:, None]) ** 2).sum(axis=1)
-        return fit - total + (weight**2).sum(axis=1) / total
-
-    # The likelihood may have several maxima: a grid over 8 decades below the sum of squares, which
-    # no maximum exceeds by much, finds the highest, and bisection of the score its exact place.
-    grid = _squares(y, variance)[:, None] * np.r_[0, np.logspace(-8, 1, 64)]
-    values = np.stack([likelihood(tau2) for tau2 in grid.T], axis=1)
-    return bisect_minimum(lambda tau2: -score(tau2), grid, -values)
-
-
-_TAU2: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "reml": _tau2_reml,
-    "dl": _tau2_dl,
-    "pm": _q_root,
-    "common": lambda y, variance, freedom: 0 * freedom,
-}
+    high = squares(studies) / target
+    high = np.where(weighted(y, variance, np.zeros(len(target)))[2] > target, high, 0 * target)
+    return bisect(lambda tau2: weighted(y, variance, tau2)[2] - target, 0 * high, high)

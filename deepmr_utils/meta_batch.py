@@ -5,13 +5,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from .meta import random_effects
+from .meta_variance import (
+    dersimonian_laird,
+    restricted_likelihood,
+    squared_unit,
+    standardise,
+    weighted,
+)
+from .tables import check_choice, numbers
 
 TAU2_METHODS = ("reml", "dl")
 CACHE = 2**15  # numbers of a block on a CPU: they stay in cache, and one thread does not wait
-# A weight 1 / (v + tau2) takes more than a decade of tau2 to fall from most to little of its value,
-# so steps of half a decade, over the range in which `meta` looks, see each turn of the score.
-GRID = np.r_[0, np.logspace(-8, 1, 19)]
 
 
 class Means(NamedTuple):
@@ -58,14 +62,17 @@ def random_means(
     Means
         What `deepmr_utils.meta.random_effects` gives, to rounding.
 
-    Notes
-    -----
-    REML by the sign of the score on a grid, then bracketed false position (Illinois), instead of
-    the likelihood on a finer grid and bisection; columns whose score turns more than once go to
-    `random_effects`, which compares the maxima.
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the method is unknown.
     """
-    if tau2_method not in TAU2_METHODS:
-        raise ValueError(f"unknown tau2_method {tau2_method!r}: choose one of {TAU2_METHODS}")
+    check_choice("tau2_method", tau2_method, TAU2_METHODS)
+    effect, se = (numbers(a, name) for a, name in ((effect, "effect"), (se, "se")))
+    if effect.shape != se.shape or effect.ndim != 2:
+        raise ValueError(
+            f"effect and se must have one shape, (S, G); got {effect.shape} and {se.shape}"
+        )
     studies, columns = effect.shape
     device = torch.device(device)
     step = max(1, (CACHE if device.type == "cpu" else 2**25) // max(studies, 1))
@@ -79,98 +86,16 @@ def random_means(
 
 
 def _block(effect: np.ndarray, se: np.ndarray, tau2_method: str, device: torch.device) -> Means:
-    y = torch.from_numpy(np.array(effect, np.float64, order="C")).to(device)
-    variance = torch.from_numpy(np.array(se, np.float64, order="C")).to(device) ** 2
-    used = torch.isfinite(y) & torch.isfinite(variance) & (variance > 0)
-    y = torch.where(used, y, 0)
-    variance = torch.where(used, variance, torch.inf)
-    k = used.sum(0)
-    several = k > 1
-    if tau2_method == "dl":
-        tau2, unclear = _dl(y, variance, k), torch.zeros_like(several)
-    else:
-        tau2, unclear = _reml(y, variance, used)
-    tau2 = torch.where(several, tau2, torch.nan)
-    weight = 1 / (variance + torch.where(several, tau2, 0))
-    total = weight.sum(0)
-    mean = (weight * y).sum(0) / total
-    result = [a.cpu().numpy() for a in (mean, total.rsqrt(), tau2, k)]
-    result[1][result[3] == 0] = np.nan
-    again = np.flatnonzero((unclear & several).cpu().numpy())
-    if len(again):
-        left = used[:, again].cpu().numpy()
-        table = random_effects(
-            *(np.where(left, a[:, again], np.nan).astype(np.float64).T for a in (effect, se)),
-            tau2_method,
-        )
-        for values, name in zip(result, ("effect", "se", "tau2"), strict=False):
-            values[again] = table[name]
-    return Means(*result)
-
-
-def _dl(y: torch.Tensor, variance: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    weight = 1 / variance
-    total = weight.sum(0)
-    q = (weight * (y - (weight * y).sum(0) / total) ** 2).sum(0)
-    return ((q - (k - 1)) / (total - (weight**2).sum(0) / total)).clamp_min(0)
-
-
-def _score(y: torch.Tensor, variance: torch.Tensor, tau2: torch.Tensor) -> torch.Tensor:
-    """Derivative (G,) of twice the restricted log-likelihood (Viechtbauer 2005, eq. 11)."""
-    weight = 1 / (variance + tau2)
-    total = weight.sum(0)
-    deviation = y - (weight * y).sum(0) / total
-    deviation *= weight
-    squares = (deviation * deviation).sum(0)
-    return squares - total + (weight * weight).sum(0) / total
-
-
-def _reml(
-    y: torch.Tensor, variance: torch.Tensor, used: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """REML variance (G,), and of which columns a grid cannot tell it."""
-    deviation = torch.where(used, y - y.sum(0) / used.sum(0), 0)
-    grid = (deviation**2).sum(0) * torch.from_numpy(GRID).to(y)[:, None]  # (steps, G)
-    scores = torch.stack([_score(y, variance, tau2) for tau2 in grid])
-    rising = scores > 0
-    falls = rising[:-1] & ~rising[1:]  # a maximum between a point and the next
-    unclear = (falls.sum(0) > 1) | ((falls.sum(0) == 1) & ~rising[0]) | ~scores.isfinite().all(0)
-    unclear |= rising[-1]
-    inside = falls.any(0)
-    at = falls.to(torch.int8).argmax(0)
-    column = torch.arange(len(at), device=y.device)
-    ends = [torch.where(inside, a[i, column], 0) for i in (at, at + 1) for a in (grid, scores)]
-    return _illinois(y, variance, *ends), unclear
-
-
-def _illinois(
-    y: torch.Tensor,
-    variance: torch.Tensor,
-    low: torch.Tensor,
-    score_low: torch.Tensor,
-    high: torch.Tensor,
-    score_high: torch.Tensor,
-) -> torch.Tensor:
-    """Where the score changes sign between `low` (positive) and `high` (Dowell and Jarratt 1971).
-
-    The end that stays is halved in value, or more where the other moved little (Anderson and
-    Bjorck, 1973), so that both ends close in.
-    """
-    root = low
-    within = 1 / (1 / variance).mean(0)
-    for _ in range(60):  # superlinear: about eight
-        new = (low * score_high - high * score_low) / (score_high - score_low)
-        new = torch.where(torch.isfinite(new), new, (low + high) / 2)
-        moved = (new - root).abs()
-        root = new
-        if bool((moved <= 1e-10 * root + 1e-14 * within).all()):  # the next would be exact
-            break
-        score = _score(y, variance, root)
-        positive = score > 0
-        before = torch.where(positive, score_low, score_high)
-        factor = 1 - score / before
-        factor = torch.where(factor > 0, factor, 0.5)
-        low, high = torch.where(positive, root, low), torch.where(positive, high, root)
-        score_low = torch.where(positive, score, score_low * factor)
-        score_high = torch.where(positive, score_high * factor, score)
-    return root
+    y, error = (
+        torch.from_numpy(np.array(a, np.float64, order="C")).to(device) for a in (effect, se)
+    )
+    studies = standardise(y, error, torch.isfinite(y) & torch.isfinite(error) & (error > 0))
+    estimate = dersimonian_laird if tau2_method == "dl" else restricted_likelihood
+    several = studies.k > 1
+    tau2 = torch.where(several, estimate(studies), torch.nan)
+    mean, total, _ = weighted(studies.y, studies.variance, torch.where(several, tau2, 0))
+    effect, error = mean * studies.unit + studies.centre, total.rsqrt() * studies.unit
+    tau2 = squared_unit(tau2, studies.unit)
+    good = torch.isfinite(effect + error) & (~several | torch.isfinite(tau2))
+    result = (torch.where(good, a, torch.nan) for a in (effect, error, tau2))
+    return Means(*(a.cpu().numpy() for a in (*result, studies.k)))

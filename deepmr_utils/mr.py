@@ -6,6 +6,7 @@ instruments, and a sequence's result does not depend on what else is in the call
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from numpy.typing import ArrayLike
 from .mr_canonical import canonical, restore, with_ratios
 from .mr_linear import Distribution, Fit
 from .mr_multivariable import correlation_from_members, multivariable
-from .mr_registry import DIAGNOSTICS, REGISTRY, Method
+from .mr_registry import DIAGNOSTICS, RANGES, REGISTRY, Method
 from .numerics import blocks, pad_groups
+from .tables import as_list, check_choice, check_columns, check_options, did_you_mean, numbers
 
 __all__ = [
     "COLUMNS",
@@ -92,7 +94,7 @@ def estimate(
     ----------
     beta_exposure, se_exposure : array_like, float (V,) or (S, V)
         Exposure effects of V instruments, and their standard errors, in one or S sequences.
-        Padding, anywhere in a row, is NaN in all four arrays.
+        Padding, anywhere in a row, is NaN in all four arrays; so is what is masked, None or NA.
     beta_outcome, se_outcome : array_like, float (V,) or (S, V)
         Outcome effects and their standard errors.
     method : str
@@ -115,7 +117,9 @@ def estimate(
     ValueError
         If the arrays differ in shape, hold infinities, are NaN in some but not all four places,
         or hold a standard error that is not positive; if method, distribution or an option is
-        unknown.
+        unknown, or has none of the values that it may have.
+    TypeError
+        If there are several methods, which `local_mr` takes.
     """
     chosen, options = _method_and_options(method, distribution, options)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
@@ -147,7 +151,7 @@ def estimate(
 
 def local_mr(
     instruments: pd.DataFrame,
-    method: str = "egger_robust",
+    method: str | Sequence[str] = "egger_robust",
     *,
     distribution: Distribution = "normal",
     **options: Any,
@@ -161,26 +165,32 @@ def local_mr(
         analysed sequences, also those without instruments; other values are taken as categories in
         order of appearance), `position`, `reference`, `alternate`, `beta_exposure`,
         `se_exposure`, `beta_outcome`, `se_outcome`.
-    method, distribution, **options
+    method : str or sequence of str
+        One of `methods()`, or several, whose tables follow each other.
+    distribution, **options
         As in `estimate`.
 
     Returns
     -------
     pd.DataFrame
-        One row a sequence, in category order: `sequence_id` (the same categories), `method`, then
-        the columns of `estimate`.
+        One row a method and sequence, in category order: `sequence_id` (the same categories),
+        `method`, then the columns of `estimate`.
 
     Raises
     ------
     ValueError
-        If a column is missing, an instrument has no sequence or is listed twice, and as `estimate`.
+        If a column is missing or there twice, an instrument has no sequence or is listed twice
+        (bases in lower case are those in upper case), and as `estimate`.
     """
-    missing = [name for name in INSTRUMENT_COLUMNS if name not in instruments.columns]
-    if missing:
-        raise ValueError(
-            f"an instrument table needs the columns {INSTRUMENT_COLUMNS}; {missing} missing from "
-            f"{list(instruments.columns)}: rename or add them"
+    if not isinstance(method, str):
+        return pd.concat(
+            [
+                local_mr(instruments, name, distribution=distribution, **options)
+                for name in check_methods(method)
+            ],
+            ignore_index=True,
         )
+    check_columns(instruments, INSTRUMENT_COLUMNS, "an instrument table")
     sequence = instruments["sequence_id"]
     if not isinstance(sequence.dtype, pd.CategoricalDtype):
         sequence = sequence.astype(pd.CategoricalDtype(sequence.dropna().unique()))
@@ -190,7 +200,10 @@ def local_mr(
             f"each instrument must belong to a sequence; sequence_id is missing in row "
             f"{int(np.argmax(codes < 0))}: fill it in or drop the row"
         )
-    repeated = instruments.duplicated(["sequence_id", "position", "alternate"]).to_numpy()
+    keys = pd.DataFrame({"sequence": codes})
+    keys["position"] = numbers(instruments["position"], "position")
+    keys["alternate"] = instruments["alternate"].astype(str).str.upper().to_numpy()
+    repeated = keys.duplicated().to_numpy()
     if repeated.any():
         row = instruments.iloc[int(np.argmax(repeated))]
         raise ValueError(
@@ -199,7 +212,8 @@ def local_mr(
             "a time"
         )
     categories = sequence.cat.categories
-    padded = pad_groups(codes, len(categories), *(instruments[name] for name in EFFECTS))
+    values = check_effects(*(instruments[name] for name in EFFECTS), labels=instruments.index)
+    padded = pad_groups(codes, len(categories), *(array[0] for array in values))
     table = estimate(*padded, method, distribution=distribution, **options)
     identity = pd.Categorical.from_codes(np.arange(len(categories)), dtype=sequence.dtype)
     table.insert(0, "sequence_id", identity)
@@ -252,10 +266,13 @@ def _options(method: Method) -> list[str]:
 def _method_and_options(
     name: str, distribution: str, options: dict[str, Any]
 ) -> tuple[Method, dict[str, Any]]:
-    if name not in REGISTRY:
-        raise ValueError(f"unknown method {name!r}: choose one of {', '.join(REGISTRY)}")
-    if distribution not in ("normal", "t"):
-        raise ValueError(f"unknown distribution {distribution!r}: choose 'normal' or 't'")
+    if not isinstance(name, str):
+        raise TypeError(
+            f"method must be one name; got {name!r}: make a call for each, or give the table of "
+            "instruments to local_mr, which takes several"
+        )
+    check_choice("method", name, tuple(REGISTRY))
+    check_choice("distribution", distribution, ("normal", "t"))
     chosen = REGISTRY[name]
     allowed = _options(chosen)
     if distribution == "t" and "distribution" not in allowed:
@@ -266,17 +283,28 @@ def _method_and_options(
     if unknown:
         raise ValueError(
             f"unknown option {unknown[0]!r} of method {name!r}: choose among {allowed}"
+            + did_you_mean(unknown[0], allowed)
         )
-    return chosen, options
+    return chosen, check_options(chosen.fit.func, options, RANGES)
 
 
-def check_effects(*values: ArrayLike) -> list[np.ndarray]:
+def check_methods(methods: str | Sequence[str]) -> list[str]:
+    """Names of methods, each once, or a ValueError where one is unknown or there is none."""
+    found = list(dict.fromkeys(as_list(methods)))
+    if not found:
+        raise ValueError(f"method must name one at least; got none: choose among {list(REGISTRY)}")
+    return [check_choice("method", name, tuple(REGISTRY)) for name in found]
+
+
+def check_effects(*values: ArrayLike, labels: pd.Index | None = None) -> list[np.ndarray]:
     """Check summary data.
 
     Parameters
     ----------
     *values : array_like, float (V,) or (S, V)
         Exposure effects, their standard errors, outcome effects, theirs.
+    labels : pd.Index, optional
+        What the rows of a table are called in errors, where the values are its columns.
 
     Returns
     -------
@@ -288,7 +316,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
     ValueError
         As `estimate`, saying which rule is broken, where, by what value, and what to do.
     """
-    arrays = [np.asarray(value, dtype=np.float64) for value in values]
+    arrays = [numbers(value, name) for name, value in zip(EFFECTS, values, strict=True)]
     shapes = {name: a.shape for name, a in zip(EFFECTS, arrays, strict=True)}
     if len(set(shapes.values())) > 1 or arrays[0].ndim not in (1, 2):
         raise ValueError(
@@ -300,7 +328,7 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
         if np.isinf(array).any():
             where = _where(np.isinf(array))
             raise ValueError(
-                f"{name} must be finite; got {array[where]} at {_place(where)}: drop the "
+                f"{name} must be finite; got {array[where]} at {_place(where, labels)}: drop the "
                 "instrument or find what made it infinite (a saturated prediction?)"
             )
     absent = np.stack([np.isnan(a) for a in arrays])
@@ -309,15 +337,15 @@ def check_effects(*values: ArrayLike) -> list[np.ndarray]:
         where = _where(half)
         names = [name for name, a in zip(EFFECTS, absent, strict=True) if a[where]]
         raise ValueError(
-            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where)} but the "
-            "others are not; an instrument needs all four, padding is NaN in all four: complete "
-            "or drop it"
+            f"half-missing instrument: {', '.join(names)} is NaN at {_place(where, labels)} but "
+            "the others are not; an instrument needs all four, padding is NaN in all four: "
+            "complete or drop it"
         )
     for name, array in zip(EFFECTS, arrays, strict=True):
         if name.startswith("se_") and (array <= 0).any():
             where = _where(array <= 0)
             raise ValueError(
-                f"{name} must be greater than 0; got {array[where]} at {_place(where)}: a "
+                f"{name} must be greater than 0; got {array[where]} at {_place(where, labels)}: a "
                 "substitution that moves no ensemble member is no instrument, drop it"
             )
     return arrays
@@ -327,5 +355,7 @@ def _where(bad: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
-def _place(where: tuple[int, ...]) -> str:
+def _place(where: tuple[int, ...], labels: pd.Index | None) -> str:
+    if labels is not None:
+        return f"row {labels[where[1]]}"
     return f"row {where[0]}, column {where[1]}"

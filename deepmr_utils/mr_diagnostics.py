@@ -61,7 +61,8 @@ def diagnostics(
     for name, lost in (("ivw", 1), ("egger", 2)):
         q, df = lines[name]["q"], lines[name]["n_instruments"] - lost
         table[f"q_{name}"], table[f"q_{name}_p"] = q, lines[name]["q_p"]
-        table[f"i2_{name}"] = ((q - df) / q.where(q > 0)).clip(lower=0)
+        i2 = ((q - df) / q.where(q > 0)).clip(lower=0)
+        table[f"i2_{name}"] = i2.mask(q == 0, 0.0)  # perfect agreement is no heterogeneity
     table["intercept"] = lines["egger"]["intercept"]
     table["intercept_p"] = lines["egger"]["intercept_p"]
     bx, sx, by, sy = arrays

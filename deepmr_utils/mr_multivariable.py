@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from .mr_linear import Distribution, Fit, chi2_tail, summary
 from .numerics import least_squares
+from .tables import as_list, check_choice, check_number, numbers
 
 COLUMNS = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f"]
 COLUMNS += ["intercept", "intercept_se", "intercept_p", "scale", "q", "q_p"]
@@ -48,7 +49,8 @@ def multivariable(
         Correlation of the errors of one instrument's exposure effects; none if not given. It enters
         the conditional F only.
     names : sequence of str, optional
-        Names of the exposures.
+        Names of the exposures; by default those of the columns where `beta_exposures` is a
+        DataFrame. Where `se_exposures` has columns of the same names, they are taken by name.
     effects : {"random", "fixed"}
         Whether over-dispersion widens the standard errors.
     distribution : {"normal", "t"}
@@ -65,8 +67,8 @@ def multivariable(
     ------
     ValueError
         If shapes do not match, a value is infinite or half-missing, a standard error is not
-        positive, a correlation is not positive definite or not symmetric with unit diagonal, or an
-        option is unknown.
+        positive, a correlation lacks a value, is not positive definite or not symmetric with unit
+        diagonal, or an option is unknown.
 
     Notes
     -----
@@ -81,13 +83,18 @@ def multivariable(
         ("effects", effects, ("random", "fixed")),
         ("distribution", distribution, ("normal", "t")),
     ):
-        if value not in valid:
-            raise ValueError(f"unknown {option} {value!r}: choose one of {valid}")
+        check_choice(option, value, valid)
+    if isinstance(beta_exposures, pd.DataFrame):
+        labels = beta_exposures.columns
+        names = labels if names is None else names
+        same = isinstance(se_exposures, pd.DataFrame) and labels.is_unique
+        if same and set(se_exposures.columns) == set(labels):
+            se_exposures = se_exposures[labels]
     x, sx, y, sy, used = _checked(beta_exposures, se_exposures, beta_outcome, se_outcome)
     exposures = x.shape[1]
     rho = _correlation("correlation", correlation, used)
     error_rho = _correlation("exposure_correlation", exposure_correlation, np.ones(exposures, bool))
-    names = [f"exposure {k}" for k in range(exposures)] if names is None else list(names)
+    names = [f"exposure {k}" for k in range(exposures)] if names is None else as_list(names)
     if len(names) != exposures:
         raise ValueError(f"names must name the {exposures} exposures; got {names}")
     design = x
@@ -185,11 +192,18 @@ def correlation_from_members(
     -----
     Ledoit and Wolf (2004), J Multivar Anal 88:365.
     """
-    effects = np.asarray(member_effects, np.float64)
-    if effects.ndim != 2 or len(effects) < 3 or not np.isfinite(effects).all():
+    check_choice("method", method, ("ledoit_wolf", "low_rank"))
+    effects = numbers(member_effects, "member_effects")
+    if effects.ndim != 2 or len(effects) < 3 or not effects.size:
         raise ValueError(
             "member_effects must be finite, of shape (M, V) with at least 3 members; got shape "
             f"{effects.shape}"
+        )
+    if not np.isfinite(effects).all():
+        member, instrument = np.argwhere(~np.isfinite(effects))[0]
+        raise ValueError(
+            f"member_effects must be finite; got {effects[member, instrument]} of member {member} "
+            f"and instrument {instrument}: leave one of them out"
         )
     sd = effects.std(axis=0)
     if (sd == 0).any():
@@ -201,9 +215,7 @@ def correlation_from_members(
         from sklearn.covariance import ledoit_wolf  # slow to import
 
         return ledoit_wolf(z, assume_centered=True)[0]
-    if method != "low_rank":
-        raise ValueError(f"unknown method {method!r}: choose 'ledoit_wolf' or 'low_rank'")
-    if not 1 <= rank < len(z):
+    if not 1 <= check_number("rank", rank, whole=True) < len(z):
         raise ValueError(f"rank must lie between 1 and M - 1 = {len(z) - 1}; got {rank}")
     _, singular, directions = np.linalg.svd(z / np.sqrt(len(z)), full_matrices=False)
     loadings = directions[:rank].T * singular[:rank]
@@ -237,9 +249,11 @@ def _checked(
     se_outcome: ArrayLike,
 ) -> tuple[np.ndarray, ...]:
     """Arrays of the instruments in use, and which of all rows they are."""
-    x, sx, y, sy = (
-        np.asarray(a, np.float64) for a in (beta_exposures, se_exposures, beta_outcome, se_outcome)
-    )
+    given = {
+        "beta_exposures": beta_exposures, "se_exposures": se_exposures,
+        "beta_outcome": beta_outcome, "se_outcome": se_outcome,
+    }  # fmt: skip
+    x, sx, y, sy = (numbers(value, name) for name, value in given.items())
     x, sx = (a[:, None] if a.ndim == 1 else a for a in (x, sx))
     if x.ndim != 2 or sx.shape != x.shape or y.shape != x.shape[:1] or sy.shape != y.shape:
         raise ValueError(
@@ -262,27 +276,32 @@ def _checked(
 
 
 def _correlation(name: str, value: ArrayLike | None, used: np.ndarray) -> np.ndarray:
-    """Correlation of what is `used`, bool (V,); of the rest it may be NaN."""
-    size = len(used)
+    """The part (N, N) of a correlation that belongs to what is in use, N of S (S,)."""
+    size, known = len(used), np.flatnonzero(used)
     if value is None:
-        return np.eye(size)[np.ix_(used, used)]
-    rho = np.asarray(value, np.float64)
+        return np.eye(len(known))
+    rho = numbers(value, name)
     if rho.shape != (size, size):
         raise ValueError(f"{name} must have shape ({size}, {size}); got {rho.shape}")
-    unknown = ~np.isfinite(rho) & np.outer(used, used)
-    if unknown.any():
-        row, column = np.argwhere(unknown)[0]
+    inner = rho[np.ix_(known, known)]
+    if not np.isfinite(inner).all():
+        row, column = (known[i] for i in np.argwhere(~np.isfinite(inner))[0])
         raise ValueError(
-            f"{name} must be finite between instruments that are used; got {rho[row, column]} at "
-            f"row {row}, column {column}: fill it in, or drop the instrument"
+            f"{name} must hold a number for each pair in use; got {rho[row, column]} in row {row}, "
+            f"column {column}: complete it, or leave one of the two out"
         )
-    rho = rho[np.ix_(used, used)]
     # Rounding of a correlation computed elsewhere is no error.
-    if not np.allclose(rho, rho.T, atol=1e-8) or not np.allclose(np.diag(rho), 1, atol=1e-8):
-        raise ValueError(f"{name} must be symmetric with ones on its diagonal")
-    if len(rho) and np.linalg.eigvalsh(rho)[0] <= 0:
+    unlike = ~np.isclose(inner, inner.T, atol=1e-8)
+    np.fill_diagonal(unlike, ~np.isclose(np.diag(inner), 1, atol=1e-8))
+    if unlike.any():
+        row, column = (known[i] for i in np.argwhere(unlike)[0])
+        raise ValueError(
+            f"{name} must be symmetric with ones on its diagonal; got {rho[row, column]} in row "
+            f"{row}, column {column}, and {rho[column, row]} the other way"
+        )
+    if len(inner) and np.linalg.eigvalsh(inner)[0] <= 0:
         raise ValueError(
             f"{name} must be positive definite; its smallest eigenvalue is "
-            f"{np.linalg.eigvalsh(rho)[0]:.3g}: shrink it, see correlation_from_members"
+            f"{np.linalg.eigvalsh(inner)[0]:.3g}: shrink it, see correlation_from_members"
         )
-    return rho
+    return inner

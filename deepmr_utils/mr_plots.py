@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import special
 
+from .plot_parts import drawable, nothing_to_draw
 from .plots import BLUE, GREY, ORANGE, RED, line_styles, marker_size, readable_legend
+from .tables import check_number
 
 Z_95 = special.ndtri(0.975)
 
@@ -30,8 +32,11 @@ def funnel(single: pd.DataFrame, estimates: pd.DataFrame, *, ax: Axes | None = N
     ax : Axes, optional
         Ratios too far out for the range, the central 90 % and all lines, stand at its edge.
     """
+    shown = drawable(single, ["ratio", "precision"], ["ratio", "precision"])
+    if shown.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(7.6, 4.2))[1]
-    shown = single.dropna(subset=["ratio", "precision"])
+    estimates = drawable(estimates, ["method", "causal_effect"], ["causal_effect"])
     ends = [*np.quantile(shown["ratio"], [0.05, 0.95]), *estimates["causal_effect"]]
     margin = 0.25 * (max(ends) - min(ends)) or 1.0
     low, high = min(ends) - margin, max(ends) + margin
@@ -46,7 +51,7 @@ def funnel(single: pd.DataFrame, estimates: pd.DataFrame, *, ax: Axes | None = N
         ax.axvline(row["causal_effect"], **style, lw=2,
                    label=f"{row['method']}: {row['causal_effect']:.2f}")  # fmt: skip
     heights = np.linspace(shown["precision"].max() / 50, 1.05 * shown["precision"].max(), 200)
-    for side in (-1, 1):
+    for side in (-1, 1) if len(estimates) else ():
         centre = estimates["causal_effect"].iloc[0]
         ax.plot(centre + side * Z_95 / heights, heights, ls=":", color="0.4", lw=1,
                 label="95 % of valid instruments" if side > 0 else None)  # fmt: skip
@@ -73,8 +78,11 @@ def radial(single: pd.DataFrame, *, significance: float = 0.05, ax: Axes | None 
     Bowden et al. (2018), Int J Epidemiol 47:1264. The line has the inverse-variance weighted
     estimate as its slope; the band is 1.96 above and below it, since every point has variance 1.
     """
+    check_number("significance", significance, 0, 1, ends=False)
+    shown = drawable(single, ["radial_x", "radial_y", "q_p"], ["radial_x", "radial_y"])
+    if shown.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(7.6, 4.2))[1]
-    shown = single.dropna(subset=["radial_x", "radial_y"])
     x, y = shown["radial_x"], shown["radial_y"]
     slope = (x * y).sum() / (x**2).sum()
     outlier = shown["q_p"] * len(shown) < significance
@@ -113,8 +121,11 @@ def leave_one_out(
         the five whose absence changes the estimate most.
     ax : Axes, optional
     """
+    needed = ["left_out", "causal_effect", "ci_low", "ci_high"]
+    shown = drawable(left_out, needed, ["causal_effect"]).sort_values("causal_effect")
+    if shown.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(6.4, 5))[1]
-    shown = left_out.dropna(subset=["causal_effect"]).sort_values("causal_effect")
     rank = np.arange(1, len(shown) + 1)
     size = marker_size(len(shown))
     ax.hlines(rank, shown["ci_low"], shown["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
@@ -148,6 +159,10 @@ def method_scores(scores: pd.DataFrame) -> Figure:
         of the estimates to either side, its colour the coverage. Squares mark methods whose
         assumptions do not hold.
     """
+    needed = ["scenario", "method", "bias", "rmse", "coverage", "assumed"]
+    scores = drawable(scores, needed, ["bias"])
+    if scores.empty:
+        return nothing_to_draw().figure
     scenarios, methods = scores["scenario"].unique(), scores["method"].unique()
     rows = -(-len(scenarios) // 3)
     columns = min(3, len(scenarios))

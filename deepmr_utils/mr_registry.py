@@ -1,5 +1,6 @@
 """The estimators of Mendelian randomization by name, and what a reader has to know of each."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -107,3 +108,14 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
 # fmt: on
 
 REGISTRY = {name: Method(partial(fit, **bound), *facts) for name, fit, bound, *facts in _TABLE}
+
+# What the numbers among options may be: lowest, highest, and whether these two are allowed. Choices
+# are those of the annotations of the fits. The bootstrap needs the spread of two draws.
+RANGES = {
+    "draws": (2, math.inf, True),
+    "seed": (0, math.inf, True),
+    "significance": (0, 1, False),
+    "prior": (0, 1, False),
+    "phi": (0, math.inf, False),
+    "psi": (0, math.inf, False),
+}

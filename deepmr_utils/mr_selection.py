@@ -145,7 +145,10 @@ def presso(
 
     Notes
     -----
-    Verbanck, Chen, Neale and Do (2018), Nat Genet 50:693. With 1,000 draws no corrected outlier
+    Verbanck, Chen, Neale and Do (2018), Nat Genet 50:693. `global_p` and `distortion_p` are
+    (b + 1) / (draws + 1), b draws being as extreme (Phipson and Smyth 2010, Stat Appl Genet Mol
+    Biol 9:39): never 0, where R's b / draws, of the same draws, is 0 and printed as "<0.001". The
+    outlier tests, which have no column, use b / draws as R does: with 1,000 draws no corrected
     p-value of more than 50 instruments is below 0.05 unless no draw exceeds it: use more draws.
     Where fewer than two instruments are no outliers only the global test is given.
     """
@@ -166,7 +169,7 @@ def presso(
         total = weight * (y_new - _leave_one_out(x_new, y_new, weight) * x_new) ** 2
         global_above += (total.sum(axis=2) > observed.sum(axis=1)).sum(axis=0)
     untested = (x > 0).sum(axis=1) < 2
-    global_p = np.where(untested, np.nan, global_above / draws)
+    global_p = np.where(untested, np.nan, (global_above + 1) / (draws + 1))
     outlier = data.mask & (above / draws * n[:, None] < significance)
     outlier &= (global_p < significance)[:, None]
     kept = data._replace(
@@ -187,7 +190,7 @@ def presso(
         top, bottom = weight[i] * x[i] * y[i], weight[i] * x[i] ** 2
         random = top[chosen].sum(axis=1) / bottom[chosen].sum(axis=1)
         expected = np.abs((everything[i] - random) / random)
-        distortion_p[i] = np.mean(expected > np.abs(distortion[i]))
+        distortion_p[i] = (np.sum(expected > np.abs(distortion[i])) + 1) / (draws + 1)
     any_outlier = outlier.any(axis=1)
     return fit | {
         "global_p": global_p,

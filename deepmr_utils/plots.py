@@ -11,14 +11,26 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Affine2D
 
+from .plot_parts import (
+    drawable,
+    label_points,
+    marker_size,
+    nothing_to_draw,
+    readable_legend,
+)
 from .sequences import ALPHABET
+from .tables import as_list, check_choice
 
+__all__ = [
+    "effect_heatmap", "effect_scatter", "forest", "global_against_truth", "label_points",
+    "line_styles", "marker_size", "model_quality", "readable_legend", "reliability",
+    "sequence_logo", "setting_scores", "use_style",
+]  # fmt: skip
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = sns.color_palette("colorblind")
 BASE_COLOURS = dict(zip(ALPHABET, (GREEN, BLUE, ORANGE, RED), strict=True))
 SPAN_COLOURS = {"exposure": BLUE, "outcome": ORANGE, "confounder": PINK}
@@ -52,20 +64,6 @@ def line_styles() -> Iterator[dict[str, object]]:
         yield {"color": colour, "ls": dash}
 
 
-def marker_size(count: int) -> float:
-    """Marker size, in points, at which so many points stay apart."""
-    return float(np.clip(250 / max(count, 1), 1, 5))
-
-
-def readable_legend(ax: Axes, **options: object) -> None:
-    """Add a legend whose markers and lines are as large as if there were few points."""
-    legend = ax.legend(fontsize=9, **options)
-    for handle in legend.legend_handles:
-        if isinstance(handle, Line2D):
-            handle.set_alpha(1)
-            handle.set_markersize(max(handle.get_markersize(), 6))
-
-
 def sequence_logo(
     effects: xr.Dataset,
     sequence_id: str,
@@ -88,9 +86,11 @@ def sequence_logo(
     -----
     The height of a base is minus the mean effect of its three substitutions.
     """
-    ax = ax or plt.subplots(figsize=(8, 1.9))[1]
-    one = effects.sel(sequence=sequence_id, feature=feature)
+    one = _one(effects, sequence_id, feature)
     heights = -one["effect"].mean("allele").to_numpy()
+    if np.isnan(heights).all():
+        return nothing_to_draw(ax)
+    ax = ax or plt.subplots(figsize=(8, 1.9))[1]
     for name, start, end in spans:
         colour = SPAN_COLOURS.get(name, GREY)
         ax.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.15, lw=0)
@@ -101,10 +101,16 @@ def sequence_logo(
             _draw_letter(ax, base, position, heights[position])
     ax.axhline(0, color="black", lw=0.8)
     low, high = min(np.nanmin(heights), 0), max(np.nanmax(heights), 0)
-    margin = 0.06 * (high - low)
+    margin = 0.06 * (high - low) or 1.0
     ax.set(xlim=(-1, len(heights)), ylim=(low - margin, high + margin), xlabel="position (bp)",
            ylabel=f"importance\nfor {feature}")  # fmt: skip
     return ax
+
+
+def _one(effects: xr.Dataset, sequence_id: str, feature: str) -> xr.Dataset:
+    for dimension, name in (("sequence", sequence_id), ("feature", feature)):
+        check_choice(dimension, name, effects[dimension].to_numpy().tolist())
+    return effects.sel(sequence=sequence_id, feature=feature)
 
 
 def _draw_letter(ax: Axes, base: str, position: int, height: float) -> None:
@@ -119,9 +125,12 @@ def effect_heatmap(
     effects: xr.Dataset, sequence_id: str, feature: str, ax: Axes | None = None
 ) -> Axes:
     """Draw the effect of every substitution of one sequence; reference bases are grey."""
+    values = _one(effects, sequence_id, feature)["effect"].transpose("allele", "position")
+    values = values.to_numpy()
+    if np.isnan(values).all():
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(8, 1.6))[1]
-    values = effects["effect"].sel(sequence=sequence_id, feature=feature).transpose().to_numpy()
-    limit = np.nanmax(np.abs(values))
+    limit = np.nanmax(np.abs(values)) or 1.0
     ax.set_facecolor("0.8")
     mesh = ax.pcolormesh(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
     mesh.set_edgecolor("face")
@@ -155,6 +164,12 @@ def effect_scatter(
         Embedded motifs, by which points are coloured.
     ax : Axes, optional
     """
+    columns = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
+    instruments = drawable(instruments, [*columns, *(["position"] if len(spans) else [])], columns)
+    if instruments.empty:
+        return nothing_to_draw(ax)
+    fitted = ["method", "causal_effect", "se", "intercept"]
+    local = drawable(local, fitted, ["causal_effect"])
     ax = ax or plt.subplots(figsize=(7.6, 4.2))[1]
     sign = np.sign(instruments["beta_exposure"])
     x, y = sign * instruments["beta_exposure"], sign * instruments["beta_outcome"]
@@ -212,8 +227,11 @@ def forest(
         Range of the effect axis; by default that of the central 95 % of the interval ends.
     ax : Axes, optional
     """
+    shown = drawable(local, ["causal_effect", "ci_low", "ci_high"], ["causal_effect"])
+    if shown.empty:
+        return nothing_to_draw(ax)
+    shown = shown.sort_values("causal_effect")
     ax = ax or plt.subplots(figsize=(6.4, 5))[1]
-    shown = local[local["causal_effect"].notna()].sort_values("causal_effect")
     rank = np.arange(1, len(shown) + 1)
     size = marker_size(len(shown))
     ax.hlines(rank, shown["ci_low"], shown["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
@@ -228,10 +246,11 @@ def forest(
                     xerr=[[pooled["effect"] - pooled["ci_low"]],
                           [pooled["ci_high"] - pooled["effect"]]],
                     label=f"global effect {pooled['effect']:.2f}, 95 % CI")  # fmt: skip
-    if limits is None and len(shown):
-        ends = shown[["ci_low", "ci_high"]].to_numpy()
+    if limits is None:  # ends that are infinite (conmix) leave the figure
+        ends = shown[["ci_low", "ci_high"]].to_numpy(float)
+        ends = np.where(np.isfinite(ends), ends, shown[["causal_effect"]])
         low, high = np.quantile(ends[:, 0], 0.025), np.quantile(ends[:, 1], 0.975)
-        margin = 0.1 * (high - low)
+        margin = 0.1 * (high - low) or 1.0
         limits = (low - margin, high + margin)
     ax.axvline(0, color="0.7", lw=0.8, zorder=0)
     missing = len(local) - len(shown)
@@ -246,23 +265,11 @@ def forest(
     return ax
 
 
-def label_points(ax: Axes, x: pd.Series, y: pd.Series) -> None:
-    """Write the index of each point beside it, on the side away from the nearest other point."""
-    ax.figure.draw_without_rendering()  # places on the screen are known after this
-    places = ax.transData.transform(np.column_stack([x, y.loc[x.index]]))
-    for name, place in zip(x.index, places, strict=True):
-        apart = np.hypot(*(places - place).T)
-        nearest = places[np.argsort(apart)[1]] if len(places) > 1 else place
-        right, up = place[0] >= nearest[0], place[1] >= nearest[1]
-        ax.annotate(
-            name, (x[name], y[name]), xytext=(5 if right else -5, 5 if up else -5), fontsize=9,
-            textcoords="offset points", ha="left" if right else "right",
-            va="bottom" if up else "top",
-        )  # fmt: skip
-
-
 def reliability(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw reliability curves: ``feature, expected, observed`` and, if there, ``calibration``."""
+    curves = drawable(curves, ["feature", "expected", "observed"], ["expected", "observed"])
+    if curves.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
     ax.plot([0, 1], [0, 1], ls="--", color="black", lw=1, label="calibrated")
     style = "calibration" if "calibration" in curves else None
@@ -283,6 +290,11 @@ def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bars are means over rows.
     ax : Axes, optional
     """
+    quality = drawable(
+        quality, ["scenario", "feature", "mse", "mse_member", "noise_floor"], ["mse"]
+    )
+    if quality.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(7.5, 4.6))[1]
     names = {"noise_floor": "noise floor", "mse": "ensemble", "mse_member": "single member"}
     mean = quality.groupby(["scenario", "feature"], sort=False)[list(names)].mean()
@@ -315,6 +327,9 @@ def global_against_truth(
         Column of ``globals_`` with the true effect.
     ax : Axes, optional
     """
+    globals_ = drawable(globals_, [truth, "effect", "ci_low", "ci_high"], [truth, "effect"])
+    if globals_.empty:
+        return nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(4, 4))[1]
     if published is not None:
         ax.plot(published["true_ce"], published["ce_est"], "x", color=GREY, ms=5, alpha=0.7,
@@ -352,6 +367,10 @@ def setting_scores(
     log : sequence of str
         Columns with a logarithmic axis.
     """
+    scores = drawable(scores, ["setting", "method", *columns]).dropna(subset=columns, how="all")
+    if scores.empty:
+        return nothing_to_draw().figure
+    log = as_list(log)
     settings = scores["setting"].unique().tolist()
     figure, axes = plt.subplots(
         1, len(columns), figsize=(8.6, 1.5 + 0.36 * len(settings)), sharey=True, squeeze=False

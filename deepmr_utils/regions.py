@@ -129,7 +129,7 @@ def read_regions(
     Position p of a sequence is base ``start + p`` of the chromosome (0-based) on strand "+" and
     ``end - 1 - p`` on strand "-". A strand "." counts as "+".
     """
-    check_choice(edge, EDGES, "edge")
+    check_choice("edge", edge, EDGES)
     table = check_regions(bed if isinstance(bed, pd.DataFrame) else read_bed(bed))
     table = _windows(table, length)
     with open_indexed(fasta) as genome:

@@ -87,6 +87,7 @@ def load_effects(
         )
     if features is not None:
         there = effects["feature"].to_numpy().tolist()
+        features = [features] if isinstance(features, str) else features
         missing = [name for name in features if name not in there]
         if missing:
             raise ValueError(f"no feature {missing[0]!r} in {path}: it has {', '.join(there)}")

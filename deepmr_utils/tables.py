@@ -1,13 +1,21 @@
-"""A user's tables and text files: checked, with the row or line that breaks a rule."""
+"""A user's tables, arrays, options and text files: checked, and what an error says of each."""
 
 import difflib
 import gzip
+import inspect
+import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
+
+MISSING_TEXT = {"", ".", "na", "nan", "<na>", "none"}  # numbers that are missing, in files of text
+
+Range = tuple[float, float, bool]  # lowest, highest, and whether these two are allowed
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -44,22 +52,32 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def check_choice(value: object, choices: Iterable[str], what: str) -> None:
-    """Raise a ValueError that lists the choices where a value is none of them."""
-    choices = list(choices)
-    if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown {what} {value!r}{hint}: choose one of {', '.join(choices)}")
-
-
 def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
-    """Raise a ValueError where a table has no row or lacks a column."""
-    missing = [name for name in columns if name not in table.columns]
-    if missing or table.empty:
+    """Raise a ValueError where a table has no row, lacks a column or has one twice."""
+    check_columns(table, columns, what, "and at least one row")
+    if table.empty:
         raise ValueError(
             f"{what} needs the columns {', '.join(columns)} and at least one row; got "
-            f"{list(table.columns)} and {len(table)} rows: add {missing or 'rows'}"
+            f"{list(table.columns)} and 0 rows: add rows"
+        )
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], what: str, more: str = "") -> None:
+    """Raise a ValueError where a table, which may be empty, lacks a column or has one twice."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"{what} must be a pandas DataFrame; got {type(table).__name__}")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"{what} needs the columns {', '.join(columns)}{more and f' {more}'}; got "
+            f"{list(table.columns)} and {len(table)} rows; {missing} missing: add {missing}"
+        )
+    twice = [name for name in columns if (table.columns == name).sum() > 1]
+    if twice:
+        raise ValueError(
+            f"{what} must have each column once; {twice[0]!r} is there "
+            f"{(table.columns == twice[0]).sum()} times: drop or rename the others (are these "
+            "two tables side by side?)"
         )
 
 
@@ -94,3 +112,228 @@ def whole_numbers(table: pd.DataFrame, column: str, note: str) -> pd.Series:
     bad = ~((number >= 0) & (number < 2**53)) | (number % 1 != 0)  # below: exact as a float
     check_rows(table, bad, f"{column} must be a whole number, 0 or more ({note})", column)
     return number.astype(np.int64)
+
+
+def distinct_text(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column as text, or a ValueError where two of its values, 1 and "1", become one."""
+    values = pd.Series(table[column].astype(object).unique())
+    twice = values.astype(str).duplicated(keep=False)
+    if twice.any():
+        text = values[twice].astype(str).iloc[0]
+        both = values[values.astype(str) == text]
+        raise ValueError(
+            f"each {column} must differ from the others as text; got "
+            f"{' and '.join(f'{v!r} ({type(v).__name__})' for v in both)}: rename one of them"
+        )
+    return table[column].astype(str)
+
+
+def as_list(value: str | Sequence[str]) -> list[str]:
+    """A list of names; one alone is a list of one, not of its letters."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def numbers(value: Any, name: str) -> np.ndarray:
+    """What a user gives as numbers, as float64, NaN where it is missing.
+
+    Parameters
+    ----------
+    value : array_like, pd.Series or pd.DataFrame
+        Numbers, or text that says numbers.
+    name : str
+        What it is called, for errors.
+
+    Returns
+    -------
+    np.ndarray, float64
+        NaN in the place of masked entries, of None and of pandas' NA, and of text that files write
+        for a missing number: nothing, ".", "NA".
+
+    Raises
+    ------
+    ValueError
+        If a value is no number, with its place.
+    """
+    if isinstance(value, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in value):
+        # as a plain array the rows would lose their masks
+        value = np.ma.array([np.nan if v is np.ma.masked else v for v in value])
+    if isinstance(value, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(value), np.nan, numbers(value.data, name))
+    if isinstance(value, pd.Series) and pd.api.types.is_numeric_dtype(value):
+        return value.to_numpy(dtype=np.float64, na_value=np.nan)
+    if isinstance(value, pd.Series | pd.DataFrame):
+        array = value.to_numpy(dtype=object if _is_extension(value) else None)
+    else:
+        array = np.asarray(value)
+    if array.dtype.kind in "fiub":
+        return array.astype(np.float64, copy=False)
+    if array.dtype.kind not in "OUST" or array.dtype.names:
+        raise ValueError(f"{name} must hold numbers; got values of type {array.dtype}")
+    flat = array.astype(object).ravel()
+    known = pd.Series([np.nan if is_missing(v) else v for v in flat], dtype=object)
+    if any(isinstance(v, complex | pd.Timestamp) for v in known):
+        raise ValueError(f"{name} must hold numbers; got values of type {type(known[0]).__name__}")
+    number = pd.to_numeric(known, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = np.flatnonzero(np.isnan(number) & known.notna().to_numpy())
+    if len(bad):
+        raise ValueError(
+            f"{name} must hold numbers; got {flat[bad[0]]!r} at {_place(value, array, bad[0])}: "
+            "correct it, or make it NaN"
+        )
+    return number.reshape(array.shape)
+
+
+def _is_extension(value: pd.Series | pd.DataFrame) -> bool:
+    """Whether a column has a type of pandas' own, for instance one that may be missing."""
+    types = [value.dtype] if isinstance(value, pd.Series) else value.dtypes
+    return any(not isinstance(dtype, np.dtype) for dtype in types)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: text as of `MISSING_TEXT`, None, pandas' NA."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING_TEXT
+    return value is None or value is pd.NA or value is np.ma.masked or value is pd.NaT
+
+
+def _place(value: object, array: np.ndarray, flat: int) -> str:
+    """Where an entry stands: labels of a pandas object, else indices."""
+    where = [int(i) for i in np.unravel_index(flat, array.shape)]
+    if not isinstance(value, pd.Series | pd.DataFrame):
+        return f"index {tuple(where)}"
+    column = f", column {value.columns[where[1]]}" if isinstance(value, pd.DataFrame) else ""
+    return f"row {value.index[where[0]]}{column}"
+
+
+def check_choice(name: str, value: Any, valid: Sequence[Hashable]) -> Any:
+    """The valid value that an option has, or a ValueError that names them all.
+
+    Parameters
+    ----------
+    name : str
+        What the option is called.
+    value : any
+        What was given.
+    valid : sequence
+        Texts, and True and False, that it may be.
+
+    Returns
+    -------
+    any
+        The element of `valid`.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them, with the choices and the likeliest.
+    TypeError
+        If it is a list.
+    """
+    if isinstance(value, list | tuple | set | np.ndarray | pd.Series | pd.Index):
+        raise TypeError(
+            f"{name} must be one of {', '.join(map(str, valid))}; got {list(value)}: give one at a "
+            "time"
+        )
+    boolean = isinstance(value, bool | np.bool_)
+    for choice in valid:  # 1 is True to Python, and would be another choice here
+        if boolean == isinstance(choice, bool) and value == choice:
+            return choice
+    choices, hint = ", ".join(map(str, valid)), did_you_mean(value, valid)
+    raise ValueError(f"unknown {name} {value!r}: choose one of {choices}{hint}")
+
+
+def did_you_mean(value: Any, valid: Sequence[Hashable]) -> str:
+    """The end of an error: which choice is likeliest, or nothing where none is near."""
+    texts = {str(choice).lower(): choice for choice in valid}
+    near = difflib.get_close_matches(str(value).lower(), texts, n=1)
+    return f" (did you mean {texts[near[0]]!r}?)" if near else ""
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    ends: bool = True,
+    whole: bool = False,
+) -> Any:
+    """A number that an option may be, or a ValueError that says which.
+
+    Parameters
+    ----------
+    name : str
+        What the option is called.
+    value : any
+        What was given.
+    low, high : float
+        Range.
+    ends : bool
+        Whether `low` and `high` themselves are allowed.
+    whole : bool
+        Whether it must be a whole number; 1e3 is one.
+
+    Returns
+    -------
+    int or float
+    """
+    number = value if isinstance(value, int | float | np.integer | np.floating) else math.nan
+    number = math.nan if isinstance(value, bool) else number
+    inside = low <= number <= high if ends else low < number < high
+    if inside and not (whole and (math.isinf(number) or number != int(number))):
+        return int(number) if whole else float(number)
+    rule = "be a whole number" if whole else "be a number"
+    if not math.isinf(high):
+        rule = f"lie between {low:g} and {high:g}" + ("" if ends else ", both excluded")
+    elif not math.isinf(low):
+        rule += f" of at least {low:g}" if ends else f" greater than {low:g}"
+    raise ValueError(f"{name} must {rule}; got {value!r}")
+
+
+def check_options(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    ranges: Mapping[str, Range] | None = None,
+) -> dict[str, Any]:
+    """Options of a function, each held to the type that its signature says.
+
+    Parameters
+    ----------
+    function : callable
+        Its annotations say what an option may be: choices are a `Literal`.
+    options : mapping
+        What was given, by name.
+    ranges : mapping, optional
+        Of numbers, by name: lowest, highest, and whether these two are allowed.
+
+    Returns
+    -------
+    dict
+        The options.
+
+    Raises
+    ------
+    ValueError
+        If one has none of its values, as `check_choice` and `check_number` say.
+    """
+    hints = get_type_hints(inspect.unwrap(function))
+    return {
+        name: _check_option(name, value, hints[name], (ranges or {}).get(name))
+        for name, value in options.items()
+    }
+
+
+def _check_option(name: str, value: Any, hint: Any, limits: Range | None) -> Any:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    choices: list[Hashable] = []
+    for kind in kinds:
+        choices += get_args(kind) if get_origin(kind) is Literal else ()
+        choices += (True, False) if kind is bool else ()
+    if value is None and type(None) in kinds:
+        return None
+    if not {int, float} & set(kinds):
+        return check_choice(name, value, choices)
+    if choices and isinstance(value, bool | str):
+        return check_choice(name, value, choices)
+    low, high, ends = limits or (-math.inf, math.inf, True)
+    return check_number(name, value, low, high, ends=ends, whole=float not in kinds)

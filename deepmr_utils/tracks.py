@@ -78,8 +78,8 @@ def peak_windows(
     -----
     Windows are centred on the middle of a peak, also of a narrowPeak: its summit is not used.
     """
-    check_choice(split, dict.fromkeys((*splits, "train")), "split")
-    check_choice(edge, EDGES, "edge")
+    check_choice("split", split, tuple(dict.fromkeys((*splits, "train"))))
+    check_choice("edge", edge, EDGES)
     if length < 1 or margin < 0 or length % 1 or margin % 1:
         raise ValueError(
             f"length must be at least 1, margin 0 or more; got {length} and {margin}: give whole "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy import stats
 
 from deepmr_utils import (
     causal_graph,
@@ -244,3 +245,54 @@ def test_distances_and_bins_by_hand():
     assert set(table["bin"]) == {"(0, 35]", "(35, 70]"}
     np.testing.assert_allclose(got["(0, 35]"], local["causal_effect"][2])
     assert (table["k"] == 1).all()
+
+
+def test_total_p_is_two_sided_and_from_the_total_error():
+    """One pair of a sequence, members by hand: t = 3 / total_se on Rubin's degrees of freedom."""
+    keys = {"sequence_id": "s", "exposure": "a", "outcome": "b", "method": "ivw"}
+    local = pd.DataFrame([{**keys, "causal_effect": 0.3, "se": 0.1}])
+    members = pd.DataFrame([{**keys, "member": m, "causal_effect": v}
+                            for m, v in enumerate([0.2, 0.3, 0.4])])  # fmt: skip
+    table, _ = causal_graph.summarise(PairEffects(local, members))
+    variance = 0.1**2 + (1 + 1 / 3) * 0.1**2
+    df = 2 * (1 + 0.1**2 / ((1 + 1 / 3) * 0.1**2)) ** 2
+    row = table.iloc[0]
+    assert row["total_se"] == pytest.approx(np.sqrt(variance))
+    assert row["total_p"] == pytest.approx(2 * stats.t.sf(0.3 / np.sqrt(variance), df), rel=1e-9)
+    assert row["total_p"] == pytest.approx(0.0962, abs=5e-4)
+    # an effect of 0 is told from nothing: one-sided it would be a half
+    none = PairEffects(local.assign(causal_effect=0.0), members)
+    assert causal_graph.summarise(none)[0]["total_p"].item() == pytest.approx(1)
+    name = causal_graph.summarise(PairEffects(local, members), by="exposure")[0]
+    assert name.columns[0] == "exposure"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_direction_by_hand(sign):
+    """Members' own differences of absolute values, the reverse effect of either sign."""
+    table = pd.DataFrame({"exposure": ["a", "b"], "outcome": ["b", "a"],
+                          "effect": [0.5, sign * 0.2], "se": [0.03, 0.04]})  # fmt: skip
+    forward, reverse = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]  # which move together
+    members = pd.DataFrame({
+        "exposure": ["a"] * 3 + ["b"] * 3, "outcome": ["b"] * 3 + ["a"] * 3,
+        "member": [0, 1, 2] * 2, "effect": [*forward, *(sign * r for r in reverse)],
+    })  # fmt: skip
+    row = graph_scores.direction_test(table, members).iloc[0]
+    assert (row["forward"], row["reverse"]) == (0.5, sign * 0.2)
+    assert row["difference"] == pytest.approx(0.3)
+    # all members say 0.3, so that only the errors given the model are left, of both ways
+    assert row["total_se"] == pytest.approx(0.05, rel=1e-6)
+    assert row["p"] == pytest.approx(2 * stats.norm.sf(6), rel=1e-3)
+
+
+def test_strongest_is_in_units_of_each_features_spread():
+    """A feature of large numbers does not win by its units."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 5, 4, 2))
+    dims = ("sequence", "position", "allele", "feature")
+    effects = xr.Dataset({"effect": (dims, values * [1.0, 1000.0])}, {"feature": ["x", "y"]})
+    size = np.abs(values / values.reshape(-1, 2).std(0))
+    expected = size == size.max(-1, keepdims=True)
+    got = causal_graph.eligible(effects, "strongest").transpose(*dims)
+    np.testing.assert_array_equal(got, expected)
+    assert 10 < got.sel(feature="x").sum() < 30

@@ -212,3 +212,63 @@ def test_members_of_a_group_without_estimates_have_no_row():
     estimates = pd.DataFrame({"method": ["ivw"], "effect": [np.nan], "se": [np.nan]})
     added = ensemble_intervals.add_intervals(estimates, table, ["method"], "effect")
     assert added["total_se"].isna().all()
+
+
+def test_one_name_is_a_list_of_one(effects, instruments):
+    local = mr.local_mr(instruments, "ivw")
+    members = ensemble_intervals.member_local(effects, instruments)
+    one = ensemble_intervals.add_intervals(local, members, on="sequence_id")
+    pd.testing.assert_frame_equal(
+        one, ensemble_intervals.add_intervals(local, members, on=["sequence_id"])
+    )
+    by_member = ensemble_intervals.member_global(local, members, by="method")
+    pd.testing.assert_frame_equal(by_member, ensemble_intervals.member_global(local, members))
+    whole = ensemble_intervals.add_intervals(
+        meta.global_effects(local, []), by_member, [], "effect"
+    )
+    assert whole["between_se"].item() == pytest.approx(by_member["effect"].std())
+    alone = ensemble_intervals.member_global(local, members, by=())
+    np.testing.assert_array_equal(alone["effect"], by_member["effect"])
+    with pytest.raises(ValueError, match=r"needs the columns efect.*\['efect'"):
+        ensemble_intervals.add_intervals(local, members, on=[], effect="efect")
+
+
+def test_several_methods_at_once(effects, instruments):
+    both = ensemble_intervals.member_local(effects, instruments, ["ivw", "egger"])
+    for method in ("ivw", "egger"):
+        alone = ensemble_intervals.member_local(effects, instruments, method)
+        rows = both[both["method"] == method].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, alone)
+
+
+def test_local_effects_without_a_usable_error_are_left_out(effects, instruments):
+    local = mr.local_mr(instruments, "ivw")
+    members = ensemble_intervals.member_local(effects, instruments)
+    spoilt = local.copy()
+    spoilt.loc[[0, 1, 2], "se"] = [np.inf, 0, np.nan]
+    got = ensemble_intervals.member_global(spoilt, members)
+    want = ensemble_intervals.member_global(local.iloc[3:], members)
+    np.testing.assert_allclose(got["effect"], want["effect"])
+
+
+def test_what_has_no_interval_says_why():
+    columns = ensemble_intervals.intervals([0.5], [0.0], [0.2], 5, complete_df=[9])
+    assert columns["total_df"] == 0
+    assert columns["total_status"][0].startswith("no degrees of freedom")
+    columns = ensemble_intervals.intervals([0.5], [0.0], [0.2], 5)
+    assert (columns["total_df"], columns["total_status"][0]) == (4, "ok")
+    columns = ensemble_intervals.intervals(
+        np.ma.array([0.5] * 5, mask=[0, 0, 1, 0, 0]), [0.1, np.nan, 0.1, 0, 0.1],
+        [0.1, 0.1, 0.1, 0, 0.1], [1, 5, 5, 5, 5],
+    )  # fmt: skip
+    assert [text[:9] for text in columns["total_status"]] == [
+        "fewer tha", "no finite", "no estima", "no varian", "ok",
+    ]  # fmt: skip
+    finite = np.isfinite(columns["total_ci_low"])
+    assert finite.tolist() == [False, False, False, True, True]
+
+
+def test_missing_degrees_of_freedom_are_not_infinite_ones():
+    _, df = ensemble_intervals.total_variance(0.04, 0.1, 5, complete_df=[np.nan, 20])
+    assert np.isnan(df[0])
+    assert df[1] == pytest.approx(2.80, rel=0.01)

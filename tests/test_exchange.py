@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils import null, sequences
-from deepmr_utils.exchange import EFFECT_COLUMNS, export_twosamplemr, import_effects
+from deepmr_utils.exchange import EFFECT_COLUMNS, effects_table, export_twosamplemr, import_effects
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.models import SimulationCNN
 from deepmr_utils.mr import local_mr
@@ -345,3 +345,45 @@ def test_bad_instruments_raise(effects):
         match=r"the outcome needs a name, which the table has lost: give outcome='\.\.\.'",
     ):
         export_twosamplemr(table)
+
+
+def test_one_set_of_names(effects):
+    """What `to_dataframe` gives, and `effects_table`, comes back; old names are read."""
+    effects, texts = effects
+    ids = effects["sequence"].to_numpy()
+    sequences_ = pd.DataFrame({"sequence_id": ids, "sequence": texts})
+    table = effects_table(effects)
+    assert table.columns.tolist() == [*EFFECT_COLUMNS, "reference_prediction"]
+    assert len(table) == int(effects["effect"].notnull().sum())
+    names = effects["feature"].to_numpy()
+    for one in (table, effects.to_dataframe(), effects.to_dataframe().reset_index()):
+        imported = import_effects(one, sequences_).sel(feature=names)
+        for name in ("effect", "se", "reference_prediction", "reference"):
+            xr.testing.assert_equal(imported[name], effects[name])
+
+
+def test_identifiers_that_are_one_as_text():
+    table = TABLE.assign(sequence_id=[1, 1, 1, 1, "1", "1"])
+    with pytest.raises(
+        ValueError, match=r"each sequence_id must differ .* 1 \(int\) and '1' \(str\)"
+    ):
+        import_effects(table)
+    ids = SEQUENCES.assign(sequence_id=[1, "1", "s1"])
+    with pytest.raises(ValueError, match="each sequence_id must differ"):
+        import_effects(TABLE, ids)
+    with pytest.raises(ValueError, match="each feature must differ"):
+        import_effects(TABLE.assign(feature=[1, "1"] * 3))
+
+
+def test_text_and_missing_numbers(effects):
+    text = TABLE.astype({"effect": str, "se": str}).replace("nan", ".")
+    xr.testing.assert_identical(import_effects(text), import_effects(TABLE))
+    table = select_instruments(effects[0], "exposure", "outcome")
+    names = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
+    strings = table.astype(dict.fromkeys(names, str))
+    strings["alternate"] = strings["alternate"].str.lower()
+    strings.attrs = table.attrs
+    pd.testing.assert_frame_equal(export_twosamplemr(strings), export_twosamplemr(table))
+    ids = pd.concat([table[:1].assign(sequence_id=1), table[:1].assign(sequence_id="1")])
+    with pytest.raises(ValueError, match="each sequence_id must differ"):
+        export_twosamplemr(ids, exposure="a", outcome="b")

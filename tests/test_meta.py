@@ -1,5 +1,7 @@
 """Meta-analysis against R's meta and metafor, statsmodels, and its own closed forms."""
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from mr_reference import META_DATASETS, META_EXPECTED
 from statsmodels.stats.meta_analysis import combine_effects
 
 from deepmr_utils import meta
+from deepmr_utils.meta_batch import random_means
 
 FIELDS = {
     "estimate": "effect",
@@ -76,11 +79,12 @@ def test_heterogeneity_common_effect_and_other_prediction_interval(name):
 @pytest.mark.parametrize("name", ["k8_het", "k25_outlier", "k250_het"])
 def test_statsmodels_agrees(name):
     effect, se = META_DATASETS[name]
-    for ours, theirs, options in (("dl", "dl", {}), ("pm", "pm", {"atol": 1e-12})):
-        other = combine_effects(effect, se**2, method_re=theirs, **options)
+    # At its default `atol` statsmodels' Paule-Mandel loop ends 1e-8 from the root or nearer; at
+    # 1e-12 rounding carries it below 0 on many processors, and it returns tau2 = 0.
+    for ours, theirs in (("dl", "dl"), ("pm", "pm")):
+        other = combine_effects(effect, se**2, method_re=theirs)
         result = meta.random_effects(effect, se, ours)
         knapp = meta.random_effects(effect, se, ours, hartung_knapp=True)
-        # statsmodels iterates Paule-Mandel to the tolerance given on Q, about 1e-9 in tau2.
         close(result["tau2"], other.tau2, 1e-7)
         close(result["effect"], other.mean_effect_re, 1e-7)
         close(result["se"], other.sd_eff_w_re, 1e-7)
@@ -200,3 +204,136 @@ def test_unknown_options():
             meta.random_effects([1, 2], [1, 1], **{option: value})
     with pytest.raises(ValueError, match="no column 'task'"):
         meta.global_effects(pd.DataFrame({"causal_effect": [1.0], "se": [1.0]}), by=["task"])
+
+
+# The mean of the others' weights, to which a study a billion times less precise adds nothing.
+HUGE = (0.046667, 0.045142, 0.0097267)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e7, 1e8, 1e12])
+def test_one_huge_and_imprecise_study_decides_nothing(size):
+    effect, se = np.r_[0.12, -0.05, 0.08, 0.2, -0.1, 0.03, size], np.r_[[0.05] * 6, size]
+    one = meta.random_effects(effect, se)
+    np.testing.assert_allclose([one.effect, one.se, one.tau2], HUGE, rtol=1e-4)
+    batch = random_means(effect[:, None], se[:, None])
+    np.testing.assert_allclose([a.item() for a in batch[:3]], HUGE, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tau2_method", ["reml", "dl"])
+def test_batches_equal_single_ones_whatever_the_scale(tau2_method):
+    """Standard errors over up to 16 decades, in columns of their own and together."""
+    rng = np.random.default_rng(0)
+    decades = rng.uniform(0, 16, 400)
+    se = 10 ** (rng.random((7, 400)) * decades) * 10 ** rng.uniform(-3, 3, 400)
+    effect = se * rng.normal(size=se.shape) + 10 ** rng.uniform(-2, decades) * rng.normal(size=400)
+    means = random_means(effect, se, tau2_method)
+    table = meta.random_effects(effect.T, se.T, tau2_method)
+    error = np.abs(means.effect - table["effect"]) / table["se"]
+    assert error.max() < 1e-9
+    np.testing.assert_allclose(means.se, table["se"], rtol=1e-9)
+    np.testing.assert_allclose(means.tau2, table["tau2"], rtol=1e-8, atol=0)
+    for i in range(0, 400, 40):
+        alone = random_means(effect[:, [i]], se[:, [i]], tau2_method)
+        np.testing.assert_allclose(alone.se, means.se[i], rtol=1e-12)
+
+
+def score(effect, variance, tau2):
+    """Derivative of the restricted likelihood, in fractions."""
+    weight = [1 / (v + tau2) for v in variance]
+    total = sum(weight)
+    mean = sum(w * a for w, a in zip(weight, effect, strict=True)) / total
+    fit = sum((w * (a - mean)) ** 2 for w, a in zip(weight, effect, strict=True))
+    return fit - total + sum(w * w for w in weight) / total
+
+
+def test_sums_beside_a_study_that_is_all_but_exact():
+    """Fractions as a reference: the sums of weights cancel to 1e-18 of themselves."""
+    effect, se = [0.3, 1.5, -0.75, 2.5], [2.0**-30, 1.0, 0.5, 0.25]
+    y, v = [Fraction(a) for a in effect], [Fraction(a) ** 2 for a in se]
+    weight = [1 / a for a in v]
+    total = sum(weight)
+    mean = sum(w * a for w, a in zip(weight, y, strict=True)) / total
+    q = sum(w * (a - mean) ** 2 for w, a in zip(weight, y, strict=True))
+    tau2 = (q - 3) / (total - sum(w * w for w in weight) / total)
+    got = meta.random_effects(effect, se, "dl")
+    assert got.tau2 == pytest.approx(float(tau2), rel=1e-12)
+    assert got.q == pytest.approx(float(q), rel=1e-12)
+    root = meta.random_effects(effect, se, "reml").tau2
+    assert score(y, v, Fraction(root * (1 - 1e-9))) > 0 > score(y, v, Fraction(root * (1 + 1e-9)))
+
+
+@pytest.mark.parametrize("tau2_method", ["reml", "dl", "pm"])
+@pytest.mark.parametrize("unit", [1e-150, 1e-100, 1e100, 1e150])
+def test_units_change_no_digit(tau2_method, unit):
+    effect, se = META_DATASETS["k8_het"]
+    options = {"hartung_knapp": True, "prediction": "hk"}
+    base = meta.random_effects(effect, se, tau2_method, **options)
+    other = meta.random_effects(effect * unit, se * unit, tau2_method, **options)
+    assert other.status == "ok"
+    for name in ("effect", "se", "ci_low", "tau", "pi_high", "heterogeneity_low"):
+        assert other[name] / unit == pytest.approx(base[name], rel=1e-9)
+    for name in ("p", "i2", "q", "q_p", "h"):
+        assert other[name] == pytest.approx(base[name], rel=1e-9)
+    for name in ("tau2", "tau2_low", "tau2_high"):
+        assert other[name] / unit / unit == pytest.approx(base[name], rel=1e-9)
+
+
+def test_what_float64_cannot_hold_is_refused():
+    for unit in (1e-200, 1e200):
+        table = meta.random_effects(np.array([0.1, 0.9]) * unit, np.array([0.1, 0.1]) * unit)
+        assert table.status == "no finite estimate: overflow, change the units"
+        assert table[meta.COLUMNS].isna().all()
+        means = random_means(np.array([[0.1], [0.9]]) * unit, np.full((2, 1), 0.1 * unit))
+        assert np.isnan([means.effect, means.se, means.tau2]).all()
+
+
+@pytest.mark.parametrize("value", [0.5, 0.0, 0.1])
+def test_identical_effects_have_no_hartung_knapp_standard_error(value):
+    effect, se = [value] * 5, [0.1, 0.3, 0.07, 0.2, 0.1]
+    table = meta.random_effects(effect, se, hartung_knapp=True)
+    assert table.status.startswith("effects agree exactly")
+    assert "hartung_knapp='adhoc'" in table.status
+    assert meta.random_effects(effect, se, prediction="hk").status == table.status
+    adhoc = meta.random_effects(effect, se, hartung_knapp="adhoc")
+    assert adhoc.status == "ok"
+    assert adhoc.se == pytest.approx(1 / np.sqrt((1 / np.array(se) ** 2).sum()))
+
+
+def test_masked_and_nullable_values_are_missing():
+    mask = [False, False, True]
+    masked = meta.random_effects(np.ma.array([0.1, 0.2, 50], mask=mask), [0.1] * 3)
+    assert (masked.effect, masked.k, masked.n_excluded) == (pytest.approx(0.15), 2, 1)
+    nullable = pd.Series([0.1, 0.2, None], dtype="Float64")
+    pd.testing.assert_series_equal(meta.random_effects(nullable, [0.1] * 3), masked)
+    integers = meta.random_effects(np.ma.array([1, 2, 50], mask=mask), np.ma.array([1] * 3))
+    assert integers.effect == pytest.approx(1.5)
+    both = np.ma.array([[1, 2, 50]] * 2, mask=[mask] * 2)
+    batch = random_means(both.T, np.ones((3, 2)))
+    np.testing.assert_allclose(batch.effect, 1.5)
+    with pytest.raises(ValueError, match=r"se must hold numbers; got 'x' at index \(1,\)"):
+        meta.random_effects([1, 2], ["0.1", "x"])
+
+
+def test_effects_that_cannot_enter_are_left_out_with_a_reason():
+    local = pd.DataFrame({"method": "ivw", "causal_effect": [1.0, 1.2, 0.9, 5, 5, 5, np.nan],
+                          "se": [0.1, 0.1, 0.1, np.inf, 0, np.nan, np.nan]})  # fmt: skip
+    table = meta.global_effects(local, by="method").iloc[0]
+    assert table["effect"] == pytest.approx(meta.random_effects([1, 1.2, 0.9], [0.1] * 3).effect)
+    assert (table["k"], table["n_excluded"], table["status"]) == (3, 4, "ok")
+    assert table["excluded"] == (
+        "1 without an estimate, 1 without a standard error, 1 with an infinite standard error, "
+        "1 with a standard error that is not above 0"
+    )
+    assert meta.global_effects(local.iloc[:3])["excluded"].tolist() == [""]
+    with pytest.raises(ValueError, match="'se' is there 2 times"):
+        meta.global_effects(pd.concat([local, local[["se"]]], axis=1))
+
+
+def test_true_is_true_of_any_kind():
+    """np.True_ and 1 were taken for "adhoc"."""
+    effect, se = META_DATASETS["k30_under"]
+    plain = meta.random_effects(effect, se, hartung_knapp=True)
+    assert plain.se < meta.random_effects(effect, se, hartung_knapp="adhoc").se
+    assert meta.random_effects(effect, se, hartung_knapp=np.True_).se == plain.se
+    with pytest.raises(ValueError, match="unknown hartung_knapp 1: choose one of False, True"):
+        meta.random_effects(effect, se, hartung_knapp=1)

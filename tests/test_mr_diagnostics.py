@@ -80,3 +80,11 @@ def test_bad_input():
         mr_diagnostics.diagnostics(*padded(), exposure_sd=0)
     empty = mr_diagnostics.diagnostics(*np.full((4, 2, 3), np.nan))
     assert empty[["f_mean", "r2_exposure", "steiger_p"]].isna().all(axis=None)
+
+
+def test_perfect_agreement_is_no_heterogeneity():
+    x, s = np.array([0.5, 1, 2, 4]), np.full(4, 0.1)
+    table = mr_diagnostics.diagnostics(x, s, x / 2, s)
+    assert table[["q_ivw", "i2_ivw", "i2_egger"]].to_numpy().tolist() == [[0, 0, 0]]
+    one = mr_diagnostics.diagnostics(x[:1], s[:1], x[:1] / 2, s[:1])
+    assert one[["i2_ivw", "i2_egger"]].isna().all(axis=None)

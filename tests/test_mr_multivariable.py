@@ -1,6 +1,7 @@
 """Several exposures and correlated instruments, against statsmodels, closed forms and estimate."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from mr_reference import DATASETS
@@ -135,3 +136,43 @@ def test_correlation_from_members_rejects_bad_input():
     ):
         with pytest.raises(ValueError, match=message):
             mr.correlation_from_members(value, **options)
+
+
+def test_names_of_a_data_frame():
+    x, sx, y, sy = simulated()
+    table = pd.DataFrame(x, columns=["Oct4", "Sox2", "Nanog"])
+    errors = pd.DataFrame(sx * [1, 2, 3], columns=table.columns)
+    got = mr.multivariable(table, errors, y, sy)
+    assert got["exposure"].tolist() == ["Oct4", "Sox2", "Nanog"]
+    # standard errors are those of their column, wherever it stands
+    pd.testing.assert_frame_equal(mr.multivariable(table, errors.iloc[:, ::-1], y, sy), got)
+    assert mr.multivariable(table, errors, y, sy, names=list("abc"))["exposure"][0] == "a"
+
+
+def test_a_correlation_that_lacks_values_says_where():
+    x, sx, y, sy = simulated()
+    rho = np.eye(40)
+    rho[3, 7] = rho[7, 3] = np.nan
+    with pytest.raises(
+        ValueError, match=r"correlation must hold a number .* got nan in row 3, column 7"
+    ):
+        mr.multivariable(x, sx, y, sy, correlation=rho)
+    with pytest.raises(ValueError, match="got nan in row 3, column 7"):
+        mr.multivariable(x, sx, y, sy, correlation=np.ma.array(np.eye(40), mask=np.isnan(rho)))
+    rho[3], rho[:, 3] = np.nan, np.nan
+    with pytest.raises(ValueError, match="got nan in row 0, column 3"):
+        mr.multivariable(x, sx, y, sy, correlation=rho)
+    rho[7, 3], others = np.nan, np.arange(40) != 3
+    x[3], sx[3], y[3], sy[3] = np.nan, np.nan, np.nan, np.nan  # of padding nothing is asked
+    got = mr.multivariable(x, sx, y, sy, correlation=rho)
+    want = mr.multivariable(*(a[others] for a in (x, sx, y, sy)))
+    pd.testing.assert_frame_equal(got, want)
+    with pytest.raises(ValueError, match=r"exposure_correlation must hold .* row 0, column 1"):
+        mr.multivariable(x, sx, y, sy, exposure_correlation=np.where(np.eye(3), 1, np.nan))
+    rho = np.eye(40)
+    rho[1, 2] = 0.4
+    rho[3, 3] = np.inf
+    with pytest.raises(ValueError, match="got inf in row 3, column 3"):
+        mr.multivariable(*simulated(), correlation=rho)
+    with pytest.raises(ValueError, match="got nan of member 1 and instrument 0"):
+        mr.correlation_from_members([[1, 2], [np.nan, 3], [4, 5]])

@@ -49,7 +49,8 @@ def outlying(n_outliers, rows=100, width=30, seed=0):
 def test_presso_finds_outliers_and_corrects():
     table = mr.estimate(*outlying(3), "presso")
     raw = mr.estimate(*outlying(3), "ivw_random")
-    assert (table["global_p"] == 0).all()
+    # no draw is as extreme: (0 + 1) / (1,000 + 1), and never 0
+    np.testing.assert_allclose(table["global_p"], 1 / 1001, rtol=1e-12)
     assert (table["n_outliers"] >= 3).all()
     assert table["n_outliers"].mean() < 5  # the slope they pull makes others look outlying
     assert abs(table["causal_effect"].mean() - 0.7) < 0.01
