@@ -110,7 +110,7 @@ def estimate(
         pleiotropy), `scale` (residual scale), `q`, `q_p` (Cochran's Q), `i2_gx`, then the extra
         columns of the method, `n_instruments` and `status`: "ok", or why the row is NaN. With "ok"
         a standard error is finite and above 0. Extra columns that say something of the instruments
-        (`f_stat`, `condition`, `global_p`, `n_outliers` and such) are shown without an estimate, too.
+        (`f_stat`, `condition`, `global_p`, `n_outliers` and such) are shown in any case.
 
     Raises
     ------
@@ -122,8 +122,8 @@ def estimate(
     Notes
     -----
     Signs of alleles and of the outcome, order and units change nothing but the sign and unit of the
-    results. Methods of ratios (medians, modes, conmix, hetpen) leave out an instrument whose exposure
-    effect is 0, as it has none; `n_instruments` counts it.
+    results. Methods of ratios (medians, modes, conmix, hetpen) leave out an instrument that has
+    none, as its exposure effect is 0; `n_instruments` counts it.
     """
     chosen, options = _method_and_options(method, distribution, options)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
