@@ -18,12 +18,13 @@ from .ensemble_intervals import add_intervals, member_global, member_local
 from .instruments import select_instruments
 from .meta import global_effects
 from .mr import local_mr
-from .numerics import pad_groups
+from .numerics import least_squares, pad_groups
 from .tables import as_list, check_choice, check_columns
 
 SOURCES = ("motif", "strongest", "all")
 PAIR = ["exposure", "outcome"]
 _TOTAL = ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
+COLLINEAR = 1e-5  # effects are float32: features equal but for its rounding determine no slopes
 MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
 
 
@@ -240,18 +241,12 @@ def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.n
     """
     used = ~np.isnan(weight)
     x, y, w = (np.where(u, a, 0) for u, a in ((used[..., None], x), (used, y), (used, weight)))
-    product = np.einsum("svp,sv,svq->spq", x, w, x)
     count, exposures = used.sum(1), x.shape[2]
-    scale = np.sqrt(np.einsum("spp->sp", product))
-    scale = np.where(scale > 0, scale, 1)
-    scaled = product / scale[:, :, None] / scale[:, None]
-    solvable = (count > exposures) & (np.linalg.eigvalsh(scaled)[:, 0] > 1e-10)
-    scaled = np.where(solvable[:, None, None], scaled, np.eye(exposures))
-    inverse = np.linalg.inv(scaled) / scale[:, :, None] / scale[:, None]
-    slope = np.einsum("spq,svq,sv,sv->sp", inverse, x, w, y)
+    root = np.sqrt(w)
+    slope, unit, full = least_squares(root[..., None] * x, root * y, COLLINEAR)
     q = (w * (y - np.einsum("svp,sp->sv", x, slope)) ** 2).sum(1)
-    dispersion = np.maximum(q / np.maximum(count - exposures, 1), 1)
-    se = np.sqrt(np.einsum("spp->sp", inverse) * dispersion[:, None])
+    se = unit * np.sqrt(np.maximum(q / np.maximum(count - exposures, 1), 1))[:, None]
+    solvable = full & (count > exposures)
     return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
 
 

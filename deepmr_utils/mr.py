@@ -110,7 +110,9 @@ def estimate(
         One row a sequence, NaN where a method has no such quantity: `causal_effect`, `se`,
         `ci_low`, `ci_high` (95 %), `p`, `intercept`, `intercept_se`, `intercept_p` (directional
         pleiotropy), `scale` (residual scale), `q`, `q_p` (Cochran's Q), `i2_gx`, then the extra
-        columns of the method, `n_instruments` and `status`: "ok", or why the row is NaN.
+        columns of the method, `n_instruments` and `status`: "ok", or why the row is NaN. With "ok"
+        a standard error is finite and above 0. Extra columns that say something of the instruments
+        (`f_stat`, `condition`, `global_p`, `n_outliers` and such) are shown in any case.
 
     Raises
     ------
@@ -120,6 +122,12 @@ def estimate(
         unknown, or has none of the values that it may have.
     TypeError
         If there are several methods, which `local_mr` takes.
+
+    Notes
+    -----
+    Signs of alleles and of the outcome, order and units change nothing but the sign and unit of the
+    results. Methods of ratios (medians, modes, conmix, hetpen) leave out an instrument that has
+    none, as its exposure effect is 0; `n_instruments` counts it.
     """
     chosen, options = _method_and_options(method, distribution, options)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)

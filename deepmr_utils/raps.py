@@ -351,6 +351,9 @@ def _variances(
     information = x_part * noise + (y_part - noise) * share
     s = c1 * (information + share * noise).sum(axis=1)
     a = delta * information.sum(axis=1)
+    a = np.where(
+        np.abs(a) > 1e-10 * np.abs(information).sum(axis=1), a, np.nan
+    )  # 0 but for rounding
     variance = s / a**2
     t = c2 * (share**2).sum(axis=1)
     d = (delta + c3) / 2 * (share / v).sum(axis=1)

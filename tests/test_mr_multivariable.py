@@ -83,6 +83,75 @@ def test_degenerate_input_is_a_status():
     assert same["se"].isna().all()
 
 
+def test_nearly_collinear_exposures_have_their_true_standard_errors():
+    """Right values by mpmath, 80 digits."""
+    x, d = np.array([1.0, 2, 3, 4, 5, 6]), np.array([1, -1, 1, 1, -1, -1.0])
+    y, s = np.array([0.5, 0.9, 1.6, 2.1, 2.4, 3.1]), np.full(6, 0.1)
+    for e, se in ((1e-6, 41792.83), (1e-7, 417928.35), (1e-10, 417928317.5), (1e-12, np.nan)):
+        table = mr.multivariable(np.column_stack([x, x + e * d]), np.full((6, 2), 0.05), y, s)
+        if np.isnan(se):
+            assert (table["status"] == "exposure effects are collinear").all()
+        else:
+            assert table["se"][0] == pytest.approx(se, rel=1e-4)
+
+
+@pytest.mark.parametrize("rel", [1e-7, 1e-9, 1e-10])
+@pytest.mark.parametrize("method", ["ivw", "egger"])
+def test_twin_exposures(rel, method):
+    """With (x, twin - x) as exposures the design is well-conditioned, and the effects are theirs."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = np.abs(rng.normal(size=40))
+        twin = x * (1 + rel * rng.normal(size=40))
+        y, s = 0.4 * x + 0.05 * rng.normal(size=40), np.full(40, 0.05)
+        errors = np.full((40, 2), 0.05)
+        table = mr.multivariable(np.column_stack([x, twin]), errors, y, s, method)
+        apart = mr.multivariable(np.column_stack([x, (twin - x) / rel]), errors, y, s, method)
+        assert table["se"][1] == pytest.approx(apart["se"][1] / rel, rel=1e-5)
+        assert table["causal_effect"][1] == pytest.approx(
+            apart["causal_effect"][1] / rel, rel=1e-4, abs=1e-4 * apart["se"][1] / rel
+        )
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e-100, 1e100, 1e-200])
+def test_units_do_not_make_exposures_collinear(unit):
+    x, sx, y, sy = simulated()
+    scale = np.array([1, unit, 1])
+    base, table = mr.multivariable(x, sx, y, sy), mr.multivariable(x * scale, sx * scale, y, sy)
+    z, other = (t["causal_effect"] / t["se"] for t in (base, table))
+    np.testing.assert_allclose(other, z, rtol=1e-10)
+    np.testing.assert_allclose(table["conditional_f"], base["conditional_f"], rtol=1e-10)
+    moved = mr.multivariable(x, sx, y * unit, sy * unit, "egger")
+    base = mr.multivariable(x, sx, y, sy, "egger")
+    np.testing.assert_allclose(moved["se"] / unit, base["se"], rtol=1e-10)
+    np.testing.assert_allclose(moved["q"], base["q"], rtol=1e-10)
+
+
+def test_alleles_of_an_instrument_that_does_not_affect_the_first_exposure():
+    x, sx, y, sy = simulated()
+    x[3, 0], x[7] = 0, 0
+    swap = np.where(np.isin(np.arange(40), [2, 3, 7]), -1, 1)
+    for method in ("ivw", "egger"):
+        base = mr.multivariable(x, sx, y, sy, method)
+        other = mr.multivariable(x * swap[:, None], sx, y * swap, sy, method)
+        np.testing.assert_allclose(other["causal_effect"], base["causal_effect"], rtol=1e-10)
+        np.testing.assert_allclose(other["se"], base["se"], rtol=1e-10)
+
+
+def test_correlation_may_be_unknown_for_padding_only():
+    x, sx, y, sy = simulated()
+    rho = linalg.toeplitz(0.6 ** np.arange(40))
+    rho[5], rho[:, 5] = np.nan, np.nan
+    with pytest.raises(ValueError, match="got nan at row 0, column 5"):
+        mr.multivariable(x, sx, y, sy, correlation=rho)
+    padded = [np.where(np.arange(40).reshape(-1, *[1] * (a.ndim - 1)) == 5, np.nan, a)
+              for a in (x, sx, y, sy)]  # fmt: skip
+    kept = np.arange(40) != 5
+    base = mr.multivariable(*(a[kept] for a in (x, sx, y, sy)), correlation=rho[np.ix_(kept, kept)])
+    table = mr.multivariable(*padded, correlation=rho)
+    np.testing.assert_allclose(table["se"], base["se"], rtol=1e-12)
+
+
 def test_bad_input():
     x, sx, y, sy = simulated()
     for arguments, options, message in (

@@ -22,11 +22,11 @@ P_VALUES = {"p": "p", "intercept_p": "intercept_p", "q_p": "q_p"}
 COLLINEAR = np.array([name.startswith("collinear") for name in NAMES])
 
 
-def compare(table, key, rtol, fields=FIELDS):
+def compare(table, key, rtol, fields=FIELDS, leave_out=()):
     compared = 0
     for field, name in fields.items():
         expected = column(key, field)
-        have = ~np.isnan(expected)
+        have = ~np.isnan(expected) & ~np.isin(NAMES, leave_out)
         if not have.any():
             continue
         compared += have.sum()
@@ -40,10 +40,10 @@ def compare(table, key, rtol, fields=FIELDS):
     assert compared
 
 
-def compare_p(table, key):
+def compare_p(table, key, leave_out=()):
     for field, name in P_VALUES.items():
         expected = column(key, field)
-        have = ~np.isnan(expected)
+        have = ~np.isnan(expected) & ~np.isin(NAMES, leave_out)
         # R's 2 * (1 - pnorm(|z|)) has no digits below 1e-15; ours uses the tail.
         np.testing.assert_allclose(table[name].to_numpy()[have], expected[have], 1e-8, 1e-12)
 
@@ -123,10 +123,14 @@ def test_paper_rule_is_robust_above_ten_instruments():
 
 def test_divw():
     table = mr.estimate(*padded(), "divw")
-    compare(table, "divw", 1e-9)
-    compare_p(table, "divw")
+    # There the debiased denominator is negative: R's number, of opposite sign, is no estimate.
+    none = ["weak_n10"]
+    assert table["status"].str.startswith("no estimate").tolist() == np.isin(NAMES, none).tolist()
+    assert table["condition"][NAMES.index("weak_n10")] < 20
+    compare(table, "divw", 1e-9, leave_out=none)
+    compare_p(table, "divw", leave_out=none)
     simple = mr.estimate(*padded(), "divw", overdispersion=False)
-    compare(simple, "divw_no_overdispersion", 1e-9)
+    compare(simple, "divw_no_overdispersion", 1e-9, leave_out=none)
 
 
 RAPS = [name for name in mr.REGISTRY if name.startswith("raps")]
