@@ -302,6 +302,7 @@ def summarise(pairs: PairEffects, by: Sequence[str] = PAIR) -> tuple[pd.DataFram
     table = global_effects(pairs.local, by)
     if not len(pairs.members):
         nothing = dict.fromkeys(["between_se", *_TOTAL], np.nan)
+        nothing["total_status"] = "fewer than 2 members gave an estimate"
         return table.assign(**nothing), pd.DataFrame(columns=[*by, "member", "effect"])
     members = pd.concat(
         [

@@ -8,6 +8,7 @@ import pandas as pd
 
 from . import mr
 from .mr_registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK
+from .tables import as_list
 
 SCENARIOS = {
     "none": "every instrument is valid",
@@ -141,8 +142,8 @@ def score(
         Monte-Carlo standard error of the coverage; `power`, the share of intervals that exclude 0;
         `failed`, the share of data sets without an estimate, which count in no other column.
     """
-    rows = []
-    for scenario in scenarios:
+    rows, methods = [], mr.check_methods(methods)
+    for scenario in as_list(scenarios):
         data = simulate(scenario, datasets, instruments, effect=effect, seed=seed)
         for method in methods:
             arrays = [a[:, : REGISTRY[method].maximum] for a in data[:4]]

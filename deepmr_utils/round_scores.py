@@ -10,6 +10,7 @@ import scipy.stats
 from . import ensemble_intervals, meta, simulation
 from .numerics import half_sample_mode
 from .rounds import GLOBAL_KEYS, RoundResult, with_truth
+from .tables import as_list
 
 
 def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.DataFrame:
@@ -125,7 +126,7 @@ def score_table(
         local_width, local_total_width, local_bias, local_rmse``.
     """
     rows = []
-    by = list(by)
+    by = as_list(by)
     for key, group in globals_.groupby(by, sort=False):
         truth, error = group["truth"], group["effect"] - group["truth"]
         rmse = np.sqrt((error**2).mean())
