@@ -1,9 +1,10 @@
 # make book    execute the notebooks, render the book, print its path
 # make test    lint, unit tests, notebooks, the strict book and its links
+# make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what the book shows, or will show, at the scale of the paper (resumable, hours)
 # make outputs execute the notebooks at their defaults and store the outputs nbval compares
 .DELETE_ON_ERROR:
-.PHONY: book test results outputs lint unit notebooks clean
+.PHONY: book test portable portable-one results outputs lint unit notebooks clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
@@ -75,6 +76,30 @@ lint: .venv/.installed
 
 unit: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py -n $(WORKERS) --dist loadfile
+
+# Processors that this one can play: vector instructions of torch, with its libraries, and of OpenBLAS;
+# and threads, which change the order of sums. Whoever runs the tests has one of these, or its like.
+FLAGS := $(shell sed -n '/^flags/{s/.*: //p;q;}' /proc/cpuinfo 2>/dev/null)
+VECTORS := default $(filter avx2,$(FLAGS))
+CORES := Nehalem $(if $(filter avx2,$(FLAGS)),Haswell) $(if $(filter avx512f,$(FLAGS)),SkylakeX)
+PROCESSORS := $(foreach v,$(VECTORS),$(foreach c,$(CORES),$(foreach t,1 2,portable-$v-$c-$t)))
+UNNUMERICAL := book_html.py docstrings.py downloads.py notebook%.py project.py workflow.py
+NUMERICAL := $(filter-out $(addprefix tests/test_,$(UNNUMERICAL)),$(wildcard tests/test_*.py))
+portable_ISA_default := ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
+portable_ISA_avx2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2
+
+portable: $(PROCESSORS)
+
+.PHONY: $(PROCESSORS)
+$(PROCESSORS): portable-%: .venv/.installed
+	$(portable_ISA_$(word 1,$(subst -, ,$*))) ATEN_CPU_CAPABILITY=$(word 1,$(subst -, ,$*)) \
+	  OPENBLAS_CORETYPE=$(word 2,$(subst -, ,$*)) OMP_NUM_THREADS=$(word 3,$(subst -, ,$*)) \
+	  $(BIN)/python -m pytest -q $(NUMERICAL) -n $(WORKERS) --dist loadfile
+
+# One of them, another for another commit.
+portable-one:
+	commit=$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0); set -- $(PROCESSORS); \
+	  shift $$((0x$$commit % $$#)); $(MAKE) --no-print-directory $$1
 
 notebooks: .venv/.installed
 	rm -rf notebooks/results
