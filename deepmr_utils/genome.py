@@ -34,6 +34,7 @@ from .sequences import ALPHABET, decode, encode, one_hot
 from .track_files import Specification, Task, write_specification
 
 MIN_EXPOSURE_CHANGE = 0.05  # of log(1 + reads); a slope on smaller changes says nothing
+ROUNDING = 1e-12  # of log(1 + reads), in float64
 _ORDER = 4  # of the Markov model: 256 contexts, each seen 700 times in 89 kb and its reverse
 _CHUNK = 256  # windows worked on at a time
 
@@ -264,10 +265,12 @@ def _slopes(
     scores[exposure] = intrinsic_log_odds(one_hot(mutants.reshape(n * m, -1)), exposure, p)
     others = {name: x.repeat_interleave(m, 0) for name, x in before.items() if name != exposure}
     base = log_counts(before, p)[:, None]
-    total, direct = (
+    changes = (
         (log_counts(occupancies(scores, p.network, held), p).view(n, m, -1) - base).numpy()
         for held in (None, others)
     )
+    # the same sum may round otherwise in another row of a batch, which is no change
+    total, direct = (np.where(np.abs(change) < ROUNDING, 0, change) for change in changes)
     x = total[:, :, [FACTORS.index(exposure)]]
     square = np.maximum((x**2).sum(1), 1e-300)
     return (x * total).sum(1) / square, (x * direct).sum(1) / square, np.abs(x).max((1, 2))
