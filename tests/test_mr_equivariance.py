@@ -232,7 +232,7 @@ def test_presso_keeps_its_global_test_and_never_ends_on_one_instrument():
     row = mr.estimate(x, s, y, s, "presso").iloc[0]
     assert row["n_outliers"] >= 4
     assert row["status"] == "no estimate: all instruments, or all but one, are outliers"
-    assert row["global_p"] == 0
+    assert row["global_p"] == 1 / 1001  # no draw of 1,000 was as large
     assert np.isnan(row["causal_effect"])
     # One instrument that outweighs the others by 1e20 leaves their slope as it is.
     x, y = np.array([[1, 2, 3, 1e10]]), np.array([[0.5, 1, 1.5, 2e10]])

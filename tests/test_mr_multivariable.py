@@ -142,7 +142,7 @@ def test_correlation_may_be_unknown_for_padding_only():
     x, sx, y, sy = simulated()
     rho = linalg.toeplitz(0.6 ** np.arange(40))
     rho[5], rho[:, 5] = np.nan, np.nan
-    with pytest.raises(ValueError, match="got nan at row 0, column 5"):
+    with pytest.raises(ValueError, match="got nan in row 0, column 5"):
         mr.multivariable(x, sx, y, sy, correlation=rho)
     padded = [np.where(np.arange(40).reshape(-1, *[1] * (a.ndim - 1)) == 5, np.nan, a)
               for a in (x, sx, y, sy)]  # fmt: skip
