@@ -87,28 +87,33 @@ def _explained(
         return check(value, by)
     except ValueError as error:
         default = f"; its default is {defaults[name]!r}" if name in defaults else ""
-        raise ValueError(f"parameter {name} {error}; got {value!r}{default}") from None
+        words = str(error).replace("NAME", name)
+        raise ValueError(f"parameter {name} {words}; got {value!r}{default}") from None
 
 
 def _check_type(value: Any, kind: str) -> None:
     outer, _, inner = kind.rstrip("]").partition("[")
     if value is None:
         return  # rules say where it may stand
-    if not isinstance(value, TYPES[outer]) or (isinstance(value, bool) and outer != "bool"):
+    if not _is_of(value, outer):
         hint = {
-            "list": ": -p of papermill gives text, -y gives lists, as in -y 'name: [a, b]'",
-            "dict": ": -p of papermill gives text, -y gives these, as in -y 'name: {a: 1}'",
-            "str": ": -r of papermill gives text, as in -r name 1",
+            "list": ": -p of papermill gives text, -y gives lists, as in -y 'NAME: [a, b]'",
+            "dict": ": -p of papermill gives text, -y gives these, as in -y 'NAME: {a: 1}'",
+            "str": ": -r of papermill gives text, as in -r NAME 1",
         }
         raise ValueError(f"must be of type {kind}{hint.get(outer, '')}")
     if outer == "float" and not math.isfinite(value):
         raise ValueError("must be a finite number")
     if outer == "list":
         for element in value:
-            if inner:
-                _check_type(element, inner)
+            if inner and not _is_of(element, inner):
+                raise ValueError(f"must be of type {kind}")
             if value.count(element) > 1:
                 raise ValueError(f"must not name {element!r} twice")
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def _given(value: Any) -> None:
@@ -124,7 +129,7 @@ def _apply(value: Any, rule: Rule) -> Any:
     """Apply a rule to a value, or to all elements of a list."""
     if callable(rule) and getattr(rule, "whole", False):
         return rule(value)
-    if value is None or value == []:
+    if value in (None, [], ""):
         raise ValueError("must not be left out")
     if isinstance(value, list):
         for element in value:
@@ -152,9 +157,9 @@ def _choose(value: str, choices: list[str]) -> None:
         raise ValueError(f"must be one of {', '.join(choices)}{hint}")
 
 
-def fields_of(kind: type) -> Rule:
+def fields_of(kind: type, but: Iterable[str] = ()) -> Rule:
     """Rule of a parameter that is a dictionary: fields of a dataclass, which takes their values."""
-    known = {field.name: field.default for field in fields(kind)}
+    known = {field.name: field.default for field in fields(kind) if field.name not in but}
 
     def rule(value: Mapping[str, Any]) -> None:
         for key, element in value.items():

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-pytest_plugins = ["notebook_numbers"]
+from notebook_numbers import pytest_collection_modifyitems  # noqa: F401 (a hook of pytest)
