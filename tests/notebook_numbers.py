@@ -27,7 +27,9 @@ from nbval.plugin import IPyNbCell
 
 REFERENCE = Path(__file__).parent / "reference" / "notebooks"
 GLUED = "application/papermill.record/text/plain"
-RTOL, ATOL = 1e-6, 1e-9  # of floating-point numbers in a new table; whole ones and words are exact
+# Of floating-point numbers in a new table; whole ones and words are exact. Networks round at 1e-7,
+# and a ratio of two small effects of them at up to 2e-5, as seen between processors.
+RTOL, ATOL = 1e-4, 1e-6
 MARGIN = 4  # times the difference seen
 TRAINED = (
     "corrections",
@@ -60,7 +62,10 @@ def _text(shown):
         return shown[1:-1]
     if shown.startswith("<Figure"):
         return "figure"
-    return format(float(shown), ".10g") if _is_float(shown) else shown
+    if not _is_float(shown):
+        return shown
+    digits = format(float(shown), ".10g")
+    return digits if _is_float(digits) else digits + ".0"
 
 
 def _is_number(text):

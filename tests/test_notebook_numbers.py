@@ -168,10 +168,10 @@ def test_printed_numbers_may_differ_in_their_last_digit(one, other, same):
 def test_storing_keeps_tolerances(tmp_path, monkeypatch):
     monkeypatch.setattr(numbers, "REFERENCE", tmp_path)
     numbers.store("x", {"a": "0.5", "n": "3", "word": "ivw"})
-    fresh = {"a": ("0.5", 1e-6, 1e-9), "n": ("3", 0, 0), "word": ("ivw", 0, 0)}
+    fresh = {"a": ("0.5", 1e-4, 1e-6), "n": ("3", 0, 0), "word": ("ivw", 0, 0)}
     assert numbers.read("x") == fresh
     numbers.widen("x", {"a": "0.501", "n": "3", "word": "ivw"})
-    assert numbers.read("x")["a"] == ("0.5", 0.01, 1e-9)  # 4 times 0.2 %, rounded up
+    assert numbers.read("x")["a"] == ("0.5", 0.01, 1e-6)  # 4 times 0.2 %, rounded up
     numbers.store("x", {"a": "0.7", "b": "1.5", "n": "4"})
     assert numbers.read("x") == {
         "a": ("0.7", 0.01, 1e-9),
