@@ -25,6 +25,8 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell
 
+from deepmr_utils.mr_registry import REGISTRY
+
 REFERENCE = Path(__file__).parent / "reference" / "notebooks"
 GLUED = "application/papermill.record/text/plain"
 # Of floating-point numbers in a new table; whole ones and words are exact. Networks round at 1e-7,
@@ -211,7 +213,7 @@ def widen(name, values):
     """Widen tolerances that do not hold, with margin, to `MARGIN` times the difference.
 
     What comes of training in the notebook differs by chance: there every number of a kind (such as
-    all that end in ".bias") gets the tolerance of the one that differs most.
+    all biases of one estimator) gets the tolerance of the one that differs most.
     """
     table = read(name)
     worst = {}
@@ -229,8 +231,10 @@ def widen(name, values):
 
 
 def _kind(key):
-    read_from_store = key.startswith(STORED)
-    return key if read_from_store else f"*.{key.rpartition('.')[2]}"
+    """What a number is of: its estimator, where it has one, and the last part of its name."""
+    *parts, last = key.split(".")
+    kind = ".".join(["*", *(part for part in parts if part in REGISTRY), last])
+    return key if key.startswith(STORED) else kind
 
 
 def _widened(number, needed, relative):
