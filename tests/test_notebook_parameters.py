@@ -8,6 +8,7 @@ import pytest
 from papermill.translators import PythonTranslator
 
 from deepmr_utils import notebooks
+from deepmr_utils.parameter_files import read_parameters
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -158,3 +159,16 @@ def test_a_path_is_looked_up_in_the_working_directory_first(tmp_path, monkeypatc
     assert notebooks.existing()("book/results/shared_error.csv") == str(mine)
     with pytest.raises(ValueError, match=f"there is no x.csv in {tmp_path / 'below'} nor in "):
         notebooks.existing()("x.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("simulation", "book/parameters/simulation_paper_scale.yml"),
+        ("simulation", "book/parameters/calibration.yml"),
+        ("simulation", "workflow/small/rounds.yml"),
+        ("sweeps", "book/parameters/sweeps_paper_scale.yml"),
+    ],
+)
+def test_our_own_parameter_files_pass(check, name, file):
+    check(name, **(read_parameters(ROOT / file) | {"results_directory": "mine"}))

@@ -54,6 +54,10 @@ def test_notebook_anatomy(path):
         c for c, t in zip(code, tags, strict=True) if "nbval-ignore-output" not in t and c.outputs
     ]
     assert len(compared) >= 3
+    if path.stem not in notebook_numbers.TRAINED:  # what is trained differs between processors
+        assert not any("nbval-ignore-output" in t for t in tags)
+    printed = "".join(o.get("text", "") for c in code for o in c.outputs)
+    assert not re.search(r": (True|False)$", printed, re.MULTILINE)  # numbers say by how much
     assert all(len(c.source.splitlines()) <= 15 for c in code[1:])
     assert not any(
         line.startswith(("def ", "class ", "!")) for c in code for line in c.source.splitlines()
