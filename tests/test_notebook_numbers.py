@@ -11,7 +11,12 @@ import notebook_numbers as numbers
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {
+    **os.environ,
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+}
 
 # Numbers that stand for what a notebook shows. Those of networks that are trained in it differ
 # between processors; there it is the truth, and what is read from stored runs.

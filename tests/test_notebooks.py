@@ -16,7 +16,12 @@ from deepmr_utils.parameter_files import notebook_defaults
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ENVIRONMENT = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {
+    **os.environ,
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 def papermill(*arguments, cwd):
