@@ -19,7 +19,7 @@ ENVIRONMENT = {
 }
 
 # Numbers that stand for what a notebook shows. Those of networks that are trained in it differ
-# between processors; there it is the truth, and what is read from stored runs.
+# between processors; there it is the truth, a perfect network, and what is read from stored runs.
 CENTRAL = {
     "quickstart": ["true_effect", "effect", "se", "ci_low", "ci_high"],
     "estimators": [
@@ -34,8 +34,10 @@ CENTRAL = {
         "stored.none.egger_robust.slope", "stored.isotonic.ivw.local_width",
     ],
     "simulation": [f"{c}.both.{m}.none.mean" for c in ("none.small", "both.large")
-                   for m in ("ivw", "egger_robust")],
-    "sweeps": ["truth.none", "truth.gc_bias", "shared.none.both motifs.same data.coverage",
+                   for m in ("ivw", "egger_robust")]
+    + ["perfect.effect", "perfect.se", "perfect.tau", "perfect.truth"],
+    "sweeps": ["truth.none", "truth.gc_bias", "perfect.effect", "perfect.se", "perfect.tau",
+               "shared.none.both motifs.same data.coverage",
                "shared.both.both motifs.4 x data.slope"],
     "bpnet": [
         "motif.Sox2.Oct4.effect", "motif.Sox2.Oct4.truth", "motif.Sox2.Oct4.total_ci_low",
