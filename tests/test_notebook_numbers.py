@@ -181,8 +181,8 @@ def test_storing_keeps_tolerances(tmp_path, monkeypatch):
     assert numbers.read("x")["a"] == ("0.5", 0.01, 1e-6)  # 4 times 0.2 %, rounded up
     numbers.store("x", {"a": "0.7", "b": "1.5", "n": "4"})
     assert numbers.read("x") == {
-        "a": ("0.7", 0.01, 1e-9),
-        "b": ("1.5", 0.01, 1e-9),
+        "a": ("0.7", 0.01, 1e-6),
+        "b": ("1.5", 0.01, 1e-6),
         "n": ("4", 0, 0),
     }
 
@@ -196,8 +196,8 @@ def test_what_comes_of_training_gets_the_tolerance_of_its_kind(tmp_path, monkeyp
     assert tolerances == {
         "a.ivw.bias": 0.05,
         "b.ivw.bias": 0.05,
-        "shared.bias": 1e-9,
-        "a.truth": 1e-9,
+        "shared.bias": 1e-6,
+        "a.truth": 1e-6,
     }
 
 
