@@ -204,7 +204,8 @@ def store(name, values):
     usual = max(usual, key=usual.count, default=(RTOL, ATOL))
     table = {}
     for key, value in values.items():
-        tolerances = old[key][1:] if key in old else usual if _is_float(value) else (0.0, 0.0)
+        kept = key in old and _is_float(value) == _is_float(old[key].value)
+        tolerances = old[key][1:] if kept else usual if _is_float(value) else (0.0, 0.0)
         table[key] = Number(value, *tolerances)
     write(name, table)
 
@@ -218,27 +219,29 @@ def widen(name, values):
     table = read(name)
     worst = {}
     for key, value in values.items():
-        number, apart = table[key], distance(value, table[key].value)
+        number = table[key]
+        apart = distance(value, number.value)
         strict = Number(number.value, number.rtol / MARGIN, number.atol / MARGIN)
         if not holds(value, strict):
-            kind = _kind(key) if name in TRAINED and apart < math.inf else key
+            kind = _kind(key, number) if name in TRAINED else key
             worst[kind] = max(worst.get(kind, 0), apart)
     for key, number in table.items():
-        for apart in (worst[k] for k in {key, _kind(key)} & worst.keys()):
+        for apart in (worst[k] for k in {key, _kind(key, number)} & worst.keys()):
             table[key] = _widened(number, MARGIN * apart, relative=name not in TRAINED)
     write(name, table)
     print(f"{name}: wider tolerances for {len(worst)} numbers or kinds")
 
 
-def _kind(key):
+def _kind(key, number):
     """What a number is of: its estimator, where it has one, and the last part of its name."""
     *parts, last = key.split(".")
-    kind = ".".join(["*", *(part for part in parts if part in REGISTRY), last])
-    return key if key.startswith(STORED) else kind
+    kind = ["*", *(part for part in parts if part in REGISTRY), last]
+    words = [] if _is_number(number.value) else ["in words"]
+    return key if key.startswith(STORED) else ".".join(kind + words)
 
 
 def _widened(number, needed, relative):
-    if needed == math.inf or not _is_number(number.value):
+    if needed == math.inf:
         return number._replace(atol=math.inf)
     size = abs(float(number.value))
     if relative and size > 0.1:

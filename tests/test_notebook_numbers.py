@@ -33,9 +33,8 @@ CENTRAL = {
         "truth", "pairs.both.own", "pairs.none.mispaired", "stored.none.ivw.local_coverage",
         "stored.none.egger_robust.slope", "stored.isotonic.ivw.local_width",
     ],
-    "simulation": [f"{c}.both.{m}.none.mean" for c in ("none.small", "both.large")
-                   for m in ("ivw", "egger_robust")]
-    + ["perfect.effect", "perfect.se", "perfect.tau", "perfect.truth"],
+    "simulation": ["perfect.effect", "perfect.se", "perfect.tau", "perfect.truth",
+                   "none.exposure.noise_floor", "both.outcome.noise_floor"],
     "sweeps": ["truth.none", "truth.gc_bias", "perfect.effect", "perfect.se", "perfect.tau",
                "shared.none.both motifs.same data.coverage",
                "shared.both.both motifs.4 x data.slope"],
