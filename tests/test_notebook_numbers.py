@@ -47,6 +47,9 @@ CENTRAL = {
     ],
 }  # fmt: skip
 
+# By AVX2 kernels, robust MR-Egger finds another optimum in a window: 1 % of this mean.
+UNSTABLE = {"deepsea": ("robust.on.GATA",)}
+
 # What a startup file of IPython bends, notebook, and numbers that must be told to be off. The
 # outcome's effects alone: a factor of all would leave every slope as it is.
 WRAP = """
@@ -129,6 +132,8 @@ def test_every_notebook_has_a_table_of_what_it_glues():
 @pytest.mark.parametrize("name", sorted(CENTRAL.keys() - set(numbers.TRAINED)))
 def test_tolerances_are_tight_where_nothing_is_trained(name):
     for key, number in numbers.read(name).items():
+        if key in UNSTABLE.get(name, ()):
+            continue
         if numbers._is_float(number.value) and abs(float(number.value)) > 0.05:
             assert not numbers.holds(str(1.02 * float(number.value)), number), key
 
