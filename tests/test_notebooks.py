@@ -131,6 +131,20 @@ def test_bpnet_with_one_network_says_what_is_missing(tmp_path):
     assert cells["open"].outputs[0]["text"].startswith("8 windows, 1 networks")
 
 
+def test_corrections_finds_its_stores_from_elsewhere(tmp_path):
+    out, parameters = tmp_path / "out.ipynb", tmp_path / "small.yml"
+    parameters.write_text(
+        "n_train: 1200\nn_augmented: 300\nn_test: 60\nn_members: 2\nepochs: 10\nmax_excess: 2.0\n"
+    )
+    run = papermill(ROOT / "notebooks/corrections.ipynb", out, "-f", parameters, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    cells = nbformat.read(out, as_version=4).cells
+    glued = notebook_numbers.glued(o for c in cells for o in c.get("outputs", ()))
+    stored = notebook_numbers.read("corrections")
+    for name in [name for name in stored if name.startswith(("stored.", "pairs."))]:
+        assert notebook_numbers.holds(glued[name], stored[name]), name
+
+
 def test_an_unknown_parameter_stops_the_run(tmp_path):
     run = papermill(ROOT / "notebooks/quickstart.ipynb", tmp_path / "out.ipynb",
                     "-p", "n_sequence", "30", cwd=tmp_path)  # fmt: skip
