@@ -42,6 +42,9 @@ def test_the_notebooks_are_there():
         "sweeps.ipynb",
         "your_own_model.ipynb",
     }
+    makefile = (ROOT / "Makefile").read_text()
+    names = re.search(r"^NAMES \?= (.*)$", makefile, re.MULTILINE).group(1).split()
+    assert sorted(names) == sorted(p.stem for p in NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
