@@ -2,7 +2,8 @@
 # make test    lint, unit tests, notebooks, the strict book and its links
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what the book shows, or will show, at the scale of the paper (resumable, hours)
-# make outputs execute the notebooks at their defaults and store the outputs nbval compares
+# make notebooks compare the notebooks with their stored outputs and numbers; NAMES=quickstart for one
+# make outputs execute the notebooks at their defaults and store the outputs and numbers nbval compares
 .DELETE_ON_ERROR:
 .PHONY: book test portable portable-one results outputs lint unit notebooks clean
 
@@ -16,6 +17,9 @@ CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/
 # The longest first, so that none is left to run alone.
 EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb your_own_model.ipynb sweeps.ipynb estimators.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
+# The longest first, here too
+NAMES ?= bpnet deepsea simulation corrections sweeps your_own_model estimators quickstart
+NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
 # One thread a notebook: threads of two that share a core wait for each other.
@@ -102,14 +106,16 @@ portable-one:
 	  shift $$((0x$$commit % $$#)); $(MAKE) --no-print-directory $$1
 
 notebooks: .venv/.installed
-	rm -rf notebooks/results
+	rm -rf $(addprefix notebooks/results/,$(NAMES))
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -W default \
-	  --nbval notebooks --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile
+	  --nbval $(NOTEBOOKS) --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile
 
+# Tolerances of glued numbers are kept; `git diff` shows what changed.
 outputs: .venv/.installed
-	rm -rf notebooks/results
-	for name in quickstart estimators your_own_model simulation sweeps corrections bpnet deepsea; do \
-	  $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
+	rm -rf $(addprefix notebooks/results/,$(NAMES))
+	for name in $(NAMES); do \
+	  OMP_NUM_THREADS=1 $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
+	  $(BIN)/python tests/notebook_numbers.py store notebooks/$$name.ipynb && \
 	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 
 clean:

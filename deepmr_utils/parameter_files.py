@@ -73,14 +73,25 @@ def notebook_defaults(notebook: str | Path) -> dict[str, Any]:
 
 
 def assignments(source: str) -> dict[str, Any]:
-    """Literal values assigned at the top level of a cell, by name."""
+    """Literal values assigned at the top level of a cell, by name; None for other values."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # IPython's own, such as a shell command
+        return {}
     return {
-        target.id: ast.literal_eval(statement.value)
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
+        target.id: _literal(statement.value)
+        for statement in body
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)])
         if isinstance(target, ast.Name)
     }
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:  # papermill writes float('nan')
+        return None
 
 
 def settings_key(values: Mapping[str, Any]) -> str:
