@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def propagator(
     member: nn.Module,
     sequence: Tensor,
-    widths: list[int],
+    alone: list[Tensor],
     columns: list[int],
     prepared: dict[tuple, Any],
     bfloat16: bool = False,
@@ -38,8 +38,8 @@ def propagator(
     member : nn.Module
         As `deepmr_utils.predict.forward` takes it, in evaluation mode.
     sequence : Tensor (4, L)
-    widths : list of int
-        Columns of each head.
+    alone : list of Tensor (1, K)
+        What the member predicts for the sequence, by head.
     columns : list of int
         Wanted columns of all heads side by side.
     prepared, bfloat16, max_memory
@@ -52,7 +52,7 @@ def propagator(
         sequence would come out differently.
     """
     probe, positions, change = _probe(sequence)
-    starts = np.cumsum([0, *widths])
+    starts = np.cumsum([0, *(head.shape[1] for head in alone)])
     heads = np.searchsorted(starts, columns, side="right") - 1
     by_head = np.argsort(heads, kind="stable")
     used = sorted(set(heads.tolist()))
@@ -75,7 +75,7 @@ def propagator(
         if is_device_error(error):
             raise
         raise UnsupportedError(f"the attempt failed ({error})") from error
-    got = torch.cat([forward(member, sequence[None]).values[:, columns], got])
+    got = torch.cat([torch.cat(alone, dim=1)[:, columns], got])
     worst = _worst(member, probe, columns, got, full, bfloat16)
     if worst is not None:
         raise UnsupportedError(
@@ -230,7 +230,7 @@ Engine = Propagator | FullPrediction
 def engines_of(
     members: list[nn.Module],
     sequence: Tensor,
-    widths: list[list[int]],
+    alone: list[list[Tensor]],
     columns: list[list[int]],
     propagate: bool,
     bfloat16: bool,
@@ -243,8 +243,8 @@ def engines_of(
     members : list of nn.Module
     sequence : Tensor (4, L)
         An input, of which the layers are recorded.
-    widths : list of list of int
-        Outputs of each head of each member.
+    alone : list of list of Tensor (1, K)
+        What each member predicts for the input, by head.
     columns : list of list of int
         Outputs of each member to predict, counted over all its heads.
     propagate : bool
@@ -258,7 +258,7 @@ def engines_of(
     -------
     list of Engine
     """
-    each = list(zip(members, widths, columns, strict=True))
+    each = list(zip(members, alone, columns, strict=True))
     if propagate:
         prepared: dict = {}
         try:
@@ -266,7 +266,7 @@ def engines_of(
             if size > max_memory:
                 raise UnsupportedError(f"recording takes {_mebibytes(size, max_memory)}")
             room = max_memory / 2  # for what is kept, beside what an operation takes
-            return [propagator(m, sequence, w, c, prepared, bfloat16, room) for m, w, c in each]
+            return [propagator(m, sequence, a, c, prepared, bfloat16, room) for m, a, c in each]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
     size = max(bytes_per_sequence(member, sequence) for member in members)

@@ -212,9 +212,9 @@ def saturation_mutagenesis(
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
             if writer.finished:
                 return writer.finish()
-            widths = [[part.shape[1] for part in h.parts] for h in heads]
+            alone, rounded = [h.parts for h in heads], precision == "bfloat16"
             engines = engines_of(
-                members, one_hot[0], widths, columns, propagate, precision == "bfloat16", max_memory
+                members, one_hot[0], alone, columns, propagate, rounded, max_memory
             )
             held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
             limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize

@@ -80,7 +80,10 @@ class Step:
     @property
     def is_pointwise(self) -> bool:
         """Whether every element of the output depends on the same element of the inputs."""
-        return torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
+        # a copy is one, too, and handled as the view that it might as well be
+        return self.name != "clone" and (
+            torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
+        )
 
     @cached_property
     def function(self) -> Callable:
