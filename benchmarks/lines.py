@@ -27,14 +27,17 @@ def lines_of_code(path: Path) -> int:
 def main() -> None:
     """Print a line a group, and the sum."""
     page = (ROOT / "book" / "api.md").read_text()
-    total = 0
+    total, rest = 0, set((ROOT / "deepmr_utils").rglob("*.py"))
     for section in page.split("\n## ")[1:]:
         modules = re.findall(r"automodule:: (\S+)", section)
         files = [ROOT / f"{name.replace('.', '/')}.py" for name in modules]
         count = sum(map(lines_of_code, files))
+        rest -= set(files)
         total += count
         print(f"{count:6,}  {section.splitlines()[0]} ({len(modules)} modules)")
-    print(f"{total:6,}  in all")
+    private = sum(map(lines_of_code, rest))
+    print(f"{private:6,}  Private ({len(rest)} modules)")
+    print(f"{total + private:6,}  in all")
 
 
 if __name__ == "__main__":
