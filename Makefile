@@ -98,7 +98,7 @@ portable: $(PROCESSORS)
 $(PROCESSORS): portable-%: .venv/.installed
 	$(portable_ISA_$(word 1,$(subst -, ,$*))) ATEN_CPU_CAPABILITY=$(word 1,$(subst -, ,$*)) \
 	  OPENBLAS_CORETYPE=$(word 2,$(subst -, ,$*)) OMP_NUM_THREADS=$(word 3,$(subst -, ,$*)) \
-	  $(BIN)/python -m pytest -q $(NUMERICAL) -n $(WORKERS) --dist loadfile
+	  $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL) -n $(WORKERS) --dist loadfile
 
 # One of them, another for another commit.
 portable-one:
