@@ -70,8 +70,7 @@ POOLED = "result[{!r}] = 1.02 * result[{!r}]"
 OUTCOME = "result['effect'].loc[{'feature': 'outcome'}] *= 1.02"
 BENT = [
     ("quickstart", ["effect", "ci_low", "ci_high"], "mutagenesis", "saturation_mutagenesis", OUTCOME),
-    ("quickstart", ["effect"], "meta", "global_effects", POOLED.format("effect", "effect")),
-    ("quickstart", ["se"], "meta", "global_effects", POOLED.format("se", "se")),
+    ("quickstart", ["effect", "se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
      "mr_simulation", "score", POOLED.format("coverage", "coverage")),
     ("your_own_model", ["forward.tau", "forward.se", "reverse.effect", "lowest", "highest"],
@@ -89,11 +88,6 @@ def nbval(path, **environment):
         check=False,
     )  # fmt: skip
     return run.returncode, run.stdout
-
-
-def test_an_unchanged_package_passes():
-    code, output = nbval(ROOT / "notebooks/quickstart.ipynb")
-    assert code == 0, output
 
 
 @pytest.mark.slow
