@@ -82,7 +82,7 @@ unit: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py -n $(WORKERS) --dist loadfile
 
 # Processors that this one can play: vector instructions of torch, with its libraries, and of OpenBLAS;
-# and threads, which change the order of sums. Whoever runs the tests has one of these, or its like.
+# and threads, which change the order of sums (one worker where there are two). Whoever runs the tests has one of these, or its like.
 FLAGS := $(shell sed -n '/^flags/{s/.*: //p;q;}' /proc/cpuinfo 2>/dev/null)
 VECTORS := default $(filter avx2,$(FLAGS))
 CORES := Nehalem $(if $(filter avx2,$(FLAGS)),Haswell) $(if $(filter avx512f,$(FLAGS)),SkylakeX)
@@ -98,7 +98,8 @@ portable: $(PROCESSORS)
 $(PROCESSORS): portable-%: .venv/.installed
 	$(portable_ISA_$(word 1,$(subst -, ,$*))) ATEN_CPU_CAPABILITY=$(word 1,$(subst -, ,$*)) \
 	  OPENBLAS_CORETYPE=$(word 2,$(subst -, ,$*)) OMP_NUM_THREADS=$(word 3,$(subst -, ,$*)) \
-	  $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL) -n $(WORKERS) --dist loadfile
+	  $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL) --dist loadfile \
+	  -n $(if $(filter 2,$(word 3,$(subst -, ,$*))),1,$(WORKERS))
 
 # One of them, another for another commit.
 portable-one:
