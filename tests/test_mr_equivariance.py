@@ -10,7 +10,7 @@ import pytest
 from deepmr_utils import meta, mr, mr_selection
 
 METHODS = list(mr.REGISTRY)
-SIZES = (5, 6, 9, 40)
+SIZES = (5, 9, 40)
 ESTIMATE = ["causal_effect", "ci_low", "ci_high"]
 
 
