@@ -79,7 +79,8 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 
 unit: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py \
+	  --ignore tests/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
 
 # Processors that this one can play: vector instructions of torch, with its libraries, and of OpenBLAS;
 # and threads, which change the order of sums (one worker where there are two). Whoever runs the tests has one of these, or its like.
@@ -110,6 +111,7 @@ notebooks: .venv/.installed
 	rm -rf $(addprefix notebooks/results/,$(NAMES))
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -W default \
 	  --nbval $(NOTEBOOKS) --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile
+	$(if $(filter file,$(origin NAMES)),$(BIN)/python -m pytest -q tests/test_notebook_numbers.py -n $(WORKERS))
 
 # Tolerances of glued numbers are kept; `git diff` shows what changed.
 outputs: .venv/.installed
