@@ -1,6 +1,5 @@
 """What a call says of arguments and models that do not fit."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from .tables import did_you_mean
 
 _SHOWN = 20  # names in an error
 
@@ -71,9 +72,8 @@ def _is_column(value: Any) -> bool:
 
 def listed(names: Sequence[str], wanted: str = "") -> str:
     """Names for an error, not too many, and the one that was probably meant."""
-    near = [] if wanted in names else difflib.get_close_matches(wanted, names, n=1)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = "" if wanted in names else did_you_mean(wanted, names)
     return ", ".join(names[:_SHOWN]) + more + hint
 
 
