@@ -39,7 +39,7 @@ executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
 	mkdir -p executed
 	rm -rf executed/results/$*
 	$(PAPERMILL) --cwd executed $< executed/.$*.ipynb
-	$(BIN)/python -m deepmr_utils.notebooks executed/.$*.ipynb
+	$(BIN)/python -m experiments.notebooks executed/.$*.ipynb
 	mv executed/.$*.ipynb $@
 
 executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
@@ -49,13 +49,13 @@ executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | .venv/.installed
 	mkdir -p executed
 	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
-	$(BIN)/python -m deepmr_utils.notebooks executed/.paper_scale.ipynb
+	$(BIN)/python -m experiments.notebooks executed/.paper_scale.ipynb
 	mv executed/.paper_scale.ipynb $@
 
 executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | .venv/.installed
 	mkdir -p executed
 	$(PAPERMILL) $< executed/.sweeps_paper_scale.ipynb -f $(SWEEPS) -p workers $(WORKERS)
-	$(BIN)/python -m deepmr_utils.notebooks executed/.sweeps_paper_scale.ipynb
+	$(BIN)/python -m experiments.notebooks executed/.sweeps_paper_scale.ipynb
 	mv executed/.sweeps_paper_scale.ipynb $@
 
 # Strict: an unresolved reference, a missing file or any other warning fails the build.
@@ -68,8 +68,8 @@ results: .venv/.installed
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(CALIBRATION) -p workers $(WORKERS)
 	$(BIN)/papermill -k python3 --log-output notebooks/sweeps.ipynb executed/.results.ipynb -f $(SWEEPS) -p workers $(WORKERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m deepmr_utils.graph_runs book/parameters/bpnet_demo_scale.yml --workers $(WORKERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m deepmr_utils.chromatin_runs book/parameters/deepsea_demo_scale.yml --workers $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.binding.genomes book/parameters/bpnet_demo_scale.yml --workers $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.chromatin.draws book/parameters/deepsea_demo_scale.yml --workers $(WORKERS)
 
 test: lint unit notebooks book
 	$(BIN)/python -m pytest -q tests/test_book_html.py
@@ -119,7 +119,7 @@ outputs: .venv/.installed
 	for name in $(NAMES); do \
 	  OMP_NUM_THREADS=1 $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \
 	  $(BIN)/python tests/notebook_numbers.py store notebooks/$$name.ipynb && \
-	  $(BIN)/python -m deepmr_utils.notebooks --strip notebooks/$$name.ipynb || exit 1; done
+	  $(BIN)/python -m experiments.notebooks --strip notebooks/$$name.ipynb || exit 1; done
 
 clean:
 	rm -rf _build executed notebooks/results

@@ -42,8 +42,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from deepmr_utils import atlas, atlas_plan
-from deepmr_utils.meta_batch import random_means
+from deepmr_utils import _atlas_plan, atlas
+from deepmr_utils._meta_batch import random_means
 
 GPU_FLOPS = 30e12  # half of what an H100 or H200 does in float64 on its matrix units
 
@@ -89,12 +89,12 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     start, cpu = time.perf_counter(), time.process_time()
-    plan = atlas_plan.make_plan(blocks, "pooled", 1.0, ("ivw", "egger"), None, None, 2**30)
-    rules = atlas_plan.moments(plan)
+    plan = _atlas_plan.make_plan(blocks, "pooled", 1.0, ("ivw", "egger"), None, None, 2**30)
+    rules = _atlas_plan.moments(plan)
     first = time.process_time() - cpu
     plan, cpu_local, used = plan._replace(rules=rules), time.process_time(), []
-    for window in atlas_plan.windows(block, plan.features, members=bool(chosen.members)):
-        kept = atlas_plan.instrument_mask(window.effect, window.se, rules)
+    for window in _atlas_plan.windows(block, plan.features, members=bool(chosen.members)):
+        kept = _atlas_plan.instrument_mask(window.effect, window.se, rules)
         used.append(kept.any(axis=1).sum())
         atlas._window_effects(window, plan, lambda: np.zeros(0), torch.device(chosen.device))
     local = (time.process_time() - cpu_local) / size

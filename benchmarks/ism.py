@@ -30,10 +30,10 @@ import xarray as xr
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deepmr_utils.models import SimulationCNN
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout
 from deepmr_utils.sequences import one_hot
+from experiments.cooperativity.network import SimulationCNN
 
 
 class DilatedResidual(nn.Module):

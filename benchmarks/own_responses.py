@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepmr_utils import bpnet_sources, causal_graph, demo_run, genome, graph_runs
+from deepmr_utils import analysis
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
-from deepmr_utils.track_files import read_specification
+from experiments.binding import genome, genomes, one_genome, sources
+from experiments.binding.track_files import read_specification
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 TABLE = RESULTS / "bpnet" / "own_responses.csv"
@@ -37,20 +38,20 @@ WINDOWS = 150
 def one_run(graph: str, number: int) -> pd.DataFrame:
     """Responses to substitutions in own motifs, learned and true, of one run's ensemble."""
     torch.set_num_threads(1)
-    settings = graph_runs.read_settings(RESULTS / "bpnet" / "graphs")
+    settings = genomes.read_settings(RESULTS / "bpnet" / "graphs")
     settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
     parameters = settings.parameters
-    genome_seed, model_seed = demo_run.seeds(settings, graph, number)
+    genome_seed, model_seed = one_genome.seeds(settings, graph, number)
     with tempfile.TemporaryDirectory() as folder:
         spec = read_specification(genome.make_genome(folder, parameters, genome_seed).specification)
-        windows = demo_run.read_windows(spec, parameters.length, WINDOWS)
-        ensemble, quality = demo_run.train(spec, settings, model_seed)
+        windows = one_genome.read_windows(spec, parameters.length, WINDOWS)
+        ensemble, quality = one_genome.train(spec, settings, model_seed)
     learned = saturation_mutagenesis(
         ensemble.members, one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"]
     )
-    true = bpnet_sources.perfect_effects(parameters, windows)
-    instances = demo_run.factor_instances(windows)
-    allowed = causal_graph.eligible(true, causal_graph.CHAINS["motif"].source, instances)
+    true = sources.perfect_effects(parameters, windows)
+    instances = one_genome.factor_instances(windows)
+    allowed = analysis.eligible(true, analysis.CHAINS["motif"].source, instances)
     quality = quality.set_index("task")
     rows = []
     for exposure in genome.FACTORS:

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepmr_utils import rounds, simulation
-from deepmr_utils.models import SimulationCNN
-from deepmr_utils.training import Ensemble, train_ensemble
+from experiments.cooperativity import rounds, simulation
+from experiments.cooperativity.network import SimulationCNN
+from experiments.training import Ensemble, train_ensemble
 
 TABLE = Path(__file__).parents[1] / "book" / "results" / "shared_error.csv"
 KEYS = ["scenario", "round", "arm"]

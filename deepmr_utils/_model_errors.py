@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .tables import did_you_mean
+from ._checks import did_you_mean
 
 _SHOWN = 20  # names in an error
 

@@ -16,17 +16,17 @@ import xarray as xr
 from scipy import special, stats
 
 from . import __version__
-from .atlas_plan import Blocks, Plan, check_options, fingerprint, floors, make_plan, moments
-from .atlas_store import Folder
-from .atlas_sums import METHODS, Fits, Window, all_pairs, instrument_mask, windows
-from .ensemble_intervals import add_intervals, intervals, member_global, member_local
+from ._atlas_plan import Blocks, Plan, check_options, fingerprint, floors, make_plan, moments
+from ._atlas_store import Folder
+from ._atlas_sums import METHODS, Fits, Window, all_pairs, instrument_mask, windows
+from ._checks import as_list, check_choice, require
+from ._meta_batch import random_means
 from .instruments import select_instruments
+from .intervals import add_intervals, intervals, member_global, member_local
 from .meta import global_effects
-from .meta_batch import random_means
 from .mr import local_mr
-from .mr_linear import Z95, inference
+from .mr.linear import Z95, inference
 from .predict import progress_bar, resolve_device
-from .tables import as_list, check_choice, require
 
 __all__ = ["causal_atlas", "local_atlas", "robust_pairs"]
 
@@ -69,7 +69,7 @@ def causal_atlas(
     tau2_method : {"reml", "dl"}
         Between-window variance, as in `deepmr_utils.meta.random_effects`.
     interval : str, optional
-        Rule of `deepmr_utils.ensemble_intervals.total_variance`; "rubin" by default where effects
+        Rule of `deepmr_utils.intervals.total_variance`; "rubin" by default where effects
         have members, else "plain": given the model.
     store : path, optional
         Directory that takes each finished block of windows, then of exposures, then the table. The

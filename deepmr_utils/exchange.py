@@ -7,10 +7,10 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
+from ._checks import check_rows, distinct_text, is_missing, numbers, require, whole_numbers
 from .mr import local_mr
 from .mutagenesis import SCHEMA_VERSION
 from .sequences import ALPHABET, UNKNOWN, decode, encode
-from .tables import check_rows, distinct_text, is_missing, numbers, require, whole_numbers
 
 UNKNOWN_BASE = "N"
 EFFECT_COLUMNS = ["sequence_id", "position", "reference", "alternate", "feature", "effect", "se"]

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ._checks import check_choice, did_you_mean
 from .sequences import ALPHABET
-from .tables import check_choice, did_you_mean
 
 RULES = ("pooled", "wald")
 SE_FLOOR_QUANTILE = 0.01

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
-from .meta_variance import (
+from ._checks import as_list, check_choice, check_columns, numbers
+from ._meta_variance import (
     Studies,
     dersimonian_laird,
     restricted_likelihood,
@@ -21,8 +22,7 @@ from .meta_variance import (
     standardise,
     weighted,
 )
-from .numerics import bisect, pad_groups
-from .tables import as_list, check_choice, check_columns, numbers
+from ._numerics import bisect, pad_groups
 
 __all__ = ["COLUMNS", "conditional_se", "global_effects", "random_effects", "why_left_out"]
 

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from ._checks import text_lines
 from .sequences import ALPHABET
-from .tables import text_lines
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
 ROUNDING = 1e-4  # of sums of published matrices

@@ -15,17 +15,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
+from ._engine.engines import engines_of
+from ._engine.recording import computation_hash
 from ._members import of_dtype
 from ._model_errors import check_flags, listed, whole_number
-from .engines import engines_of
-from .mutagenesis_blocks import (
-    Block,
-    Limits,
-    Rounding,
-    Transform,
-    block_moments,
-    transform_name,
-)
+from .effects import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 from .predict import (
     Features,
     MCDropout,
@@ -39,9 +34,7 @@ from .predict import (
     progress_bar,
     resolve_device,
 )
-from .recording import computation_hash
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
-from .storage import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 
 __all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
 
@@ -72,8 +65,8 @@ def saturation_mutagenesis(
     """Predict the effect of all 3 L substitutions of every sequence.
 
     Only what a substitution changes of each layer is computed again, exactly (see
-    `deepmr_utils.propagation`); a network for which that is not possible is predicted in full for
-    every mutant, and a log line says which part of it is the reason.
+    `deepmr_utils._engine.propagation`); a network for which that is not possible is predicted in
+    full for every mutant, and a log line says which part of it is the reason.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ import nbformat
 import pytest
 from nbval.plugin import IPyNbCell
 
-from deepmr_utils.mr_registry import REGISTRY
+from deepmr_utils.mr.registry import REGISTRY
 
 REFERENCE = Path(__file__).parent / "reference" / "notebooks"
 GLUED = "application/papermill.record/text/plain"

@@ -1,7 +1,6 @@
 """Networks: our own definitions, and readers of published weights."""
 
 from .bpnet import BPNet, bpnet_loss, load_bpnet_oskn, multinomial_nll
-from .cnn import SimulationCNN
 from .deepsea import Beluga, DeepSEA, load_beluga, load_deepsea
 from .mtsplice import MTSplice, load_mtsplice
 
@@ -10,7 +9,6 @@ __all__ = [
     "Beluga",
     "DeepSEA",
     "MTSplice",
-    "SimulationCNN",
     "bpnet_loss",
     "load_beluga",
     "load_bpnet_oskn",

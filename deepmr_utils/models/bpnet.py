@@ -183,7 +183,7 @@ def load_bpnet_oskn(path: str | Path) -> BPNet:
     Parameters
     ----------
     path : str or Path
-        ``bpnet.model.h5``, see `deepmr_utils.downloads.fetch`.
+        ``bpnet.model.h5``, see `deepmr_utils.models.downloads.fetch`.
 
     Returns
     -------

@@ -169,7 +169,7 @@ def load_deepsea(
     Parameters
     ----------
     path : str or Path
-        See `deepmr_utils.downloads.fetch`.
+        See `deepmr_utils.models.downloads.fetch`.
     feature_names, output
         As for `DeepSEA`.
     both_strands : bool, optional

@@ -1,0 +1,1 @@
+"""How mutagenesis computes only what a substitution changes."""

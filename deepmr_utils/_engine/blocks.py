@@ -1,0 +1,267 @@
+"""A block of mutated sequences: what is predicted at a time, and moments over members.
+
+`mutagenesis` goes through its sequences block by block.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..sequences import ALPHABET, UNKNOWN
+from .engines import Engine
+
+MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored
+Transform = Callable[[np.ndarray], np.ndarray]
+log = logging.getLogger(__name__)
+
+
+class Limits:
+    """How much is done at a time: by memory, by what the caller asked for, and after failures."""
+
+    def __init__(self, batch_size: int | None, max_memory: int, device: torch.device) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        if max_memory < 2**20:
+            raise ValueError(f"max_memory is in bytes, at least a mebibyte; got {max_memory}")
+        self.batch_size, self.memory, self.bytes_per_site = batch_size, max_memory, 1
+        # a CPU works fastest on windows that stay in its cache, a GPU on large ones
+        self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
+
+    def sites(self, alleles: int = 3) -> int:
+        """Sites whose mutants are predicted at a time."""
+        most = max(1, int(self.memory / 2 / self.bytes_per_site))
+        if self.batch_size is not None:
+            most = min(most, max(1, self.batch_size // alleles))
+        return most
+
+    def sequences(self, engines: list[Engine], sites: int, n_features: int) -> int:
+        """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
+        result = 16 * len(ALPHABET) * sites * n_features
+        by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
+        by_sites = min(MAX_SITES, self.sites()) / max(1, sites)
+        return max(1, int(min(by_memory, by_sites)))
+
+    def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
+        """After a GPU ran out of memory."""
+        if sites == 1:
+            raise error
+        torch.cuda.empty_cache()
+        self.memory, self.window = self.memory // 2, self.window // 2
+        self.batch_size = max(1, 3 * sites // 2)
+        log.warning(
+            "out of GPU memory with %d sites: going on with batches of half the size", sites
+        )
+
+
+class Moments(NamedTuple):
+    """Over members: mean reference (n, K); mean and sd of effects (S, 3, K); each member's."""
+
+    reference: np.ndarray
+    effect: np.ndarray
+    se: np.ndarray
+    members: np.ndarray | None = None  # (M, S, 3, K), where asked for
+
+
+class Rounding:
+    """Whether effects stand above the rounding of the predictions that they are differences of.
+
+    Parameters
+    ----------
+    names : list of str
+        Features.
+    dtype : torch.dtype
+        Of the computation.
+    """
+
+    LEAST = 100  # largest effect over rounding: 1 % of that effect is rounding then
+
+    def __init__(self, names: list[str], dtype: torch.dtype) -> None:
+        self.names, self.dtype = names, dtype
+        self.effect = self.prediction = np.zeros(len(names))
+        self.seen = False
+
+    def see(self, moments: Moments) -> None:
+        """Take the effects of a block."""
+        self.seen |= len(moments.effect) > 0
+        for values in (
+            moments.effect.max((0, 1), initial=0),
+            -moments.effect.min((0, 1), initial=0),
+        ):
+            self.effect = np.fmax(self.effect, values)
+        self.prediction = np.fmax(self.prediction, np.abs(moments.reference).max(0))
+
+    def warn(self) -> None:
+        """Say which features have effects that are mostly rounding."""
+        rounding = torch.finfo(self.dtype).eps * self.prediction
+        (poor,) = np.nonzero(self.seen & (self.effect < self.LEAST * rounding))
+        if len(poor):
+            k = poor[0]
+            log.warning(
+                "effects on %d of %d features are 0 or near the rounding of %s, first on %r: "
+                "at most %.2g where predictions reach %.2g; precision='float64' gives them exactly",
+                len(poor), len(self.names), str(self.dtype).removeprefix("torch."), self.names[k],
+                self.effect[k], self.prediction[k],
+            )  # fmt: skip
+
+
+class Block:
+    """Some sequences, and what of them is to be mutated."""
+
+    def __init__(
+        self,
+        one_hot: torch.Tensor,
+        codes: np.ndarray,
+        mask: np.ndarray,
+        exchange: list[int] | slice | None = None,  # features on the reverse strand, if used
+    ) -> None:
+        self.one_hot, self.exchange = one_hot, exchange
+        self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
+        self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
+
+    def predictions(
+        self, engine: Engine, chosen: slice, window: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """References (n, K), and mutants (S, 3, K) of the chosen sites."""
+        sequence, position = self.sequence[chosen], self.position[chosen]
+        device, length = self.one_hot.device, self.one_hot.shape[2]
+        rows, columns = (torch.from_numpy(index).to(device) for index in (sequence, position))
+        allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(device)
+        change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
+        change = change - self.one_hot[rows, :, columns][:, None]
+        strands = [(self.one_hot, position, change)]
+        if self.exchange is not None:  # in A, C, G, T order the complement is the reverse
+            strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
+        sums = []
+        for one_hot, where, what in strands:
+            state, reference = engine.reference(one_hot)
+            mutants = reference.new_zeros(*change.shape[:2], reference.shape[1])
+            if len(sequence):
+                mutants = engine.mutants(state, sequence, where, what, window)
+            sums.append((reference, mutants))
+        if self.exchange is not None:
+            return tuple((a + b[..., self.exchange]) / 2 for a, b in zip(*sums, strict=True))
+        return sums[0]
+
+    def spread(
+        self, moments: Moments, shown: np.ndarray, keep_members: bool, covariance: bool
+    ) -> dict[str, np.ndarray]:
+        """Variables of the data set, NaN where nothing was mutated."""
+        site = (self.sequence[:, None], np.searchsorted(shown, self.position)[:, None], self.allele)
+        shape = (len(self.one_hot), len(shown), len(ALPHABET))
+
+        def whole(values: np.ndarray) -> np.ndarray:
+            result = np.full((*shape, *values.shape[2:]), np.nan, values.dtype)
+            result[site] = values
+            return result
+
+        result = {
+            "effect": whole(moments.effect),
+            "se": whole(moments.se),
+            "reference_prediction": moments.reference,
+        }
+        if keep_members:
+            result["member_effect"] = np.stack([whole(values) for values in moments.members])
+        if covariance:
+            centred = moments.members - moments.effect
+            product = np.einsum("msak,msal->sakl", centred, centred)
+            result["covariance"] = whole(product / (len(centred) - 1 or np.nan))
+        return result
+
+
+def block_moments(
+    sites: Block,
+    engines: list[Engine],
+    limits: Limits,
+    transform: Transform | None,
+    together: bool,
+) -> Moments:
+    """Predict, difference and take moments over members, as many sites at a time as fit.
+
+    Parameters
+    ----------
+    sites : Block
+    engines : list of Engine
+        One a member.
+    limits : Limits
+        Halved where a GPU runs out of memory.
+    transform : callable, optional
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` takes it.
+    together : bool
+        Hold the effects of all members at once, which a transform needs, and return them.
+    """
+    parts, start = [], 0
+    while start < max(1, len(sites.sequence)):
+        chosen = slice(start, start + limits.sites())
+        sequence = sites.sequence[chosen]
+        try:
+            predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
+            if together:
+                parts.append(_together(predictions, sequence, transform))
+            else:
+                parts.append(_streamed(predictions, sequence))
+        except torch.OutOfMemoryError as error:
+            limits.halve(error, len(sequence))
+            continue
+        start = chosen.stop
+    if len(parts) == 1:
+        return parts[0]
+    effect, se = (np.concatenate([getattr(p, name) for p in parts]) for name in ("effect", "se"))
+    members = np.concatenate([p.members for p in parts], axis=1) if together else None
+    return Moments(parts[0].reference, effect, se, members)
+
+
+def _streamed(
+    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]], sequence: np.ndarray
+) -> Moments:
+    """Moments of one member after the other (Welford 1962, Technometrics 4:419)."""
+    mean = effect = squares = torch.zeros(())
+    for m, (reference, mutants) in enumerate(predictions, start=1):
+        rows = torch.from_numpy(sequence).to(reference.device)
+        difference = mutants - reference[rows][:, None]
+        if not torch.isfinite(difference).all():
+            raise _not_finite("the model")
+        mean = mean + (reference - mean) / m
+        deviation = difference - effect
+        effect = effect + deviation / m
+        squares = squares + deviation * (difference - effect)
+    se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
+    return Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
+
+
+def _together(
+    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    sequence: np.ndarray,
+    transform: Transform | None,
+) -> Moments:
+    """Moments of all members at once, recalibrated together."""
+    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
+    reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
+    shape = mutants.shape
+    if transform is not None:
+        reference = transform(reference)
+        mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
+    difference = mutants - reference[:, sequence][:, :, None]
+    if not np.isfinite(difference).all():
+        raise _not_finite(
+            "the model" if transform is None else f"{transform_name(transform)} of the model"
+        )
+    se = np.full_like(difference[0], np.nan)
+    if len(difference) > 1:
+        se = difference.std(0, ddof=1)
+    return Moments(reference.mean(0), difference.mean(0), se, difference)
+
+
+def _not_finite(what: str) -> ValueError:
+    return ValueError(
+        f"{what} gives NaN or infinity for a sequence or a mutant: check its weights; where "
+        "probabilities saturate at 0 or 1, take effects from a model that gives logits"
+    )
+
+
+def transform_name(transform: Transform) -> str:
+    """What an effect set's attributes and errors call a transform."""
+    return getattr(transform, "__name__", type(transform).__name__)

@@ -1,0 +1,352 @@
+"""The operations of one forward pass, recorded so that they can be run again on other inputs."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .._members import state_of
+
+Tensor = torch.Tensor
+Function = Callable[[Tensor], list[Tensor]]
+# their second argument is a shape, whose first entry is the number of sequences
+RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
+
+# pointwise functions that torch does not mark as such
+UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp")
+
+
+def substitute(value: Any, kinds: type | tuple[type, ...], function: Callable) -> Any:
+    """Replace what is of these kinds in nested tuples, lists and dicts."""
+    if isinstance(value, kinds):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return type(value)([substitute(v, kinds, function) for v in value])
+    if isinstance(value, dict):
+        return {k: substitute(v, kinds, function) for k, v in value.items()}
+    return value
+
+
+def leaves(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """What is of these kinds in nested tuples, lists and dicts."""
+    found: list[Any] = []
+    substitute(value, kinds, found.append)
+    return found
+
+
+class UnsupportedError(Exception):
+    """An operation through which differences cannot be carried; says which, where and why."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A recorded value: a tensor that depends on the input. The input itself is value 0."""
+
+    index: int
+
+
+@dataclass(eq=False)
+class Step:
+    """One recorded operation: arguments hold a `Ref` where they depend on the input."""
+
+    op: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    module: str
+    outputs: list[int] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the operation, without the mark of an in-place one."""
+        return self.op.overloadpacket.__name__.removesuffix("_")
+
+    @cached_property
+    def inputs(self) -> list[int]:
+        """Values that are read."""
+        return [v.index for v in leaves((self.args, self.kwargs), Ref)]
+
+    @cached_property
+    def constants(self) -> list[Tensor]:
+        """Tensors that do not depend on the input."""
+        return leaves((self.args, self.kwargs), Tensor)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every element of the output depends on the same element of the inputs."""
+        # a copy is one, too, and handled as the view that it might as well be
+        return self.name != "clone" and (
+            torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
+        )
+
+    @cached_property
+    def function(self) -> Callable:
+        """The operation, or its form that writes into no argument."""
+        if not self.op._schema.is_mutable:
+            return self.op
+        packet = getattr(torch.ops.aten, self.name, None)
+        if packet is None or self.op._overloadname not in packet.overloads():
+            raise self.unsupported("writes in place")
+        return getattr(packet, self.op._overloadname)
+
+    def unsupported(self, why: str) -> UnsupportedError:
+        """An error that names the operation and its module."""
+        where = f" in module {self.module!r}" if self.module else ""
+        return UnsupportedError(f"{self.name}{where} {why}")
+
+    def run(self, values: dict[int, Tensor], n: int, n_recorded: int) -> None:
+        """Run on `values` of n sequences, and add the outputs to them."""
+        args, kwargs = substitute((self.args, self.kwargs), Ref, lambda r: values[r.index])
+        if self.name in RESHAPES and args[1][0] == n_recorded:
+            args = (args[0], [n, *args[1][1:]], *args[2:])
+        outputs = leaves(self.function(*args, **kwargs), Tensor)
+        values.update(zip(self.outputs, outputs, strict=True))
+
+
+class _Recorder(TorchDispatchMode):
+    """Follows tensors by identity, and notices when one is written through another of its memory.
+
+    `index` is the value that a tensor holds: None once its memory was written through another
+    tensor (its base, or a view), because no step says what it holds then.
+    """
+
+    def __init__(self, x: Tensor, max_memory: float) -> None:
+        super().__init__()
+        self.room = max_memory
+        self.values: list[Tensor] = [x]  # kept alive, so that no identity is used twice
+        self.index: dict[int, int | None] = {id(x): 0}
+        self.sharing: dict[int, set[int]] = {_memory(x): {id(x)}}  # tensors by their memory
+        self.read: set[int] = set()  # memory of constants that steps read
+        self.steps: list[Step] = []
+        self.modules = [""]
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        refer = substitute((tuple(args), dict(kwargs or {})), Tensor, self._refer)
+        step = Step(op, *refer, self.modules[-1])
+        names, written = _written(op, args, kwargs or {})
+        if step.inputs and names not in ([], [op._schema.arguments[0].name]):
+            raise step.unsupported("writes into another argument than its first")
+        if step.inputs and written and not isinstance(step.args[0], Ref):
+            raise step.unsupported("writes into a tensor that does not depend on the input")
+        if not step.inputs and any(_memory(tensor) in self.read for tensor in written):
+            raise step.unsupported("changes a constant that was read before")
+        output = op(*args, **(kwargs or {}))
+        if step.inputs:
+            if leaves(output, (bool, int, float)):
+                raise step.unsupported("turns data into a Python value")
+            for tensor in written:
+                for other in self.sharing[_memory(tensor)]:
+                    self.index[other] = None
+            for tensor in leaves(output, Tensor):
+                self._follow(tensor, step)
+            self.read.update(map(_memory, step.constants))
+            self.steps.append(step)
+        return output
+
+    def _follow(self, tensor: Tensor, step: Step) -> None:
+        if _memory(tensor) not in self.sharing:
+            self.sharing[_memory(tensor)] = set()
+            self.room -= tensor.nbytes
+            if self.room < 0:
+                raise step.unsupported("would take more than max_memory, with what is before it")
+        step.outputs.append(len(self.values))
+        self.index[id(tensor)] = len(self.values)
+        self.sharing[_memory(tensor)].add(id(tensor))
+        self.values.append(tensor)
+
+    def _refer(self, tensor: Tensor) -> Tensor | Ref:
+        return Ref(self.value_of(tensor)) if id(tensor) in self.index else tensor
+
+    def value_of(self, tensor: Tensor) -> int:
+        """Value that a followed tensor holds."""
+        index = self.index[id(tensor)]
+        if index is None:
+            where = f" in module {self.modules[-1]!r}" if self.modules[-1] else ""
+            raise UnsupportedError(f"a tensor{where} is read after a view of it was written")
+        return index
+
+    def enter(self, name: str) -> None:
+        self.modules.append(name)
+
+    def leave(self) -> None:
+        self.modules.pop()
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors have in common that are views of each other."""
+    return tensor.untyped_storage()._cdata
+
+
+def _written(op: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
+    """Arguments that an operation writes into: their names, and the tensors."""
+    if not op._schema.is_mutable:
+        return [], []
+    given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+    names = [a.name for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
+    return names, leaves([given.get(name) for name in names], Tensor)
+
+
+@dataclass(eq=False)
+class Recording:
+    """Steps between an input and outputs, and the values that were seen on the way."""
+
+    steps: list[Step]
+    outputs: list[int]
+    values: list[Tensor]
+
+
+def record(
+    function: Function, module: nn.Module, x: Tensor, max_memory: float = math.inf
+) -> Recording:
+    """Record a function of `x`, which calls `module`.
+
+    Parameters
+    ----------
+    function : callable
+        Maps sequences (N, 4, L) to a list of outputs, each (N, ...).
+    module : nn.Module
+        Its parts give their names to messages.
+    x : Tensor (N, 4, L)
+    max_memory : float
+        Bytes that the values on the way may take.
+
+    Raises
+    ------
+    UnsupportedError
+        If a Python value is read from data, or an output does not depend on the input.
+    """
+    with ExitStack() as stack:
+        # in inference mode composite operations would not be taken apart
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        x = x.clone()
+        recorder = _Recorder(x, max_memory)
+        for name, part in module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):  # takes no hooks
+                continue
+            hooks = (
+                part.register_forward_pre_hook(lambda *_, name=name: recorder.enter(name)),
+                part.register_forward_hook(lambda *_: recorder.leave()),
+            )
+            for hook in hooks:
+                stack.callback(hook.remove)
+        with recorder:
+            outputs = function(x)
+    for k, output in enumerate(outputs):
+        if id(output) not in recorder.index:
+            raise UnsupportedError(f"output {k} does not depend on the sequence")
+    indices = [recorder.value_of(output) for output in outputs]
+    needed, steps = set(indices), []
+    for step in reversed(recorder.steps):
+        if needed.intersection(step.outputs):
+            needed.update(step.inputs)
+            steps.append(step)
+    return Recording(steps[::-1], indices, recorder.values)
+
+
+class _Trace(TorchDispatchMode):
+    """Digests every operation on the input: its name, its numbers, and the values that it reads.
+
+    Tensors are named by the operation that gave them, weights by their names in the module (their
+    values are hashed elsewhere), and all others, which depend neither on the input nor are weights,
+    by their values; so it does not matter whether a mask is made at each call or kept.
+    """
+
+    # one operation has other names on other devices
+    NAMES: ClassVar = dict.fromkeys(
+        ("cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training"),
+        "native_batch_norm",
+    )
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.digest = hashlib.sha256()
+        self.labels, self.kept = {id(x): "input"}, [x]
+        self.weights = {_memory(tensor): name for name, tensor in state_of(module)}
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = (tuple(args), dict(kwargs or {}))
+        depends = any(id(tensor) in self.labels for tensor in leaves(given, Tensor))
+        if depends:
+            name = op.overloadpacket.__name__
+            self.add((self.NAMES.get(name, name), given))
+        output = op(*args, **(kwargs or {}))
+        if depends:
+            for k, tensor in enumerate(leaves(output, Tensor)):
+                self.labels[id(tensor)] = f"{len(self.kept)}.{k}"
+            self.kept.append(output)  # alive, so that no identity is used twice
+        return output
+
+    def add(self, value: Any) -> None:
+        """Digest nested tuples, lists and dicts."""
+        value = substitute(value, (torch.device, torch.Generator), lambda _: "")
+        self.digest.update(repr(substitute(value, Tensor, self._label)).encode())
+
+    def _label(self, tensor: Tensor) -> str:
+        label = self.labels.get(id(tensor))
+        if label is not None:
+            return label
+        form = (str(tensor.dtype), tuple(tensor.shape))
+        name = self.weights.get(_memory(tensor))
+        if name is not None:
+            return repr((name, *form, tensor.stride(), tensor.storage_offset()))
+        return repr((*form, hashlib.sha256(_bytes(tensor)).hexdigest()))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def computation_hash(function: Function, module: nn.Module, x: Tensor) -> str:
+    """SHA-256 of what a module does with a sequence: operations, in order, and their constants.
+
+    Parameters
+    ----------
+    function : callable
+        Maps sequences (N, 4, L) to a list of outputs, each (N, ...); calls `module`.
+    module : nn.Module
+        Its weights are told from constants; the hash does not depend on their values.
+    x : Tensor (N, 4, L)
+        Operations may depend on the shape.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        x = x.clone()
+        with _Trace(module, x) as trace:
+            outputs = function(x)
+    trace.add(outputs)
+    return trace.digest.hexdigest()
+
+
+def narrow_last_layers(recording: Recording, columns: list[list[int]]) -> list[list[int] | None]:
+    """Keep only the wanted columns of the dense layers in which outputs end.
+
+    Returns, for each output, the columns still to be chosen: None where that has been done.
+    """
+    makers = {i: step for step in recording.steps for i in step.outputs}
+    uses = [i for step in recording.steps for i in step.inputs] + recording.outputs
+    left: list[list[int] | None] = list(columns)
+    for k, output in enumerate(recording.outputs):
+        step = makers.get(output)
+        while step and uses.count(step.outputs[0]) == 1 and len(step.inputs) == 1:
+            if step.name in ("addmm", "mm") and isinstance(step.args[-1], Tensor):
+                *bias, source, weight = step.args
+                bias = [b[..., columns[k]] if b.ndim and b.shape[-1] > 1 else b for b in bias]
+                step.args = (*bias, source, weight[:, columns[k]])
+                step.__dict__.pop("constants", None)
+                left[k] = None
+                break
+            if not step.is_pointwise or any(c.numel() > 1 for c in step.constants):
+                break
+            step = makers.get(step.inputs[0])
+    return left

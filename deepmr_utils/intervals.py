@@ -1,0 +1,385 @@
+"""Intervals that carry the model's uncertainty, from what every ensemble member says alone.
+
+The standard error of a local or global effect describes the spread of instruments or sequences
+under one set of predictions. All of them come from one ensemble, so its error is shared and no
+number of instruments or sequences averages it away. The analysis is therefore repeated with the
+predictions of each member, and the variance between the answers is added.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy import special
+
+from ._checks import as_list, check_choice, check_columns, numbers
+from ._numerics import pad_groups
+from .meta import random_effects, why_left_out
+from .mr import check_methods, estimate
+
+RULES = ("rubin", "rubin_few", "mean", "plain")
+COLUMNS = ["between_se", "total_se", "total_df", "total_ci_low", "total_ci_high", "total_status"]
+
+
+def check_rule(rule: str) -> None:
+    """Raise a ValueError for a rule that `total_variance` does not know."""
+    check_choice("rule", rule, RULES)
+
+
+def total_variance(
+    within: ArrayLike,
+    between: ArrayLike,
+    n_members: ArrayLike,
+    rule: str = "rubin",
+    *,
+    complete_df: ArrayLike = np.inf,
+    between_df: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Combine the variance of an estimate given the model with that between members.
+
+    Parameters
+    ----------
+    within : array_like, float (S,)
+        Squared standard errors of the estimates of the whole ensemble.
+    between : array_like, float (S,)
+        Variances (ddof 1) of the estimates over members.
+    n_members : array_like, int (S,)
+        Number of members M that gave an estimate.
+    rule : {"rubin", "rubin_few", "mean", "plain"}
+        ``"rubin"``: members are draws of what the model could have been, ``W + (1 + 1 / M) B``.
+        ``"rubin_few"``: the same with the degrees of freedom of B, whatever W is: for a W that
+        takes instruments that share a model for independent. ``"mean"``: the
+        error of the mean of M members about that of infinitely many, ``W + B / M``; what all
+        members have wrong, because they learned from the same data, is left out. ``"plain"``: W
+        alone, normal.
+    complete_df : array_like, float (S,)
+        Degrees of freedom of W.
+    between_df : array_like, float (S,), optional
+        Degrees of freedom of B; M - 1 by default, more for `moderated_variance`.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (S,)
+        Total variance and degrees of freedom of the t distribution; NaN below 2 members. The
+        degrees of freedom are 0, which gives no interval, where W is 0 and `complete_df` finite: as
+        W vanishes, so do the degrees of freedom that Barnard and Rubin leave.
+
+    Notes
+    -----
+    Rubin (1987), Multiple Imputation for Nonresponse in Surveys, eq. 3.1.5 and 3.1.6, with the
+    members in the place of imputations: ``df = (M - 1) (1 + W / (c B))^2`` where c is the factor of
+    B. For a finite `complete_df` the degrees of freedom are those of Barnard and Rubin (1999),
+    Biometrika 86:948, eq. 3.
+    """
+    check_rule(rule)
+    within, between, members, complete = np.broadcast_arrays(
+        *(
+            numbers(a, name)
+            for a, name in (
+                (within, "within"), (between, "between"), (n_members, "n_members"),
+                (complete_df, "complete_df"),
+            )
+        )
+    )  # fmt: skip
+    if (within < 0).any() or (between < 0).any():
+        raise ValueError("variances must be 0 or more: give squared standard errors")
+    with np.errstate(all="ignore"):
+        enough = np.where(members >= 2, 1.0, np.nan)
+        if rule == "plain":
+            return within.copy(), complete.copy()
+        model = between * np.where(rule == "mean", 1 / members, 1 + 1 / members) * enough
+        total = within + model
+        df = (members - 1 if between_df is None else numbers(between_df, "between_df")) * enough
+        if rule == "rubin_few":
+            return total, df
+        df = np.where(
+            model > 0, df * (total / model) ** 2, np.where(np.isnan(model), model, np.inf)
+        )
+        observed = (complete + 1) / (complete + 3) * complete * within / total
+        return total, np.where(np.isinf(complete), df, 1 / (1 / df + 1 / observed))
+
+
+def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, float]:
+    """Let the variances between members of many sequences inform each other.
+
+    Parameters
+    ----------
+    between : array_like, float (S,)
+        Variances (ddof 1) over members; NaN where there is none.
+    n_members : int
+        Members, the same for all.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (S,), and float
+        Variances shrunk towards a common one, and their degrees of freedom: M - 1 and those that
+        the common one is worth. A few members tell a variance badly, many sequences tell well
+        how variances are spread, so that intervals of one nominal rate become narrower.
+
+    Notes
+    -----
+    Smyth (2004), Stat Appl Genet Mol Biol 3:3, section 6.2: variances are scaled inverse
+    chi-square around a prior, fitted to the mean and variance of their logarithms.
+    """
+    between, df = numbers(between, "between"), n_members - 1
+    logs = np.log(between[between > 0])
+    if len(logs) < 3 or df < 1:
+        return between.copy(), float(df)
+    spread = logs.var(ddof=1) - special.polygamma(1, df / 2)
+    centre = logs.mean() - special.digamma(df / 2) + np.log(df / 2)
+    if spread <= 0:  # no more than chance: one variance for all
+        return np.where(np.isnan(between), np.nan, np.exp(centre)), np.inf
+    half = _inverse_trigamma(spread)
+    prior = np.exp(centre + special.digamma(half) - np.log(half))
+    return (2 * half * prior + df * between) / (2 * half + df), 2 * half + df
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Argument at which trigamma has a value, by Newton's method on 1 / trigamma (Smyth, 2004)."""
+    at = 0.5 + 1 / value
+    for _ in range(50):  # convex: converges monotonically, in under ten steps
+        trigamma = special.polygamma(1, at)
+        at += trigamma * (1 - trigamma / value) / special.polygamma(2, at)
+    return float(at)
+
+
+def member_local(
+    effects: xr.Dataset,
+    instruments: pd.DataFrame,
+    method: str | Sequence[str] = "ivw",
+    **options: object,
+) -> pd.DataFrame:
+    """Local causal effects by the predictions of each member alone.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects with ``member_effect``, of `saturation_mutagenesis(..., keep_members=True)`.
+    instruments : pd.DataFrame
+        What `deepmr_utils.instruments.select_instruments` made of them.
+    method, **options
+        As in `deepmr_utils.mr.local_mr`.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``member, sequence_id, method, causal_effect``, one row a member and sequence.
+
+    Notes
+    -----
+    Instruments and standard errors are those of the ensemble, so that what differs between members
+    is what they predict. All members are one call of the estimator.
+    """
+    if not isinstance(method, str):
+        tables = [member_local(effects, instruments, m, **options) for m in check_methods(method)]
+        return pd.concat(tables, ignore_index=True)
+    if "member_effect" not in effects:
+        raise ValueError("effects have no member_effect: compute them with keep_members=True")
+    ids = effects.indexes["sequence"]
+    names = instruments["sequence_id"].cat.categories
+    sequence = ids.get_indexer(names)[instruments["sequence_id"].cat.codes]
+    position = effects.indexes["position"].get_indexer(instruments["position"])
+    allele = effects.indexes["allele"].get_indexer(instruments["alternate"])
+    if min(index.min(initial=0) for index in (sequence, position, allele)) < 0:
+        raise ValueError("instruments are not from these effects: select them from the same ones")
+    arrays = []
+    codes = instruments["sequence_id"].cat.codes.to_numpy().astype(np.intp)
+    dims = ("member", "sequence", "position", "allele")
+    for role in ("exposure", "outcome"):
+        values = effects["member_effect"].sel(feature=instruments.attrs[role])
+        values = values.transpose(*dims).to_numpy()[:, sequence, position, allele]
+        (se,) = pad_groups(codes, len(names), instruments[f"se_{role}"])
+        arrays += [
+            np.concatenate([pad_groups(codes, len(names), member)[0] for member in values]),
+            np.tile(se, (len(values), 1)),
+        ]
+    table = estimate(*arrays, method, **options)
+    members = len(values)
+    return pd.DataFrame({
+        "member": np.repeat(np.arange(members), len(names)),
+        "sequence_id": pd.Categorical.from_codes(
+            np.tile(np.arange(len(names)), members), dtype=instruments["sequence_id"].dtype
+        ),
+        "method": method,
+        "causal_effect": table["causal_effect"],
+    })  # fmt: skip
+
+
+def member_global(
+    local: pd.DataFrame, members: pd.DataFrame, by: Sequence[str] = ("method",), **options: object
+) -> pd.DataFrame:
+    """Global causal effects by the predictions of each member alone.
+
+    Parameters
+    ----------
+    local : pd.DataFrame
+        Local effects of the ensemble, `deepmr_utils.mr.local_mr`: the sequences that enter, their
+        standard errors, and the columns of `by`.
+    members : pd.DataFrame
+        `member_local` of the same sequences and methods.
+    by : sequence of str
+        Columns of `local` whose values make the groups; "method" among them where there are
+        several.
+    **options
+        As in `deepmr_utils.meta.random_effects`.
+
+    Returns
+    -------
+    pd.DataFrame
+        The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
+        ensemble and of every member enter.
+    """
+    by, keys = as_list(by), ["sequence_id", "method"]
+    check_columns(local, [*by, *keys, "causal_effect", "se"], "the table of local effects")
+    check_columns(members, [*keys, "member", "causal_effect"], "the table of effects by member")
+    wide = members.pivot_table("causal_effect", keys, "member", observed=True, dropna=False)
+    wide = wide.replace([np.inf, -np.inf], np.nan).dropna()
+    names = wide.columns
+    enters = why_left_out(*(numbers(local[n], n) for n in ("causal_effect", "se"))) == ""
+    used = local[enters].merge(wide.reset_index(), on=keys)
+    tables = []
+    for key, group in _groups(used, by):
+        table = random_effects(
+            group[names].to_numpy().T, np.tile(group["se"], (len(names), 1)), **options
+        )
+        table = pd.DataFrame({"member": names, "effect": table["effect"]})
+        tables.append(table.assign(**dict(zip(by, key, strict=True)))[[*by, "member", "effect"]])
+    if not tables:  # no sequence has an estimate
+        return used.iloc[:0][by].assign(member=0, effect=0.0)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple, pd.DataFrame]]:
+    """Groups as `deepmr_utils.meta.global_effects` makes them; without columns, one of all rows."""
+    if by:
+        yield from table.groupby(by, sort=False, observed=True, dropna=False)
+    elif len(table):
+        yield (), table
+
+
+def add_intervals(
+    estimates: pd.DataFrame,
+    members: pd.DataFrame,
+    on: Sequence[str],
+    effect: str = "causal_effect",
+    *,
+    rule: str = "rubin",
+    complete_df: str | None = None,
+    moderate: bool = False,
+) -> pd.DataFrame:
+    """Add 95 % intervals that carry the variance between members.
+
+    Parameters
+    ----------
+    estimates : pd.DataFrame
+        Local or global effects of the ensemble, with their standard errors ``se``.
+    members : pd.DataFrame
+        The same by member: `member_local` or `member_global`.
+    on : sequence of str
+        Columns that tell the estimates apart; none for one row.
+    effect : str
+        Column of the estimates in both tables: "causal_effect" if local, "effect" if global.
+    rule : str
+        As in `total_variance`.
+    complete_df : str, optional
+        Column of `estimates` with the degrees of freedom of the standard errors.
+    moderate : bool
+        Shrink the variances between members by `moderated_variance`; for many local effects.
+
+    Returns
+    -------
+    pd.DataFrame
+        `estimates`, in their order, with ``between_se`` (standard deviation over members),
+        ``total_se``, ``total_df`` and ``total_ci_low, total_ci_high``, and ``total_status``, "ok"
+        or why there is no interval. ``ci_low, ci_high`` stay what they were: intervals given the
+        model.
+    """
+    on = as_list(on)
+    needed = [*on, effect, "se", *([] if complete_df is None else [complete_df])]
+    check_columns(estimates, needed, "the table of estimates")
+    check_columns(members, [*on, effect], "the table of effects by member")
+    if on:
+        groups = members.groupby(on, observed=True, dropna=False)[effect]
+        spread = groups.agg(["std", "count"]).reset_index()
+        table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
+    else:
+        table = pd.DataFrame([members[effect].agg(["std", "count"])] * len(estimates))
+    between, count = table["std"].to_numpy(), table["count"].to_numpy()
+    df = np.inf if complete_df is None else estimates[complete_df]
+    columns = intervals(
+        estimates[effect], estimates["se"], between, count, rule, df, moderate=moderate
+    )
+    return estimates.assign(**columns)
+
+
+def intervals(
+    effect: ArrayLike,
+    se: ArrayLike,
+    between_se: ArrayLike,
+    n_members: ArrayLike,
+    rule: str = "rubin",
+    complete_df: ArrayLike = np.inf,
+    *,
+    moderate: bool = False,
+) -> dict[str, np.ndarray]:
+    """95 % intervals of effects.
+
+    Parameters
+    ----------
+    effect, se, between_se : array_like (S,)
+        Effects, their standard errors, and the standard deviation of what members say.
+    n_members : array_like (S,) or int
+    rule : str
+        One of `RULES`, see `total_variance`.
+    complete_df : array_like (S,)
+        Degrees of freedom of the standard errors.
+    moderate : bool
+        Shrink variances between members towards their common value, see `moderated_variance`.
+
+    Returns
+    -------
+    dict of str to np.ndarray (S,)
+        The columns of `add_intervals`.
+    """
+    effect, se, between_se, members = np.broadcast_arrays(
+        *(
+            numbers(a, name)
+            for a, name in (
+                (effect, "effect"), (se, "se"), (between_se, "between_se"),
+                (n_members, "n_members"),
+            )
+        )
+    )  # fmt: skip
+    between, between_df = between_se**2, None
+    if moderate:
+        between, between_df = moderated_variance(between, int(np.nanmax(members, initial=0)))
+    total, df = total_variance(
+        se**2, between, members, rule, complete_df=complete_df, between_df=between_df
+    )
+    half = np.sqrt(total) * _t_quantile(df)
+    status = np.select(
+        [
+            np.isnan(effect),
+            ~(np.isfinite(se) & np.isfinite(effect)),
+            (rule != "plain") & ~(members >= 2),
+            ~(total > 0),
+            ~(df > 0),
+        ],
+        [
+            "no estimate",
+            "no finite standard error given the model",
+            "fewer than 2 members gave an estimate",
+            "no variance, neither given the model nor between members",
+            "no degrees of freedom: complete_df of a standard error of 0, leave it out",
+        ],
+        "ok",
+    )
+    values = between_se, np.sqrt(total), df, effect - half, effect + half, status
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _t_quantile(df: np.ndarray) -> np.ndarray:
+    """97.5 % quantile of t; normal where the degrees of freedom are infinite."""
+    return np.where(np.isinf(df), special.ndtri(0.975), special.stdtrit(df, 0.975))

@@ -1,0 +1,197 @@
+"""One form for all data that say the same: what a method sees does not depend on how they came.
+
+Alleles, the order of instruments, the units of both features and the sign of the outcome are
+conventions. Each row is brought into one form here, and its estimates back into the user's, so that
+every method is equivariant, methods that draw random numbers included.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .linear import Fit, Instruments
+
+# Quantities in units of the ratio of outcome and exposure, of the outcome, and of its square.
+RATIOS = ("causal_effect", "se", "ci_low", "ci_high", "bandwidth", "psi")
+OUTCOMES = ("intercept", "intercept_se")
+SQUARES = ("tau2", "tau2_se")
+ODD = ("causal_effect", "intercept", "distortion")  # change their sign with that of the outcome
+ROUNDING = 1e-6  # of half an interval: what is left of an effect that is 0 by symmetry
+LARGEST = 1e200  # variance of a ratio, in the row's units, whose square is still a number
+
+
+class Canonical(NamedTuple):
+    """Rows in canonical form, and the way back.
+
+    Attributes
+    ----------
+    data : Instruments
+        The rows, as `Instruments` describes them. The largest exposure effect of a row lies between
+        0.5 and 1, and so does its smallest outcome standard error.
+    sign : np.ndarray, float64 (S,)
+        -1 where the outcome was turned round: its effect at the strongest instrument is positive.
+    x_exponent, y_exponent : np.ndarray, int (S,)
+        Units are powers of two, which round nothing.
+    symmetric : np.ndarray, bool (S,)
+        Rows that turning the outcome round does not change.
+    """
+
+    data: Instruments
+    sign: np.ndarray
+    x_exponent: np.ndarray
+    y_exponent: np.ndarray
+    symmetric: np.ndarray
+
+    @property
+    def unit_exponent(self) -> np.ndarray:
+        """Exponent (S,) of the unit of a ratio."""
+        return self.y_exponent - self.x_exponent
+
+    def rows(self, part: np.ndarray, width: int) -> "Canonical":
+        """Some rows, which are not wider than `width`."""
+        data = Instruments(*(a[part, :width] for a in self.data[:4]), self.data.n[part])
+        return Canonical(data, *(a[part] for a in self[1:]))
+
+
+def canonical(bx: np.ndarray, sx: np.ndarray, by: np.ndarray, sy: np.ndarray) -> Canonical:
+    """Orient, sort, scale and compact each row, so that results depend on its instruments alone.
+
+    Parameters
+    ----------
+    bx, sx, by, sy : np.ndarray, float64 (S, V)
+        Summary data; padding is NaN in all four.
+
+    Returns
+    -------
+    Canonical
+    """
+    n = (~np.isnan(bx)).sum(axis=1)
+    x = np.abs(bx)
+    # Without an exposure effect there is no orientation, so that only the size of y can matter.
+    y = np.where(bx < 0, -by, np.where(bx == 0, np.abs(by), by))
+    sign, symmetric = _outcome_sign(x, sx, y, sy)
+    y = np.where(x > 0, y * sign[:, None], y)
+    order = np.argsort(x, axis=1)  # NaN goes last
+    sorted_x = np.take_along_axis(x, order, axis=1)
+    tied = np.flatnonzero((sorted_x[:, 1:] == sorted_x[:, :-1]).any(axis=1))
+    if len(tied):
+        order[tied] = np.lexsort((sy[tied], sx[tied], y[tied], x[tied]), axis=1)
+    x_exponent = np.frexp(np.nan_to_num(x).max(axis=1, initial=0))[1]
+    least = np.where(np.isnan(sy), np.inf, sy).min(axis=1, initial=np.inf)
+    y_exponent = np.frexp(np.where(np.isfinite(least), least, 1))[1]
+    largest = int(n.max(initial=0))
+    width = max(16, -(-largest // 16) * 16)
+    packed = []
+    for array, exponent, padding in zip(
+        (x, sx, y, sy),
+        (x_exponent, x_exponent, y_exponent, y_exponent),
+        (0.0, 1.0, 0.0, np.inf),
+        strict=True,
+    ):
+        full = np.full((len(n), width), padding)
+        values = np.take_along_axis(array, order[:, :largest], axis=1)
+        with np.errstate(all="ignore"):  # a standard error far above all effects may overflow
+            values = np.ldexp(values, -exponent[:, None])
+        full[:, :largest] = np.where(np.isnan(values), padding, values)
+        packed.append(full)
+    return Canonical(Instruments(*packed, n), sign, x_exponent, y_exponent, symmetric)
+
+
+def _outcome_sign(
+    x: np.ndarray, sx: np.ndarray, y: np.ndarray, sy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sign (S,) of the outcome at the strongest instrument, and rows where no sign is preferred.
+
+    Instruments that differ in nothing but the sign of y cancel; then the next strongest decides.
+    """
+    rows, width = x.shape
+    sign, symmetric = np.ones(rows), np.zeros(rows, bool)
+    if not width:
+        return sign, symmetric
+    strength = np.where(np.isnan(x), -1, x)
+    at = strength.argmax(axis=1)
+    row = np.arange(rows)
+    top = y[row, at]
+    clear = ((strength == strength[row, at][:, None]).sum(axis=1) == 1) & (np.abs(top) > 0)
+    clear &= strength[row, at] > 0
+    sign[clear] = np.sign(top[clear])
+    rest = np.flatnonzero(~clear)
+    if len(rest):
+        keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (sy, sx, np.abs(y), x)]
+        order = np.lexsort(keys, axis=1)
+        ordered = [np.take_along_axis(key, order, axis=1) for key in keys]
+        new = np.any([key[:, 1:] != key[:, :-1] for key in ordered], axis=0)
+        group = np.pad(np.cumsum(new, axis=1), ((0, 0), (1, 0)))
+        votes = np.take_along_axis(np.where(x[rest] > 0, np.sign(y[rest]), 0), order, axis=1)
+        flat = (group + width * np.arange(len(rest))[:, None]).ravel()
+        net = np.bincount(flat, votes.ravel(), width * len(rest)).reshape(-1, width)
+        last = width - 1 - np.argmax(net[:, ::-1] != 0, axis=1)
+        decided = net[np.arange(len(rest)), last]
+        sign[rest] = np.where(decided < 0, -1, 1)
+        symmetric[rest] = decided == 0
+    return sign, symmetric
+
+
+def with_ratios(form: Canonical) -> Canonical:
+    """Leave out instruments whose ratio is no number, or is known to no digit at all.
+
+    Parameters
+    ----------
+    form : Canonical
+        Rows with all instruments.
+
+    Returns
+    -------
+    Canonical
+        The same rows without instruments whose exposure effect is 0, or so small that the variance
+        of their ratio overflows.
+    """
+    x, sx, y, sy, _ = form.data
+    with np.errstate(all="ignore"):
+        keep = form.data.mask & ((sy / x) ** 2 + (y / x * (sx / x)) ** 2 < LARGEST)
+    if (keep == form.data.mask).all():
+        return form
+    order = np.argsort(~keep, axis=1, kind="stable")
+    kept = np.take_along_axis(keep, order, axis=1)
+    packed = [
+        np.where(kept, np.take_along_axis(array, order, axis=1), padding)
+        for array, padding in zip(form.data[:4], (0.0, 1.0, 0.0, np.inf), strict=True)
+    ]
+    return form._replace(data=Instruments(*packed, keep.sum(axis=1)))
+
+
+def restore(fit: Fit, form: Canonical) -> Fit:
+    """Bring what was estimated in canonical form back to the user's units and signs.
+
+    Parameters
+    ----------
+    fit : dict of np.ndarray
+        Columns (S,) of a fit.
+    form : Canonical
+        The rows that were fitted.
+
+    Returns
+    -------
+    dict of np.ndarray
+        The same columns, and `unique`: false in symmetric rows whose estimate is not 0, as its
+        opposite fits them as well.
+    """
+    fit = dict(fit)
+    half = (fit["ci_high"] - fit["ci_low"]) / 2
+    rounding = ROUNDING * np.where(np.isfinite(half), half, 0)
+    fit["unique"] = ~form.symmetric | ~(np.abs(fit["causal_effect"]) > rounding)
+    for name in {"causal_effect", "intercept"} & fit.keys():
+        fit[name] = np.where(form.symmetric, 0 * fit[name], fit[name])
+    for name in {*ODD} & fit.keys():
+        fit[name] = form.sign * fit[name]
+    low, high = fit["ci_low"], fit["ci_high"]
+    turned = form.sign < 0
+    fit["ci_low"], fit["ci_high"] = np.where(turned, -high, low), np.where(turned, -low, high)
+    for names, exponent in (
+        (RATIOS, form.unit_exponent),
+        (OUTCOMES, form.y_exponent),
+        (SQUARES, 2 * form.y_exponent),
+    ):
+        for name in fit.keys() & {*names}:
+            fit[name] = np.ldexp(fit[name], exponent)
+    return fit

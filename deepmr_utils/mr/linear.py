@@ -1,0 +1,344 @@
+"""Weighted-line estimators of Mendelian randomization (IVW, MR-Egger), many sequences at once.
+
+Every fit takes a block of sequences of about the same number of instruments and returns a
+dictionary of arrays (S,). It shares one weighted line, one robust line and one rule of inference.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from .._numerics import RANK
+from .mm import mm_line
+
+Distribution = Literal["normal", "t"]
+Fit = dict[str, np.ndarray]
+
+Z95 = special.ndtri(0.975)
+
+
+class Instruments(NamedTuple):
+    """Summary data of a block of sequences, in canonical form.
+
+    Each instrument is oriented so that its exposure effect is not negative, each row is sorted by
+    exposure effect, and padding stands at the end. Padding is x = y = 0, sx = 1, sy = infinity:
+    it has zero weight and zero residual under any line, so most formulas need no mask.
+
+    Attributes
+    ----------
+    x, sx : np.ndarray, float64 (S, V)
+        Exposure effects and their standard errors.
+    y, sy : np.ndarray, float64 (S, V)
+        Outcome effects and their standard errors.
+    n : np.ndarray, int (S,)
+        Number of instruments of each row.
+    """
+
+    x: np.ndarray
+    sx: np.ndarray
+    y: np.ndarray
+    sy: np.ndarray
+    n: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which entries are instruments, bool (S, V)."""
+        return np.arange(self.x.shape[1]) < self.n[:, None]
+
+
+class Line(NamedTuple):
+    """Least-squares lines; standard errors are those of a unit residual variance."""
+
+    slope: np.ndarray
+    intercept: np.ndarray
+    slope_se: np.ndarray
+    intercept_se: np.ndarray
+    scale: np.ndarray
+
+
+def weighted_line(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray, n: np.ndarray, *, intercept: bool
+) -> Line:
+    """Fit y = intercept + slope x by weighted least squares in every row.
+
+    Parameters
+    ----------
+    x, y, weight : np.ndarray, float64 (S, V)
+        Points and their weights; padding has weight 0.
+    n : np.ndarray, int (S,)
+        Number of points of a row.
+    intercept : bool
+        Whether the line has an intercept; without one it passes through the origin.
+
+    Returns
+    -------
+    Line
+        `scale` is the residual standard error, sqrt(sum w r^2 / (n - p)). All is NaN where the
+        points have no slope: all x 0, or with an intercept equal but for rounding.
+    """
+    total = weight.sum(axis=1)
+    if intercept:
+        # Centred sums keep their digits when the exposure effects are nearly constant.
+        mean_x = (weight * x).sum(axis=1) / total
+        mean_y = (weight * y).sum(axis=1) / total
+    else:
+        mean_x = mean_y = np.zeros(len(x))
+    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
+    if intercept:  # what rounding left of the means matters where all x are nearly the same
+        rest_x, rest_y = ((weight * d).sum(axis=1) / total for d in (dx, dy))
+        mean_x, mean_y = mean_x + rest_x, mean_y + rest_y
+        dx, dy = dx - rest_x[:, None], dy - rest_y[:, None]
+    weighted_dx = weight * dx
+    information = (weighted_dx * dx).sum(axis=1)
+    # The design's columns have no rank 2 where x differ from their mean by rounding only.
+    determined = information > RANK**2 * (weight * x * x).sum(axis=1)
+    information = np.where(determined, information, np.nan)
+    slope = (weighted_dx * dy).sum(axis=1) / information
+    residual = dy - slope[:, None] * dx
+    freedom = n - (2 if intercept else 1)
+    return Line(
+        slope,
+        mean_y - slope * mean_x,
+        np.sqrt(1 / information),
+        np.sqrt(1 / total + mean_x**2 / information),
+        np.sqrt((weight * residual**2).sum(axis=1) / np.where(freedom > 0, freedom, np.nan)),
+    )
+
+
+def inference(
+    estimate: np.ndarray,
+    se: np.ndarray,
+    *,
+    distribution: Distribution = "normal",
+    df: np.ndarray | None = None,
+    shrink: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two-sided 95 % interval and p-value, both from one reference distribution.
+
+    Parameters
+    ----------
+    estimate, se : np.ndarray, float64 (S,)
+        Estimates and standard errors.
+    distribution : {"normal", "t"}
+        Reference distribution.
+    df : np.ndarray, optional (S,)
+        Degrees of freedom of the t distribution.
+    shrink : np.ndarray, optional (S,)
+        MR-Egger's rule for "t": `se * shrink` (shrink <= 1) is the standard error before
+        under-dispersion was corrected. Where shrink < 1 the wider of the normal interval with `se`
+        and the t interval with `se * shrink` is taken, and the larger of the two p-values.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (S,)
+        Lower limit, upper limit, p-value.
+    """
+    half = Z95 * se
+    p = 2 * special.ndtr(-np.abs(estimate / se))
+    if distribution == "t":
+        used = se if shrink is None else se * np.minimum(shrink, 1)
+        df = np.where(df > 0, df, np.nan)
+        half_t = special.stdtrit(df, 0.975) * used
+        p_t = 2 * special.stdtr(df, -np.abs(estimate / used))
+        wider = np.zeros(len(se), bool) if shrink is None else shrink < 1
+        half = np.where(wider, np.fmax(half, half_t), half_t)
+        p = np.where(wider, np.fmax(p, p_t), p_t)
+    return estimate - half, estimate + half, p
+
+
+def summary(estimate: np.ndarray, se: np.ndarray, **rule: Any) -> Fit:
+    """Columns of an estimate (S,), its standard error, and what `inference` makes of them."""
+    low, high, p = inference(estimate, se, **rule)
+    return {"causal_effect": estimate, "se": se, "ci_low": low, "ci_high": high, "p": p}
+
+
+def chi2_tail(df: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Upper tail of chi-square; NaN without degrees of freedom."""
+    return np.where(df > 0, special.chdtrc(np.where(df > 0, df, 1), q), np.nan)
+
+
+def i2_gx(data: Instruments) -> np.ndarray:
+    """Dilution of MR-Egger by error in the exposure effects, weighted form.
+
+    Notes
+    -----
+    I^2_GX of Bowden et al. (2016), Int J Epidemiol 45:1961, of x / sy with standard errors sx / sy.
+    """
+    g = data.x / data.sy
+    weight = np.where(data.mask, (data.sy / data.sx) ** 2, 0)
+    mean = (weight * g).sum(axis=1) / weight.sum(axis=1)
+    q = (weight * (g - mean[:, None]) ** 2).sum(axis=1)
+    return np.fmax(0, (q - (data.n - 1)) / q)
+
+
+def _penalty(data: Instruments, slope: np.ndarray, intercept: np.ndarray | float) -> np.ndarray:
+    """Weights that drop outliers: min(1, 100 p), p the chi-square tail of a squared residual."""
+    residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
+    return np.fmin(1, 100 * special.chdtrc(1, (residual / data.sy) ** 2))
+
+
+def ivw(
+    data: Instruments,
+    *,
+    effects: Literal["auto", "fixed", "random"] = "auto",
+    penalized: bool = False,
+    robust: bool = False,
+    weights: Literal["simple", "delta"] = "simple",
+    distribution: Distribution = "normal",
+    exhaustive: bool = False,
+) -> Fit:
+    """Inverse-variance weighted estimate: a line through the origin.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    effects : {"auto", "fixed", "random"}
+        Dispersion rule: "random" multiplies the standard error by max(1, residual standard
+        error); "auto" is fixed below 4 instruments.
+    penalized : bool
+        Downweight instruments that are far from the median ratio.
+    robust : bool
+        MM-regression in place of least squares.
+    weights : {"simple", "delta"}
+        1 / sy^2, or with the second-order term, 1 / (sy^2 + y^2 sx^2 / x^2).
+    distribution : {"normal", "t"}
+        Reference distribution; t has n - 1 degrees of freedom.
+    exhaustive : bool
+        Search of the robust fit, see `deepmr_utils.mr.mm.mm_line`.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`, and `f_stat`, the mean squared exposure z-score.
+
+    Notes
+    -----
+    Burgess, Butterworth and Thompson (2013), Genet Epidemiol 37:658; robust and penalized forms:
+    Rees, Wood, Dudbridge and Burgess (2019), PLOS ONE 14:e0222362.
+    """
+    variance = data.sy**2
+    if weights == "delta":  # infinite variance, no weight, where there is no exposure effect
+        second = (data.y * data.sx / np.where(data.x > 0, data.x, np.nan)) ** 2
+        second = np.where(data.mask, np.nan_to_num(second, nan=np.inf, posinf=np.inf), 0)
+        variance = variance + second
+    weight = 1 / variance
+    if penalized:
+        # An instrument of no exposure effect has no ratio, on either side of the median.
+        has_ratio = data.mask & np.isfinite(data.y / data.x)
+        middle = np.sort(np.where(has_ratio, data.y / data.x, np.inf), axis=1)
+        row, count = np.arange(len(middle)), has_ratio.sum(axis=1)
+        median = (middle[row, count // 2] + middle[row, np.fmax(count - 1, 0) // 2]) / 2
+        weight = weight * _penalty(data, median, 0.0)
+    line, converged = _fit_line(data, weight, intercept=False, robust=robust, exhaustive=exhaustive)
+    fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
+    se = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1))
+    result = summary(line.slope, se, distribution=distribution, df=data.n - 1) | {
+        "scale": line.scale,
+        "f_stat": ((data.x / data.sx) ** 2).sum(axis=1) / data.n,
+        "converged": converged,
+    }
+    if not penalized:  # a Q of downweighted residuals has no chi-square distribution
+        df = data.n - 1
+        q = df * line.scale**2  # as R reports it, of the robust scale too
+        result |= {"q": q, "q_p": chi2_tail(df, q)}
+    return result
+
+
+def egger(
+    data: Instruments,
+    *,
+    penalized: bool = False,
+    robust: bool | int = False,
+    distribution: Distribution = "normal",
+    exhaustive: bool = False,
+) -> Fit:
+    """MR-Egger: a line whose intercept is the average directional pleiotropy.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    penalized : bool
+        Refit with weights that drop the outliers of a first fit.
+    robust : bool or int
+        MM-regression in place of least squares; a number: only in rows with more instruments.
+    distribution : {"normal", "t"}
+        Reference distribution; t has n - 2 degrees of freedom and the wider-of-two rule of
+        `inference`.
+    exhaustive : bool
+        Search of the robust fit, see `deepmr_utils.mr.mm.mm_line`.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`.
+
+    Notes
+    -----
+    Bowden, Davey Smith and Burgess (2015), Int J Epidemiol 44:512; robust and penalized forms as in
+    Rees et al. (2019), PLOS ONE 14:e0222362. Standard errors are divided by min(scale, 1), so that
+    under-dispersion never narrows an interval.
+    """
+    # R orients by sign(x), so an instrument of exactly no exposure effect counts as (0, 0).
+    data = data._replace(y=np.where(data.x == 0, 0, data.y))
+    weight = 1 / data.sy**2
+    if penalized:
+        first = weighted_line(data.x, data.y, weight, data.n, intercept=True)
+        weight = weight * _penalty(data, first.slope, first.intercept)
+    line, converged = _fit_line(data, weight, intercept=True, robust=robust, exhaustive=exhaustive)
+    dispersion = np.fmax(line.scale, 1)
+    df = data.n - 2
+    rule = {"distribution": distribution, "df": df, "shrink": line.scale}
+    se, intercept_se = line.slope_se * dispersion, line.intercept_se * dispersion
+    result = summary(line.slope, se, **rule) | {
+        "intercept": line.intercept,
+        "intercept_se": intercept_se,
+        "intercept_p": inference(line.intercept, intercept_se, **rule)[2],
+        "scale": line.scale,
+        "i2_gx": i2_gx(data),
+        "converged": converged,
+    }
+    if not penalized:
+        residual = data.y - line.intercept[:, None] - line.slope[:, None] * data.x
+        q = ((residual / data.sy) ** 2).sum(axis=1)
+        result |= {"q": q, "q_p": chi2_tail(df, q)}
+    return result
+
+
+def _fit_line(
+    data: Instruments,
+    weight: np.ndarray,
+    *,
+    intercept: bool,
+    robust: bool | int,
+    exhaustive: bool,
+) -> tuple[Line, np.ndarray]:
+    """Weighted line, robust where asked for, and whether it converged; unit standard errors."""
+    # A point whose penalty underflows to a weight of 0 is no observation to R's lm and lmrob.
+    order = np.argsort(weight == 0, axis=1, kind="stable")
+    x, y, weight = (np.take_along_axis(a, order, axis=1) for a in (data.x, data.y, weight))
+    n = (weight > 0).sum(axis=1)
+    line, converged = weighted_line(x, y, weight, n, intercept=intercept), np.ones(len(n), bool)
+    rows = np.flatnonzero((data.n > (robust if robust is not True else 0)) & ~np.isnan(line.slope))
+    if robust is False or not len(rows):
+        return line, converged
+    mm = mm_line(
+        x[rows],
+        y[rows],
+        np.sqrt(weight[rows]),
+        n[rows],
+        intercept=intercept,
+        exhaustive=exhaustive,
+    )
+    new = (mm.slope, mm.intercept, mm.slope_se / mm.scale, mm.intercept_se / mm.scale, mm.scale)
+    for values, robust_values in zip(line, new, strict=True):
+        values[rows] = robust_values
+    # The S step tolerates (n - p) / 2 outliers; with as many all but weightless points, and p that
+    # any line fits, its scale is that of rounding; with some, and others on one line, too.
+    negligible = (weight > 0) & (weight * np.take_along_axis(data.sy, order, axis=1) ** 2 < 1e-8)
+    enough = 2 * negligible.sum(axis=1) < n - (2 if intercept else 1)
+    enough &= ~negligible.any(axis=1) | ~(line.scale < 1e-4)
+    converged[rows] = mm.converged & enough[rows]
+    return line, converged

@@ -1,0 +1,1 @@
+"""Who helps whom to bind: BPNet, and genomes whose causes are known."""

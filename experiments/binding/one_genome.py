@@ -1,0 +1,380 @@
+"""From a demo genome to a causal graph: one run end to end, and an ensemble that is shipped."""
+
+import json
+import pickle
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from deepmr_utils import __version__, analysis, motifs
+from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
+from deepmr_utils.meta import global_effects
+from deepmr_utils.models.bpnet import BPNet
+from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.regions import read_regions
+from deepmr_utils.sequences import one_hot
+
+from .. import DATA
+from ..study import Clock, provenance
+from ..training import Ensemble
+from . import genome, graph_scores, profiles, tracks
+from .track_files import Specification, read_specification
+
+DIRECT = "direct"  # the chain of multivariable estimates
+LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "n_instruments"]
+TRUTH_COLUMNS = ["total", "direct", "distance"]
+GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
+GLOBAL_COLUMNS += ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
+GLOBAL_COLUMNS += ["truth", "total_effect"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done in a run; `experiments.binding.genome.Parameters` says on what genome.
+
+    The graph of ``parameters`` is replaced by that of the run. An ensemble of ``n_members`` BPNets
+    with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
+    training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
+    ``chains`` (names of `deepmr_utils.analysis.CHAINS`) is run on all pairs, and multivariable
+    MR on the instruments of the first; local effects of the chains in ``kept`` are stored.
+    """
+
+    parameters: genome.Parameters = field(default_factory=genome.Parameters)
+    n_members: int = 5
+    filters: int = 32
+    layers: int = 6
+    epochs: int = 12
+    batch_size: int = 32
+    resample: bool = False
+    n_analysed: int = 500
+    chains: tuple[str, ...] = ("motif", "strongest", "published")
+    kept: tuple[str, ...] = ("motif", "published", DIRECT)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.chains if name not in CHAINS]
+        if unknown or not self.chains:
+            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(CHAINS)}")
+        unknown = [name for name in self.kept if name not in (*self.chains, DIRECT)]
+        if unknown:
+            raise ValueError(f"chain {unknown[0]!r} is not run, so nothing of it can be kept")
+        if self.n_members < 2:
+            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
+
+
+class Run(NamedTuple):
+    """Results of one run.
+
+    ``local``: `LOCAL_COLUMNS` and, a window and pair, the true effects and the motifs' distance;
+    windows with a true effect only. ``globals_``: `GLOBAL_COLUMNS`, all windows (bin "all") and by
+    distance; ``truth`` is the mean over the windows that enter, of direct effects for the chain
+    "direct", whose ``total_effect`` is that of the first chain in the same windows. ``members``:
+    ``chain, exposure, outcome, bin, member, effect``. ``record``: graph, seeds, quality, seconds,
+    versions.
+    """
+
+    local: pd.DataFrame
+    globals_: pd.DataFrame
+    members: pd.DataFrame
+    record: dict[str, Any]
+
+
+def seeds(settings: Settings, graph: str, number: int) -> tuple[int, int]:
+    """Seeds of genome and ensemble of a run, from the study's seed."""
+    key = [settings.seed, list(genome.GRAPHS).index(graph), number]
+    return tuple(int(x) for x in np.random.SeedSequence(key).generate_state(2))
+
+
+def read_windows(
+    spec: Specification, length: int, n: int | None = None, *, split: str = "validation",
+    seed: int = 42,
+) -> pd.DataFrame:  # fmt: skip
+    """Windows of a split with their sequences; a sample of n of them, in their order.
+
+    Parameters
+    ----------
+    spec : Specification
+    length : int
+    n : int, optional
+        All by default, or where there are fewer.
+    split : str
+    seed : int
+        Of the sample; 42 in the published study.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``sequence_id, chrom, start, end, sequence`` and more, as `deepmr_utils.regions` gives them.
+    """
+    table = tracks.peak_windows(spec, split, length=length)
+    if n is not None and n < len(table):
+        table = table.sample(n, random_state=seed).sort_index()
+    return read_regions(table.rename(columns={"sequence_id": "name"}), spec.fasta)
+
+
+def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
+    """Instances of the motifs of Oct4, Sox2, Nanog and Klf4, see `motifs.find_instances`."""
+    shipped = {name: motifs.get_motif(genome.MOTIFS[name]) for name in genome.FACTORS}
+    x = one_hot(windows["sequence"].tolist())
+    return motifs.find_instances(x, windows["sequence_id"].tolist(), shipped)
+
+
+def train(
+    spec: Specification,
+    settings: Settings,
+    seed: int,
+    *,
+    workers: int = 1,
+    only: Sequence[int] | None = None,
+) -> tuple[Ensemble, pd.DataFrame]:
+    """Train the ensemble of a run.
+
+    Parameters
+    ----------
+    spec : Specification
+        Of the genome that the settings describe.
+    settings : Settings
+    seed : int
+    workers : int
+        Members trained at the same time.
+    only : sequence of int, optional
+        Some of the members, where these are resampled.
+
+    Returns
+    -------
+    tuple of Ensemble and pd.DataFrame
+        And its quality on the validation windows, a row a task, see
+        `experiments.binding.profiles.evaluate`.
+    """
+    p = settings.parameters
+    held = {
+        split: tracks.hold(
+            spec, tracks.peak_windows(spec, split, length=p.length, margin=p.margin, edge="drop")
+        )
+        for split in ("train", "validation")
+    }
+    make = partial(BPNet, tuple(spec.tasks), filters=settings.filters, layers=settings.layers)
+    jobs = [(held["train"], settings.n_members, seed)]
+    if settings.resample:
+        drawn = np.random.SeedSequence(seed).generate_state(settings.n_members).tolist()
+        drawn = drawn if only is None else [drawn[i] for i in only]
+        jobs = [(_bootstrap(held["train"], s), 1, s) for s in drawn]
+    validation = partial(_epoch, held["validation"], p.length, settings.batch_size)
+    parts = [
+        profiles.fit_ensemble(
+            make, partial(_epoch, data, p.length, settings.batch_size), validation,
+            n_members=n, seed=s, workers=workers, epochs=settings.epochs,
+        )
+        for data, n, s in jobs
+    ]  # fmt: skip
+    members = [member for part in parts for member in part.members]
+    report = pd.concat([part.report for part in parts], ignore_index=True)
+    report["member"] = np.arange(len(members))
+    return Ensemble(members, report), profiles.evaluate(members, validation)
+
+
+def _epoch(
+    held: tracks.Batch, length: int, batch_size: int, seed: int | None
+) -> Iterable[tracks.Batch]:
+    return tracks.stream_held(held, length=length, batch_size=batch_size, seed=seed)
+
+
+def _bootstrap(held: tracks.Batch, seed: int) -> tracks.Batch:
+    n = len(held.reads)
+    rows = torch.from_numpy(np.random.default_rng(seed).integers(0, n, n))
+    return tracks.Batch(*(None if part is None else part[rows] for part in held))
+
+
+def run(settings: Settings, graph: str, number: int) -> Run:
+    """Run one graph end to end: genome, ensemble, mutagenesis, all pairs, comparison with truth."""
+    settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
+    p, clock = settings.parameters, Clock()
+    genome_seed, model_seed = seeds(settings, graph, number)
+    with TemporaryDirectory() as folder:
+        with clock("genome"):
+            demo = genome.make_genome(folder, p, genome_seed)
+            spec = read_specification(demo.specification)
+            windows = read_windows(spec, p.length, settings.n_analysed)
+        with clock("train"):
+            ensemble, quality = train(spec, settings, model_seed)
+    with clock("mutagenesis"):
+        effects = saturation_mutagenesis(
+            ensemble.members,
+            one_hot(windows["sequence"].tolist()),
+            sequence_ids=windows["sequence_id"],
+            keep_members=True,
+        )
+    with clock("truth"):
+        truth = genome.true_effects(windows, demo.sites, p)
+    with clock("mr"):
+        local, globals_, members = analyse(
+            effects, factor_instances(windows), truth, settings.chains
+        )
+    record = {
+        "graph": graph, "run": number, "genome_seed": genome_seed, "model_seed": model_seed,
+        "windows": len(windows), "quality": quality.round(4).to_dict("records"),
+        "seconds": clock.seconds, **provenance(),
+    }  # fmt: skip
+    return Run(local[local["chain"].isin(settings.kept)], globals_, members, record)
+
+
+def analyse(
+    effects: xr.Dataset,
+    instances: pd.DataFrame,
+    truth: pd.DataFrame | None = None,
+    chains: Sequence[str] = tuple(CHAINS),
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Local and global effects of all pairs by every chain, and direct ones.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects, with ``member_effect``.
+    instances : pd.DataFrame
+        Of `deepmr_utils.motifs.find_instances`.
+    truth : pd.DataFrame, optional
+        Of `.genome.true_effects`; windows without a true effect then do not enter.
+    chains : sequence of str
+        Names of `deepmr_utils.analysis.CHAINS`. Direct effects are estimated with the
+        instruments of the first.
+
+    Returns
+    -------
+    tuple of pd.DataFrame
+        ``local``, ``globals_`` and ``members`` as `Run` describes them.
+    """
+    distances = graph_scores.motif_distances(instances)
+    found: dict[str, PairEffects] = {}
+    for name in chains:
+        chain = CHAINS[name]
+        allowed = analysis.eligible(effects, chain.source, instances)
+        found[name] = analysis.pair_effects(effects, chain, allowed)
+    first = CHAINS[chains[0]]
+    allowed = analysis.eligible(effects, first.source, instances)
+    found[DIRECT] = analysis.direct_effects(effects, first, allowed)
+    keys = ["sequence_id", *PAIR]
+    locals_, globals_, members = [], [], []
+    for name, effect in found.items():
+        local = effect.local.merge(distances, on=keys, how="left")
+        if truth is None:
+            local = local.assign(total=np.nan, direct=np.nan)
+        else:
+            known = truth.loc[truth["status"] == "ok", [*keys, "total", "direct"]]
+            local = local.merge(known, on=keys)
+        local = local[local["causal_effect"].notna() & (local["se"] > 0)].assign(chain=name)
+        locals_.append(local[[*LOCAL_COLUMNS, *TRUTH_COLUMNS]])
+        used = PairEffects(local, effect.members)
+        binned = graph_scores.by_distance(used._replace(local=local.drop(columns="distance")),
+                                          distances)  # fmt: skip
+        for table, by_member in (analysis.summarise(used), binned):
+            column = "direct" if name == DIRECT else "total"
+            globals_.append(_with_truth(table.assign(chain=name), local, column))
+            members.append(by_member.assign(chain=name))
+    same = locals_[0].merge(locals_[-1][keys], on=keys)
+    total = global_effects(same, PAIR)[[*PAIR, "effect"]]
+    table = pd.concat(globals_, ignore_index=True)
+    total = total.rename(columns={"effect": "total_effect"}).assign(chain=DIRECT, bin="all")
+    table = table.assign(bin=table["bin"].fillna("all")).merge(
+        total, on=["chain", *PAIR, "bin"], how="left"
+    )
+    members = pd.concat(members, ignore_index=True)
+    members = members.assign(bin=members["bin"].fillna("all") if "bin" in members else "all")
+    return pd.concat(locals_, ignore_index=True), table[GLOBAL_COLUMNS], members
+
+
+def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Add the mean true effect of the windows that enter each row."""
+    if "bin" in table:
+        bins = list(graph_scores.BINS)
+        local = local[local["distance"].between(bins[0], bins[-1], inclusive="right")]
+        local = local.assign(bin=pd.cut(local["distance"], bins).astype(str))
+    by = [*PAIR, "bin"] if "bin" in table else PAIR
+    mean = local.groupby(by, as_index=False)[column].mean().rename(columns={column: "truth"})
+    return table.merge(mean, on=by, how="left", validate="1:1")
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Settings as flat JSON values, without the graph, which is a run's own."""
+    values = asdict(settings)
+    values |= {k: v for k, v in values.pop("parameters").items() if k != "graph"}
+    return json.loads(json.dumps({"deepmr_utils": __version__, **values}))
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from flat values; those of the genome are told by their names."""
+    own = {name for name in Settings.__dataclass_fields__ if name != "parameters"}
+    unknown = [
+        v for v in values if v not in own and v not in genome.Parameters.__dataclass_fields__
+    ]
+    if unknown:
+        raise ValueError(
+            f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(own))}, or a field of "
+            "genome.Parameters"
+        )
+    parameters = genome.Parameters(**{k: v for k, v in values.items() if k not in own})
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
+    return Settings(parameters, **chosen)
+
+
+SHIPPED = Settings(n_members=3, filters=16, resample=True)
+SHIPPED_SEED = 1  # of the genome and of the ensemble
+
+
+def save_members(path: str | Path, members: Sequence[BPNet], settings: Settings) -> None:
+    """Write the weights of an ensemble, with the settings it was trained by."""
+    torch.save({"settings": plain(settings), "members": [m.state_dict() for m in members]}, path)
+
+
+def load_members(path: str | Path | None = None) -> list[BPNet]:
+    """Read an ensemble of demo BPNets; only numbers are read, no code.
+
+    Parameters
+    ----------
+    path : path, optional
+        A file of `save_members`. By default three members that learned the demo genome of seed 1;
+        ``python -m experiments.binding.one_genome FILE`` trains them again.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of `save_members`.
+    """
+    if path is None:
+        return load_members(DATA / "bpnet_demo.pt")
+    try:
+        held = torch.load(path, weights_only=True)
+        settings = make_settings({k: v for k, v in held["settings"].items() if k != "deepmr_utils"})
+        members = [BPNet(filters=settings.filters, layers=settings.layers) for _ in held["members"]]
+        for member, state in zip(members, held["members"], strict=True):
+            member.load_state_dict(state)
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (
+        KeyError, TypeError, RuntimeError, AttributeError, EOFError, OSError,
+        pickle.UnpicklingError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{path} holds no ensemble of demo BPNets: {error}") from error
+    return [member.eval() for member in members]
+
+
+def main() -> None:
+    """``python -m experiments.binding.one_genome FILE``: train the shipped ensemble, write it."""
+    with TemporaryDirectory() as folder:
+        demo = genome.make_genome(folder, SHIPPED.parameters, SHIPPED_SEED)
+        spec = read_specification(demo.specification)
+        ensemble, quality = train(spec, SHIPPED, SHIPPED_SEED)
+    save_members(sys.argv[1], ensemble.members, SHIPPED)
+    print(quality.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

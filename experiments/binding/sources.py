@@ -1,0 +1,150 @@
+"""Where the networks of the BPNet experiment come from: the demo, the published file, a user's."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from deepmr_utils.models.bpnet import BPNet, load_bpnet_oskn
+from deepmr_utils.models.downloads import fetch
+from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.sequences import one_hot
+
+from .. import DATA
+from . import genome, one_genome, track_files
+
+SOURCES = ("demo", "published", "path")
+
+
+class Source(NamedTuple):
+    """Networks and data: members, specification of the files, and for the demo what was planted."""
+
+    members: list[BPNet]
+    spec: track_files.Specification
+    parameters: genome.Parameters | None
+    sites: pd.DataFrame | None
+
+
+def open_source(
+    source: str,
+    folder: str | Path,
+    *,
+    weights: str | Path | None = None,
+    specification: str | Path | None = None,
+    parameters: genome.Parameters | None = None,
+    seed: int = one_genome.SHIPPED_SEED,
+) -> Source:
+    """Networks and data of one source.
+
+    Parameters
+    ----------
+    source : {"demo", "published", "path"}
+        ``"demo"``: the shipped ensemble, or the one in ``weights``, on the genome of ``parameters``
+        and ``seed``. ``"published"``: the network of Avsec et al. (2021), downloaded unless
+        ``weights`` says where it is. ``"path"``: an ensemble that
+        `experiments.binding.one_genome.save_members` wrote.
+    folder : path
+        Where the demo genome is written; it serves where no ``specification`` is given.
+    weights : path, optional
+    specification : path, optional
+        Of your own genome and reads, see `experiments.binding.track_files`.
+    parameters : genome.Parameters, optional
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If the source is unknown or "path" comes without weights and specification, and as the
+        readers of the files.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    if source == "path" and (weights is None or specification is None):
+        raise ValueError("source 'path' needs weights and a specification of the data")
+    if source == "published":
+        members = [load_bpnet_oskn(weights or fetch("bpnet.model.h5"))]
+    else:
+        members = one_genome.load_members(weights)
+    if specification is not None:
+        return Source(members, track_files.read_specification(specification), None, None)
+    parameters = parameters or one_genome.SHIPPED.parameters
+    demo = genome.make_genome(folder, parameters, seed)
+    spec = track_files.read_specification(demo.specification)
+    known = parameters if source == "demo" else None  # a real network never saw the planted graph
+    return Source(members, spec, known, demo.sites)
+
+
+def mutate(members: list[BPNet], windows: pd.DataFrame, *, progress: bool = False) -> xr.Dataset:
+    """Variant effects of windows by every member; by both strands of a model that is alone.
+
+    Parameters
+    ----------
+    members : list of BPNet
+    windows : pd.DataFrame
+        ``sequence_id, sequence``.
+    progress : bool
+
+    Returns
+    -------
+    xr.Dataset
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` gives them, with ``member_effect``;
+        ``attrs["doubt"]`` says what members are: "members", or "strands".
+
+    Notes
+    -----
+    Reads of both strands are averaged, so that a sequence and its reverse complement should be
+    predicted alike; a network that was trained on both learns that only nearly. One model's two
+    readings differ by part of its error. What a model trained anew would say differently, which is
+    the larger part, they do not show.
+    """
+    x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"]
+    options = {"sequence_ids": ids, "keep_members": True, "progress": progress}
+    if len(members) > 1:
+        return saturation_mutagenesis(members, x, **options).assign_attrs(doubt="members")
+    there = saturation_mutagenesis(members, x, **options)
+    back = saturation_mutagenesis(members, torch.flip(x, (1, 2)), **options)
+    # A C G T reversed is its complement, as is the order of places
+    turned = back["member_effect"].to_numpy()[:, :, ::-1, ::-1]
+    both = np.concatenate([there["member_effect"].to_numpy(), turned])
+    dims = there["member_effect"].dims
+    reference = (there["reference_prediction"] + back["reference_prediction"]) / 2
+    result = there.drop_vars(["member_effect", "reference_prediction"]).assign(
+        effect=(dims[1:], both.mean(0)), se=(dims[1:], both.std(0, ddof=1)),
+        member_effect=(dims, both), reference_prediction=reference,
+    )  # fmt: skip
+    return result.assign_attrs(n_members=2, doubt="strands")
+
+
+def perfect_effects(
+    parameters: genome.Parameters, windows: pd.DataFrame, error: float = 0.01
+) -> xr.Dataset:
+    """Variant effects by the demo genome's own rules, in place of networks.
+
+    Parameters
+    ----------
+    parameters : genome.Parameters
+    windows : pd.DataFrame
+        ``sequence_id, sequence``.
+    error : float
+        Their standard error, the same for all: rules make none, but estimators ask for one.
+
+    Returns
+    -------
+    xr.Dataset
+        ``effect`` and ``se``; what an analysis makes of them is wrong only by its own fault.
+    """
+    x = one_hot(windows["sequence"].tolist())
+    effects = saturation_mutagenesis(
+        genome.Oracle(parameters), x, sequence_ids=windows["sequence_id"], propagate=False
+    )
+    del effects.attrs["n_members"]
+    return effects.assign(se=xr.where(np.isfinite(effects["effect"]), error, np.nan))
+
+
+def published_effects() -> pd.DataFrame:
+    """Published global effects by pair and bin of distance; columns in ``data/README.md``."""
+    table = pd.read_csv(DATA / "published_bpnet_motif_spacing.csv")
+    return table.rename(columns={"ce": "effect", "motif_distance_bp": "bin"})

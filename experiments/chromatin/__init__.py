@@ -1,0 +1,1 @@
+"""Which factors open chromatin: DeepSEA, and chromatin whose causes are known."""

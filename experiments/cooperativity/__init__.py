@@ -1,0 +1,1 @@
+"""Two factors that help each other bind: the simulation."""

@@ -1,0 +1,312 @@
+"""One round of the simulation study, end to end."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from deepmr_utils import calibration, intervals, mr
+from deepmr_utils.instruments import select_instruments
+from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.predict import predict
+from deepmr_utils.sequences import one_hot
+
+from ..study import Clock, provenance
+from ..training import Ensemble, train_ensemble
+from . import simulation
+from .network import SimulationCNN
+
+CALIBRATIONS = ("none", "isotonic")
+FEATURES = list(simulation.FEATURES)
+LOCAL_COLUMNS = [
+    "sequence_id",
+    "method",
+    "causal_effect",
+    "se",
+    "ci_low",
+    "ci_high",
+    "intercept",
+    "intercept_p",
+    "i2_gx",
+    "n_instruments",
+    "status",
+]
+INTERVAL_COLUMNS = ["between_se", "total_ci_low", "total_ci_high"]
+GLOBAL_KEYS = ["scenario", "round", "stratum", "calibration", "method"]
+MEMBER_COLUMNS = [*GLOBAL_KEYS, "member", "effect"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done in a round; `simulation.Parameters` says on what data.
+
+    The scenario of ``parameters`` is replaced by that of the round. Every method (a name of
+    `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
+    ``"isotonic"``. In direction ``"reverse"`` the simulation's outcome is taken for the exposure,
+    and sequences with its motif are analysed. The local intervals of a round follow
+    ``interval_rule`` and ``moderate``, see `deepmr_utils.intervals.add_intervals`.
+    """
+
+    parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
+    n_members: int = 5
+    epochs: int = 12
+    max_excess: float = 0.1
+    calibrations: tuple[str, ...] = ("none",)
+    rule: str = "pooled"
+    threshold: float = 1.0
+    methods: tuple[str, ...] = ("egger_robust", "ivw")
+    seed: int = 0
+    direction: str = "forward"
+    interval_rule: str = "rubin"
+    moderate: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
+        if wrong or not self.calibrations:
+            raise ValueError(f"unknown calibration {wrong}: choose from {', '.join(CALIBRATIONS)}")
+        known = mr.methods()["name"].tolist()
+        unknown = [name for name in self.methods if name not in known]
+        if unknown or not self.methods:
+            raise ValueError(f"unknown method {unknown}: choose from {', '.join(known)}")
+        simulation.analysed_features(self.direction)  # raises where unknown
+        intervals.check_rule(self.interval_rule)
+        if self.n_members < 2:
+            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
+
+
+class RoundResult(NamedTuple):
+    """Results of one round.
+
+    ``local`` has one row a sequence, calibration and method: ``scenario, round, calibration,
+    sequence_id, stratum, truth, truth_published, truth_status, naive`` (mean ratio over
+    instruments), `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`, and ``between_se, total_ci_low,
+    total_ci_high`` of `deepmr_utils.intervals.add_intervals`. ``quality`` has one row a
+    feature: error, noise floor, correlation, calibration metrics before and after. ``record`` holds
+    rates, seeds, seconds a stage and versions. ``members`` has one row a stratum, calibration,
+    method and member: the global ``effect`` by that member alone.
+    """
+
+    local: pd.DataFrame
+    quality: pd.DataFrame
+    record: dict[str, Any]
+    members: pd.DataFrame = pd.DataFrame(columns=MEMBER_COLUMNS)
+
+
+def draw_round(settings: Settings, scenario: str, round_: int) -> tuple[simulation.Round, int]:
+    """Simulated data of a round and the seed of its ensemble, from the study's seed."""
+    parameters = replace(settings.parameters, scenario=scenario)
+    key = [settings.seed, simulation.SCENARIOS.index(scenario), round_]
+    data, models = np.random.SeedSequence(key).spawn(2)
+    return simulation.simulate_round(parameters, data), int(models.generate_state(1)[0])
+
+
+def arrays(sequences: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-hot sequences (N, 4, L) and labels (N, 2) of a sequence table."""
+    labels = torch.tensor(sequences[FEATURES].to_numpy(), dtype=torch.float32)
+    return one_hot(sequences["sequence"].tolist()), labels
+
+
+def fit_round(
+    data: simulation.Round,
+    seed: int,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Ensemble:
+    """Train the ensemble of a round; members are judged against the round's own noise floor.
+
+    Parameters
+    ----------
+    data : simulation.Round
+    seed : int
+        Of the ensemble, see `draw_round`.
+    settings : Settings
+    workers : int
+        Processes that train members at the same time.
+    device : str
+    progress : bool
+    """
+    validation = data.split("validation")
+    floor = simulation.noise_floor(validation, data.parameters, data.rates).to_numpy()
+    return train_ensemble(
+        lambda: SimulationCNN(data.parameters.length),
+        *arrays(data.split("fit")),
+        arrays(validation),
+        n_members=settings.n_members,
+        seed=seed,
+        noise_floor=floor,
+        workers=workers,
+        device=device,
+        progress=progress,
+        epochs=settings.epochs,
+        max_excess=settings.max_excess,
+    )
+
+
+def assess(
+    ensemble: Ensemble, data: simulation.Round, device: str = "cpu"
+) -> tuple[pd.DataFrame, calibration.IsotonicRecalibrator]:
+    """Quality of an ensemble on the test split, and its recalibrator.
+
+    The recalibrator is fitted to the calibration split, of which nothing is reported.
+    """
+    recalibrate = calibration.fit_isotonic(*predict_split(ensemble, data, "calibration", device))
+    predictions, labels = predict_split(ensemble, data, "test", device)
+    floor = simulation.noise_floor(data.split("test"), data.parameters, data.rates)
+    mean = predictions.mean(0)
+    error = ((mean - labels) ** 2).mean(0)
+    quality = pd.DataFrame({
+        "feature": FEATURES,
+        "mse": error,
+        "mse_member": ((predictions - labels) ** 2).mean((0, 1)),
+        "noise_floor": floor.to_numpy(),
+        "r": [np.corrcoef(mean[:, k], labels[:, k])[0, 1] for k in range(len(FEATURES))],
+        "r2": 1 - error / labels.var(0),
+    })  # fmt: skip
+    for name, values in {"before": predictions, "after": recalibrate(predictions)}.items():
+        metrics = calibration.calibration_metrics(values, labels, FEATURES).set_index("feature")
+        quality = quality.join(metrics.add_suffix(f"_{name}"), on="feature")
+    return quality, recalibrate
+
+
+def predict_split(
+    ensemble: Ensemble, data: simulation.Round, split: str, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Members' predictions (M, N, 2) and labels (N, 2) of one split, in float64."""
+    x, y = arrays(data.split(split))
+    return predict(ensemble.members, x, device=device).astype(np.float64), y.double().numpy()
+
+
+def run_round(
+    settings: Settings, scenario: str, round_: int, *, workers: int = 1, device: str = "cpu"
+) -> RoundResult:
+    """Run one round end to end: simulate, train, calibrate, mutate, estimate, compare with truth.
+
+    Parameters
+    ----------
+    settings : Settings
+    scenario : str
+        One of `simulation.SCENARIOS`.
+    round_ : int
+        Number of the round; with the study's seed it determines the result.
+    workers : int
+        Processes that train members at the same time.
+    device : str
+    """
+    clock = Clock()
+    with clock("simulate"):
+        data, seed = draw_round(settings, scenario, round_)
+    with clock("train"):
+        ensemble = fit_round(data, seed, settings, workers=workers, device=device)
+    result = analyse_round(ensemble, data, settings, round_, device=device, clock=clock)
+    return result._replace(record={**result.record, "model_seed": seed})
+
+
+def analyse_round(
+    ensemble: Ensemble,
+    data: simulation.Round,
+    settings: Settings,
+    round_: int,
+    *,
+    device: str = "cpu",
+    clock: "Clock | None" = None,
+    cache: dict[tuple, xr.Dataset] | None = None,
+) -> RoundResult:
+    """What `run_round` does with a trained ensemble: calibrate, mutate, estimate, compare.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    data : simulation.Round
+        What it was trained on, with the test sequences that are analysed.
+    settings : Settings
+    round_ : int
+    device : str
+    clock : Clock, optional
+        Goes on counting the seconds of stages.
+    cache : dict, optional
+        Several analyses of one ensemble share its variant effects in it.
+    """
+    clock, cache = clock or Clock(), {} if cache is None else cache
+    scenario = data.parameters.scenario
+    with clock("assess"):
+        quality, recalibrate = assess(ensemble, data, device)
+    exposure, outcome = simulation.analysed_features(settings.direction)
+    test = data.split("test")
+    analysed = test[test[f"{exposure}_start"].notna()]
+    tables, member_tables, counts = [], [], {}
+    for name in settings.calibrations:
+        with clock("mutagenesis"):
+            key = len(ensemble.members), settings.direction, name
+            if key not in cache:
+                cache[key] = saturation_mutagenesis(
+                    ensemble.members,
+                    one_hot(analysed["sequence"].tolist()),
+                    sequence_ids=analysed["sequence_id"],
+                    transform=recalibrate if name == "isotonic" else None,
+                    device=device,
+                    keep_members=True,
+                )
+            effects = cache[key]
+        with clock("mr"):
+            instruments = select_instruments(
+                effects, exposure, outcome, settings.rule, settings.threshold
+            )
+            table, members = local_effects(effects, instruments, settings)
+            tables.append(table.assign(calibration=name))
+            member_tables.append(members.assign(calibration=name))
+        counts[name] = instruments.attrs["counts"]
+    with clock("truth"):
+        truth = simulation.local_truth(analysed, data.parameters, data.rates, settings.direction)
+    truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
+    local = truth.merge(pd.concat(tables), on="sequence_id", validate="1:m")
+    local.insert(0, "scenario", scenario)
+    local.insert(1, "round", round_)
+    with clock("mr"):
+        members = intervals.member_global(with_truth(local), pd.concat(member_tables), GLOBAL_KEYS)
+    record = {
+        "scenario": scenario,
+        "round": round_,
+        "rates": data.rates._asdict(),
+        "attempts": ensemble.report["attempts"].tolist(),
+        "instruments": counts,
+        "seconds": clock.seconds,
+        **provenance(),
+    }
+    return RoundResult(local, quality.assign(scenario=scenario, round=round_), record, members)
+
+
+def local_effects(
+    effects: xr.Dataset, instruments: pd.DataFrame, settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Local effects by every method, with their naive effects and intervals, and by member."""
+    tables, members = [], []
+    naive = naive_effects(instruments)
+    for method in settings.methods:
+        table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
+        one = intervals.member_local(effects, instruments, method)
+        keys = ["sequence_id", "method"]
+        table = intervals.add_intervals(
+            table, one, keys, rule=settings.interval_rule, moderate=settings.moderate
+        )
+        table = table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].astype({"sequence_id": str})
+        tables.append(table.assign(naive=table["sequence_id"].map(naive)))
+        members.append(one.astype({"sequence_id": str}))
+    return pd.concat(tables), pd.concat(members)
+
+
+def naive_effects(instruments: pd.DataFrame) -> pd.Series:
+    """Mean ratio beta_outcome / beta_exposure over the instruments of each sequence."""
+    ratio = instruments["beta_outcome"] / instruments["beta_exposure"]
+    return ratio.groupby(instruments["sequence_id"].astype(str)).mean()
+
+
+def with_truth(local: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a truth and an estimate, once in their own stratum and once in stratum "all"."""
+    local = local[local["truth"].notna() & local["causal_effect"].notna()]
+    return pd.concat([local.assign(stratum="all"), local], ignore_index=True)

@@ -1,0 +1,117 @@
+"""Parameters of a study from a YAML file, over the defaults of the notebook that they are for.
+
+Light, since every job of a cluster reads them before it knows what to import.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepmr_utils import __version__
+
+# What says how much is run, where and by what, but not what a run is
+NOT_SETTINGS = (
+    "scenarios", "training_scenarios", "rounds", "runs", "graphs", "workers", "device",
+    "results_directory", "directory", "analyses", "training", "stored_error",
+)  # fmt: skip
+
+
+def read_parameters(path: str | Path, notebook: str | Path | None = None) -> dict[str, Any]:
+    """Read parameters, and take what a file does not say from a notebook's cell of them.
+
+    Parameters
+    ----------
+    path : path
+        YAML, as papermill takes it by ``-f``.
+    notebook : path, optional
+
+    Returns
+    -------
+    dict
+        Values by name.
+
+    Raises
+    ------
+    ValueError
+        If the file is no mapping of names to values, or the notebook has no parameter of a name.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold parameters, name: value; got {type(values).__name__}")
+    if notebook is None:
+        return values
+    defaults = notebook_defaults(notebook)
+    for name in values:
+        check_name(name, defaults)
+    return defaults | values
+
+
+def check_name(name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
+    """Raise where a parameter is unknown, and say which it may have been."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"unknown parameter {name!r}{hint}: the parameters are {', '.join(known)}")
+
+
+def notebook_defaults(notebook: str | Path) -> dict[str, Any]:
+    """Parameters of a notebook, from its cell tagged ``parameters``."""
+    for cell in json.loads(Path(notebook).read_text())["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return assignments("".join(cell["source"]))
+    raise ValueError(f"{notebook} has no cell tagged 'parameters'")
+
+
+def assignments(source: str) -> dict[str, Any]:
+    """Literal values assigned at the top level of a cell, by name; None for other values."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # IPython's own, such as a shell command
+        return {}
+    return {
+        target.id: _literal(statement.value)
+        for statement in body
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        for target in getattr(statement, "targets", [getattr(statement, "target", None)])
+        if isinstance(target, ast.Name)
+    }
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:  # papermill writes float('nan')
+        return None
+
+
+def settings_key(values: Mapping[str, Any]) -> str:
+    """Eight digits that change with every value that a run depends on, and with the version."""
+    kept = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+    text = json.dumps([__version__, kept], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def setting_names(changes: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Names of the settings of a sweep, but for its baseline: such as ``"n_members 10"``."""
+    return [setting_name(name, value) for name, values in changes.items() for value in values]
+
+
+def setting_name(name: str, value: Any) -> str:
+    """The name of the setting in which one thing has another value."""
+    label = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{name} {label}"
+
+
+def folder_name(setting: str) -> str:
+    """The folder of a sweep's setting."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", setting)

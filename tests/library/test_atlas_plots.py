@@ -1,0 +1,114 @@
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepmr_utils import plots
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield
+    matplotlib.pyplot.close("all")
+
+
+def make_table(k=12, seed=0):
+    """Two groups of features, which are mixed in the table, act within their group."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"f{i}", f"f{j}", (1.0 if i % 2 == j % 2 else -0.1) + 0.05 * rng.normal(), 0.01 * (j + 1))
+        for i in range(k)
+        for j in range(k)
+        if i != j
+    ]
+    return pd.DataFrame(rows, columns=["exposure", "outcome", "effect", "q_value"])
+
+
+def test_matrix_has_one_order_and_nothing_on_its_diagonal():
+    table = make_table()
+    matrix = plots.effect_matrix(table)
+    assert matrix.index.tolist() == matrix.columns.tolist() == [f"f{i}" for i in range(12)]
+    assert np.isnan(np.diag(matrix)).all()
+    for row in table.itertuples():
+        assert matrix.loc[row.exposure, row.outcome] == row.effect
+    with pytest.raises(ValueError, match="rows of one method"):
+        plots.effect_matrix(pd.concat([table, table]))
+    with pytest.raises(ValueError, match="needs the columns exposure, outcome, se"):
+        plots.effect_matrix(table, "se")
+
+
+def test_clustered_heat_map_puts_groups_together_beside_their_tree():
+    table = make_table()
+    figure = plots.effect_clustermap(table)
+    figure.canvas.draw()
+    tree, ax = figure.axes[:2]
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows == [label.get_text() for label in ax.get_xticklabels()]
+    parity = [int(name[1:]) % 2 for name in rows]
+    assert sum(a != b for a, b in pairwise(parity)) == 1
+    values = ax.collections[0].get_array().reshape(12, 12)
+    matrix = plots.effect_matrix(table).loc[rows, rows].to_numpy()
+    np.testing.assert_array_equal(np.ma.filled(values, np.nan), matrix)
+    assert values.mask.diagonal().all()
+    dots = ax.lines[0].get_xydata() - 0.5
+    assert {(rows[int(i)], rows[int(j)]) for j, i in dots} == set(
+        table[table["q_value"] < 0.05][["exposure", "outcome"]].itertuples(index=False, name=None)
+    )
+    assert tree.get_ylim() == (120, 0)  # the first leaf on top, as the first row of the heat map
+    assert ax.yaxis_inverted()
+
+
+def test_heat_map_of_other_outcomes_many_features_and_nothing():
+    table = make_table()
+    some = table[table["outcome"].isin(["f0", "f1"])]
+    assert plots.effect_clustermap(some).axes[1].get_xlim() == (0, 2)
+    large = plots.effect_clustermap(make_table(k=61))
+    assert large.axes[1].get_yticklabels() == []
+    pair = plots.effect_clustermap(make_table(k=2))
+    assert len(pair.axes[1].get_yticklabels()) == 2
+    plots.effect_clustermap(table.assign(effect=np.nan)).canvas.draw()
+
+
+def arrows(ax):
+    return [p for p in ax.patches if isinstance(p, matplotlib.patches.FancyArrowPatch)]
+
+
+def test_graph_draws_the_strongest_effects_from_exposure_to_outcome():
+    table = make_table()
+    ax = plots.effect_graph(table, edges=10)
+    ax.figure.canvas.draw()
+    assert len(arrows(ax)) == 10
+    assert {text.get_text() for text in ax.texts} == {f"f{i}" for i in range(12)}
+    place = dict(
+        zip(
+            [text.get_text() for text in ax.texts],
+            [line.get_xydata()[0] for line in ax.lines],
+            strict=True,
+        )
+    )
+    strongest = table[table["q_value"] < 0.05].nlargest(10, "effect")
+    ends = {tuple(np.round([*a._posA_posB[0], *a._posA_posB[1]], 6)) for a in arrows(ax)}
+    assert ends == {
+        tuple(np.round([*place[row.exposure], *place[row.outcome]], 6))
+        for row in strongest.itertuples()
+    }
+
+
+def test_graph_colours_signs_and_leaves_out_features_without_an_arrow():
+    table = make_table(k=4).assign(effect=lambda t: np.where(t["exposure"] == "f0", -2.0, 1.0))
+    ax = plots.effect_graph(table, significance=None)
+    colours = [matplotlib.colors.to_rgb(a.get_edgecolor()) for a in arrows(ax)]
+    assert len(colours) == 12
+    assert colours.count(tuple(plots.BLUE)) == 3
+    large = plots.effect_graph(make_table(k=50), edges=5)
+    assert 2 <= len(large.texts) <= 10
+    nothing = plots.effect_graph(table, column="q_value", significance=0.0)
+    assert not arrows(nothing)
+    with pytest.raises(ValueError, match="needs the columns total_p"):
+        plots.effect_graph(table, column="total_p")

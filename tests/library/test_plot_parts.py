@@ -1,0 +1,105 @@
+"""Every figure of a table with nothing to draw says so, and draws one row."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from deepmr_utils import plots
+
+matplotlib.use("Agg")
+
+
+def row(**values):
+    return pd.DataFrame([values])
+
+
+LOCAL = row(method="ivw", causal_effect=0.3, se=0.1, intercept=np.nan, ci_low=0.1, ci_high=0.5)
+INSTRUMENT = row(beta_exposure=0.5, se_exposure=0.1, beta_outcome=0.2, se_outcome=0.1, position=3)
+RATIO = row(ratio=0.3, precision=10.0, radial_x=10.0, radial_y=3.0, q_p=0.3)
+PAIR = row(exposure="a", outcome="b", effect=0.3, se=0.1, tau=0.1, total_ci_low=0.1,
+           total_ci_high=0.4, truth=0.2, bin="near", q_value=0.01)  # fmt: skip
+PAIR_LOCAL = row(exposure="a", outcome="b", sequence_id="s", causal_effect=0.3, distance=20.0)
+FIGURES = {
+    "effect_scatter": (lambda t: plots.effect_scatter(t, LOCAL), INSTRUMENT),
+    "forest": (plots.forest, LOCAL),
+    "reliability": (plots.reliability, row(feature="x", expected=0.1, observed=0.2)),
+    "model_quality": (plots.model_quality, row(scenario="s", feature="x", mse=0.1, mse_member=0.2,
+                                               noise_floor=0.05)),
+    "global_against_truth": (plots.global_against_truth, row(truth=1.0, effect=0.9, ci_low=0.8,
+                                                             ci_high=1.0)),
+    "setting_scores": (lambda t: plots.setting_scores(t, {"slope": "slope"}, {}, "slope"),
+                       row(setting="a", method="ivw", slope=1.0)),
+    "funnel": (lambda t: plots.funnel(t, LOCAL), RATIO),
+    "radial": (plots.radial, RATIO),
+    "leave_one_out": (lambda t: plots.leave_one_out(t, LOCAL.iloc[0]), LOCAL.assign(left_out=0)),
+    "method_scores": (plots.method_scores, row(scenario="s", method="ivw", bias=0.1, rmse=0.2,
+                                                  coverage=0.9, assumed=True)),
+    "pair_forest": (plots.pair_forest, PAIR),
+    "local_densities": (plots.local_densities, PAIR_LOCAL),
+    "both_ways": (plots.both_ways, PAIR_LOCAL),
+    "distance_heatmap": (lambda t: plots.distance_heatmap(t, "near"), PAIR),
+    "learned_against_true": (lambda t: plots.learned_against_true({"g": t}), PAIR),
+    "effect_clustermap": (plots.effect_clustermap, PAIR),
+    "effect_graph": (plots.effect_graph, PAIR),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def texts(drawn):
+    figure = drawn.figure if hasattr(drawn, "get_xlim") else drawn
+    figure.canvas.draw()
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_to_draw(name):
+    draw, table = FIGURES[name]
+    numbers = table.select_dtypes("number").columns
+    for nothing in (table.iloc[:0], pd.DataFrame(), table.assign(**dict.fromkeys(numbers, np.nan))):
+        assert texts(draw(nothing)) == ["nothing to draw: no row has an estimate"]
+    assert "nothing to draw: no row has an estimate" not in texts(draw(table))
+    with pytest.raises(ValueError, match="the table of this figure needs the columns"):
+        draw(table[table.columns[:1]].rename(columns=lambda _: "other"))
+
+
+def test_lines_of_no_method_and_graphs_of_no_edge():
+    for nothing in (LOCAL.iloc[:0], LOCAL.assign(causal_effect=np.nan)):
+        texts(plots.effect_scatter(INSTRUMENT, nothing))
+        texts(plots.funnel(RATIO, nothing))
+    assert set(texts(plots.causal_graph({}))) == {"Sox2", "Oct4", "Nanog", "Klf4"}
+    assert len(plots.causal_graph({("Oct4", "Sox2"): np.nan}).patches) == 0
+    assert texts(plots.causal_graph({}, places={}))[0].startswith("nothing to draw")
+    assert texts(plots.learned_against_true({}))[0].startswith("nothing to draw")
+    infinite = plots.forest(LOCAL.assign(ci_low=-np.inf))
+    assert np.isfinite(infinite.get_xlim()).all()
+
+
+def test_three_features_both_ways():
+    """Three pairs do not fill two rows of panels."""
+    pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "b")]
+    table = pd.DataFrame(pairs, columns=["exposure", "outcome"])
+    figure = plots.both_ways(table.assign(sequence_id="s", causal_effect=0.5, distance=9.0))
+    drawn = [len(ax.collections[0].get_offsets()) for ax in figure.axes[:3]]
+    assert drawn == [1, 0, 0]
+
+
+def test_sequences_of_missing_effects():
+    dims = ("sequence", "position", "allele", "feature")
+    effects = xr.Dataset(
+        {"effect": (dims, np.full((1, 5, 4, 1), np.nan))},
+        {"sequence": ["s"], "feature": ["x"], "allele": list("ACGT"), "position": np.arange(5),
+         "reference": (("sequence", "position"), [list("ACGTA")])},
+    )  # fmt: skip
+    for draw in (plots.sequence_logo, plots.effect_heatmap):
+        assert texts(draw(effects, "s", "x"))[0].startswith("nothing to draw")
+        texts(draw(effects.fillna(0.0), "s", "x"))
+        with pytest.raises(ValueError, match="unknown feature 'y': choose one of x"):
+            draw(effects, "s", "y")
