@@ -11,10 +11,9 @@ import pytest
 import torch
 import xarray as xr
 
-from deepmr_utils import _files
 from deepmr_utils.atlas import causal_atlas
 from deepmr_utils.mutagenesis import load_effects, save_effects
-from experiments import atlas_shares
+from experiments import atlas_shares, study
 from experiments.binding import genomes, one_genome
 from experiments.chromatin import draws, one_draw
 from experiments.cooperativity import rounds, sweeps
@@ -79,14 +78,14 @@ def test_a_damaged_record_is_not_a_result(tmp_path, stored_round, how):
     damage(tmp_path / "none" / "round-000.json", how)
     with pytest.raises(ValueError, match=r"round-000\.json is damaged .* remove .*000\.json and"):
         rounds.load_round(tmp_path, "none", 0)
-    _files.claim_values(tmp_path, {"seed": 0})
+    study.claim_values(tmp_path, {"seed": 0})
     damage(tmp_path / "settings.json", how)
     with pytest.raises(ValueError, match=r"settings\.json is damaged"):
-        _files.claim_values(tmp_path, {"seed": 0})
+        study.claim_values(tmp_path, {"seed": 0})
 
 
 def test_another_version_is_refused(tmp_path):
-    _files.claim_values(tmp_path, {**rounds.plain(rounds.Settings()), "deepmr_utils": "0.0.9"})
+    study.claim_values(tmp_path, {**rounds.plain(rounds.Settings()), "deepmr_utils": "0.0.9"})
     message = r"\(deepmr_utils: 0\.0\.9 there, .* now\): choose another results directory"
     with pytest.raises(ValueError, match=message):
         rounds.run_rounds(rounds.Settings(), ["none"], 1, tmp_path)

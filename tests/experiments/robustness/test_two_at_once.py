@@ -7,6 +7,7 @@ import pytest
 
 from deepmr_utils import _files
 from deepmr_utils.effects import EffectsWriter
+from experiments import study
 from experiments.cooperativity import rounds
 
 from .conftest import TINY, Child
@@ -37,7 +38,7 @@ def test_of_two_settings_one_gets_the_directory(tmp_path):
     for i in range(10):
         moment = time.monotonic() + 0.02
         children = [
-            Child(at, moment, _files.claim_values, tmp_path / str(i), {"seed": seed})
+            Child(at, moment, study.claim_values, tmp_path / str(i), {"seed": seed})
             for seed in range(3)
         ]
         codes = [child.wait() for child in children]
