@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from ._checks import text_lines
+from ._files import text_lines
 from .sequences import ALPHABET
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from pyfaidx import Fasta, FastaIndexingError, UnsupportedCompressionFormat
 
-from ._checks import check_choice, check_rows, require, text_lines, whole_numbers
+from ._checks import check_choice, check_rows, require, whole_numbers
+from ._files import text_lines
 from .sequences import check_letters, reverse_complement, unknown_base
 
 EDGES = ("raise", "pad", "drop")

@@ -271,7 +271,7 @@ def test_bad_bed_raises(tmp_path, genome, text, message):
 @pytest.mark.parametrize(
     ("regions", "options", "message"),
     [
-        (pd.DataFrame({"chrom": ["chr1"], "chromStart": [0]}), {}, r"a table of regions needs the columns chrom, start, end and at least one row; got \['chrom', 'chromStart'\] and 1 rows; \['start', 'end'\] missing: add \['start', 'end'\]"),
+        (pd.DataFrame({"chrom": ["chr1"], "chromStart": [0]}), {}, r"a table of regions needs the columns chrom, start, end; got \['chrom', 'chromStart'\] and 1 rows; \['start', 'end'\] missing: add \['start', 'end'\]"),
         (bed(("chr1", 0, 5)).iloc[:0], {}, "at least one row; got .* and 0 rows"),
         (bed(("chr1", 0, 5), ("chr1", np.nan, 5)), {}, "row 1 has start nan"),
         (bed(("chr1", 0, 5), ("chr1", None, 5)).astype({"start": "Int64"}), {}, "row 1 has start <NA>"),
