@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ._atlas_sums import Rules
+from ._effects_store import CONTINUED
 from ._files import land, read_record, read_table, undamaged
-from .effects import CONTINUED
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -415,7 +415,9 @@ def test_windows_that_are_not_of_the_genome_are_refused(data):
         with pytest.raises(ValueError, match=message):
             tracks.hold(spec, windows.assign(**change))
     for none in (windows.iloc[:0], windows.drop(columns="end")):
-        with pytest.raises(ValueError, match=r"windows needs (the columns chrom, start, end|at least one row)"):
+        with pytest.raises(
+            ValueError, match=r"windows needs (the columns chrom, start, end|at least one row)"
+        ):
             tracks.hold(spec, none)
 
 
