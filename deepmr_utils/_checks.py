@@ -78,11 +78,10 @@ def whole_numbers(table: pd.DataFrame, column: str, note: str) -> pd.Series:
 
 def distinct_text(table: pd.DataFrame, column: str) -> pd.Series:
     """A column as text, or a ValueError where two of its values, 1 and "1", become one."""
-    values = pd.Series(table[column].astype(object).unique())
-    twice = values.astype(str).duplicated(keep=False)
-    if twice.any():
-        text = values[twice].astype(str).iloc[0]
-        both = values[values.astype(str) == text]
+    values = table[column].astype(object).drop_duplicates()
+    text = values.astype(str)
+    if text.duplicated().any():
+        both = values[text == text[text.duplicated()].iloc[0]]
         raise ValueError(
             f"each {column} must differ from the others as text; got "
             f"{' and '.join(f'{v!r} ({type(v).__name__})' for v in both)}: rename one of them"

@@ -13,7 +13,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -82,7 +82,9 @@ def land(path: Path, write: Callable[[Path], object], *, only_if_new: bool = Fal
             else:
                 partial.replace(path)
     finally:
-        _remove(partial)
+        shutil.rmtree(partial, ignore_errors=True)  # of a folder
+        with suppress(OSError):  # its folder is none, or cannot be written to
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -110,14 +112,6 @@ def _link(partial: Path, path: Path) -> None:
     except OSError:  # some file systems have no links; then there is an instant to lose
         if not path.exists():
             partial.replace(path)
-
-
-def _remove(partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)  # of a folder
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:  # where a folder is not one, or cannot be written to, there is none
-        return
 
 
 def write_text(path: Path, text: str) -> None:

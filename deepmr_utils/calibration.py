@@ -62,11 +62,10 @@ def fit_isotonic(predictions: np.ndarray, labels: np.ndarray) -> IsotonicRecalib
     Isotonic regression of p on R(p), the observed share of labels with F(y) <= p: R^-1 of Kuleshov
     et al. (2018). Levels where R is 0 or 1 throughout carry no information; the innermost is kept.
     """
-    mean, sd, labels = _check(predictions, labels)
     levels = np.linspace(0, 1, N_LEVELS)
     maps = []
-    for feature in zip(mean.T, sd.T, labels.T, strict=True):
-        observed = observed_proportions(*feature, levels)
+    for moments in _moments(predictions, labels):
+        observed = observed_proportions(*moments, levels)
         first = np.flatnonzero(observed == 0).max(initial=0)
         last = np.flatnonzero(observed == 1).min(initial=len(levels) - 1)
         isotonic = IsotonicRegression(out_of_bounds="clip")
@@ -114,12 +113,8 @@ def reliability_curve(
     pd.DataFrame
         ``feature, expected, observed``, a row a feature and level.
     """
-    moments = _check(predictions, labels)
-    levels = np.linspace(0, 1, N_LEVELS)
-    observed = [
-        observed_proportions(*feature, levels, kind)
-        for feature in zip(*(array.T for array in moments), strict=True)
-    ]
+    moments, levels = _moments(predictions, labels), np.linspace(0, 1, N_LEVELS)
+    observed = [observed_proportions(*one, levels, kind) for one in moments]
     return pd.DataFrame({
         "feature": np.repeat(features, N_LEVELS),
         "expected": np.tile(levels, len(features)),
@@ -139,7 +134,6 @@ def calibration_metrics(
         observed and expected proportion; ``miscalibration_area`` between the reliability curve and
         the diagonal; ``sharpness``, root mean predicted variance in label units.
     """
-    _, sd, _ = _check(predictions, labels)
     curves = reliability_curve(predictions, labels, features, kind)
     error = (curves["observed"] - curves["expected"]).to_numpy().reshape(-1, N_LEVELS)
     return pd.DataFrame({
@@ -147,7 +141,7 @@ def calibration_metrics(
         "mace": np.abs(error).mean(1),
         "rmsce": np.sqrt((error**2).mean(1)),
         "miscalibration_area": _area(error),
-        "sharpness": np.sqrt((sd**2).mean(0)),
+        "sharpness": [np.sqrt((sd**2).mean()) for _, sd, _ in _moments(predictions, labels)],
     })  # fmt: skip
 
 
@@ -159,10 +153,8 @@ def _area(error: np.ndarray) -> np.ndarray:
     return np.where(left * right < 0, crossing, total).mean(1) / 2
 
 
-def _check(
-    predictions: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, sd (N, K) over members and labels (N, K), in float64, or a clear error."""
+def _moments(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """Mean and sd over members, and labels, of each feature (N,), in float64, or a clear error."""
     predictions, labels = np.asarray(predictions, float), np.asarray(labels, float)
     if predictions.ndim != 3 or labels.shape != predictions.shape[1:]:
         raise ValueError(
@@ -175,7 +167,7 @@ def _check(
             f"calibration needs members that differ; {int((sd == 0).sum())} of {sd.size} "
             "predictions have a standard deviation of 0 (a single member?)"
         )
-    return mean, sd, labels
+    return list(zip(mean.T, sd.T, labels.T, strict=True))
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,7 @@ def codecs(dtype: np.dtype) -> dict[str, list]:
     return {"filters": [CRC32()], "compressors": [Blosc(typesize=dtype.itemsize)]}
 
 
-def import_effects(
-    table: pd.DataFrame, sequences: pd.DataFrame | None = None, *, n_members: int | None = None
-) -> xr.Dataset:
+def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -> xr.Dataset:
     """Turn a table of variant effects from elsewhere into variant effects.
 
     Parameters
@@ -140,8 +138,6 @@ def import_effects(
         checked against it. Without it sequences stand in order of appearance, end at the last
         position in the table, and have unknown bases N where the table has no row; positions that
         look like coordinates on a chromosome are refused.
-    n_members : int, optional
-        Number of models or draws that the standard errors come from, for the record.
 
     Returns
     -------
@@ -195,7 +191,7 @@ def import_effects(
     return xr.Dataset(
         {name: (DIMENSIONS[name], array) for name, array in data.items()},
         coordinates if sequences is None else coordinates | _regions(sequences),
-        attributes if n_members is None else attributes | {"n_members": n_members},
+        attributes,
     )
 
 

@@ -18,11 +18,7 @@ SE_FLOOR_QUANTILE = 0.01
 
 
 def select_instruments(
-    effects: xr.Dataset,
-    exposure: str,
-    outcome: str,
-    rule: str = "pooled",
-    threshold: float = 1.0,
+    effects: xr.Dataset, exposure: str, outcome: str, rule: str = "pooled", threshold: float = 1.0
 ) -> pd.DataFrame:
     """Keep the substitutions that are associated with the exposure.
 
@@ -107,16 +103,11 @@ def select_instruments(
         "se_outcome": se_outcome,
     })  # fmt: skip
     table.attrs = {
-        "exposure": exposure,
-        "outcome": outcome,
-        "rule": rule,
-        "threshold": threshold,
+        "exposure": exposure, "outcome": outcome, "rule": rule, "threshold": threshold,
         "counts": {
-            "substitutions": int(valid.sum()),
-            "kept": len(table),
-            "weak": int((usable & ~kept).sum()),
-            "exposure se 0": int(frozen.sum()),
+            "substitutions": int(valid.sum()), "kept": len(table),
+            "weak": int((usable & ~kept).sum()), "exposure se 0": int(frozen.sum()),
             "outcome se floored": int(floored.sum()),
         },
-    }
+    }  # fmt: skip
     return table

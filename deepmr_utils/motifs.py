@@ -234,10 +234,7 @@ def match_threshold(weights: np.ndarray, p: float = 5e-4) -> float:
 
 
 def find_instances(
-    one_hot: torch.Tensor,
-    sequence_ids: Sequence[str],
-    motifs: Mapping[str, Motif],
-    p: float = 5e-4,
+    one_hot: torch.Tensor, sequence_ids: Sequence[str], motifs: Mapping[str, Motif], p: float = 5e-4
 ) -> pd.DataFrame:
     """Instances of motifs in sequences, on both strands.
 

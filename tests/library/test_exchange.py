@@ -64,7 +64,7 @@ def test_import_by_hand():
 
 
 def test_sequences_say_what_was_analysed():
-    effects = import_effects(TABLE, SEQUENCES, n_members=7)
+    effects = import_effects(TABLE, SEQUENCES)
     assert effects["sequence"].to_numpy().tolist() == ["s0", "s2", "s1"]
     assert ["".join(row) for row in effects["reference"].to_numpy()] == ["TTTT", "CTAG", "ANGT"]
     assert effects["chrom"].to_numpy().tolist() == ["chr1", "chr1", "chrX"]
@@ -72,7 +72,6 @@ def test_sequences_say_what_was_analysed():
     assert effects["strand"].to_numpy().tolist() == ["+", "-", "+"]
     assert effects["effect"].sel(sequence="s0").isnull().all()
     assert effects["effect"].sel(sequence="s2", position=1, allele="A", feature="x") == 0.25
-    assert effects.attrs["n_members"] == 7
 
 
 def test_import_gives_back_what_saturation_mutagenesis_gave(effects, tmp_path):
