@@ -15,12 +15,13 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from ._effects_store import EffectsWriter
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
 from ._engine.engines import engines_of
 from ._engine.recording import computation_hash
 from ._members import of_dtype
 from ._model_errors import check_flags, listed, whole_number
-from .effects import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
+from .effects import SCHEMA_VERSION, load_effects, save_effects
 from .predict import (
     Features,
     MCDropout,
