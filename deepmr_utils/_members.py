@@ -1,17 +1,19 @@
 """Models that others made: what they are, what they name, and how a call leaves them."""
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import AveragedModel
 
-from ._model_errors import listed
+from ._checks import listed
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # layers that leave the outputs of a network where they are
@@ -140,20 +142,30 @@ def _outputs(names: list[str] | None, width: int) -> str:
     return f"{width} without names" if names is None else listed(names)
 
 
-def state_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def leaves(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """What is of these kinds in nested tuples, lists and dicts."""
+    if isinstance(value, kinds):
+        return [value]
+    if not isinstance(value, dict | list | tuple):
+        return []
+    parts = value.values() if isinstance(value, dict) else value
+    return [leaf for part in parts for leaf in leaves(part, kinds)]
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """What `module.state_dict()` holds; some authors write the weights over that method."""
-    once = {"recurse": False, "remove_duplicate": False}
+    found: dict[str, Any] = {}
     for prefix, part in module.named_modules(remove_duplicate=False):
-        passing = getattr(part, "_non_persistent_buffers_set", ())
-        buffers = [pair for pair in part.named_buffers(**once) if pair[0] not in passing]
-        for name, value in (*part.named_parameters(**once), *buffers):
-            yield f"{prefix}.{name}".removeprefix("."), value
-        own = type(part).get_extra_state is not nn.Module.get_extra_state
-        if own and not isinstance(part, torch.jit.ScriptModule):
-            extra = part.get_extra_state()
-            if not isinstance(extra, torch.Tensor):
-                extra = torch.tensor(bytearray(joblib.hash(extra).encode()))
-            yield f"{prefix}._extra_state".removeprefix("."), extra
+        part._save_to_state_dict(found, f"{prefix}.".removeprefix("."), False)
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):  # extra state
+            found[name] = torch.tensor(bytearray(joblib.hash(value).encode()))
+    return found
+
+
+def bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    """The bytes of a tensor's values, for a hash."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 # copies, and what a call leaves behind
@@ -165,25 +177,9 @@ def copied(module: Any) -> Any:
     Copies of tensors that carry a gradient, as the old `torch.nn.utils.weight_norm` and layers
     that keep their activations hold them, do not: torch copies no such tensor.
     """
-    memo: dict[int, Any] = {}
-    for part in (p for m in _as_list(module) for p in m.modules()):
-        for tensor in _tensors(vars(part)):
-            if not tensor.is_leaf:
-                memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(module, memo)
-
-
-def _as_list(module: Any) -> list[nn.Module]:
-    return [module] if isinstance(module, nn.Module) else list(module)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from (t for v in value.values() for t in _tensors(v))
-    elif isinstance(value, list | tuple):
-        yield from (t for v in value for t in _tensors(v))
+    parts = [module] if isinstance(module, nn.Module) else module
+    held = [t for m in parts for p in m.modules() for t in leaves(vars(p), torch.Tensor)]
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in held if not t.is_leaf})
 
 
 def of_dtype(members: list[nn.Module], dtype: torch.dtype, always: bool = False) -> list[nn.Module]:
@@ -256,3 +252,11 @@ def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
     finally:
         for switch, before in reversed(changed):
             setattr(switch, name, before)
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the device failed or is full: nothing that another way of predicting would mend."""
+    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+    return isinstance(error, kinds) or bool(
+        re.search(r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side", str(error))
+    )

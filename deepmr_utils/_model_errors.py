@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._checks import did_you_mean
-
-_SHOWN = 20  # names in an error
+from ._members import is_device_error
 
 # arguments
 
@@ -70,30 +68,7 @@ def _is_column(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def listed(names: Sequence[str], wanted: str = "") -> str:
-    """Names for an error, not too many, and the one that was probably meant."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    hint = "" if wanted in names else did_you_mean(wanted, names)
-    return ", ".join(names[:_SHOWN]) + more + hint
-
-
-def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
-    """Names of a model's outputs, as its author gives them."""
-    given = [] if isinstance(names, str | set) or not hasattr(names, "__iter__") else list(names)
-    if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
-        raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
-    return tuple(given)
-
-
 # what a model says when it fails
-
-
-def is_device_error(error: Exception) -> bool:
-    """Whether the device failed or is full: nothing that another way of predicting would mend."""
-    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-    return isinstance(error, kinds) or bool(
-        re.search(r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side", str(error))
-    )
 
 
 _LENGTH = (

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from . import __version__
+from ._checks import listed
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
 from ._engine.engines import engines_of
 from ._engine.recording import computation_hash
 from ._members import of_dtype
-from ._model_errors import check_flags, listed, whole_number
+from ._model_errors import check_flags, whole_number
 from .effects import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 from .predict import (
     Features,
@@ -200,7 +201,7 @@ def saturation_mutagenesis(
             # an update of torch or Python is no other computation: the writer says so instead
             settings = attributes | {"versions": __version__}
             key = (settings, names, columns, ids, mask, one_hot.cpu().numpy(), transform_key)
-            done = [_computation_hash(member, one_hot[:1]) for member in members]
+            done = [computation_hash(member, one_hot[:1]) for member in members]
             fingerprint = joblib.hash((*key, keep_members, covariance, done))
         with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
             if writer.finished:
@@ -223,10 +224,6 @@ def saturation_mutagenesis(
                     writer.write(start, size, values)
             rounding.warn()
             return writer.finish()
-
-
-def _computation_hash(member: nn.Module, x: torch.Tensor) -> str:
-    return computation_hash(lambda x: forward(member, x).parts, member, x)
 
 
 def _check_positions(positions: ArrayLike | None, codes: np.ndarray) -> np.ndarray:

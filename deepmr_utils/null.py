@@ -41,8 +41,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._checks import check_number
 from ._members import as_module, copied
-from ._model_errors import whole_number
 from .sequences import check_letters
 
 
@@ -64,7 +64,7 @@ def shuffled_weights(module: nn.Module, seed: int) -> nn.Module:
         they no longer are those of its input.
     """
     module = _copied(module)
-    generator = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
+    generator = torch.Generator().manual_seed(check_number("seed", seed, 0, whole=True))
     parameters = list(module.parameters())
     if not parameters:
         raise ValueError(f"{type(module).__name__} has no parameters: there is nothing to shuffle")
@@ -97,7 +97,7 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
         If a layer has parameters but no ``reset_parameters``, or one that does not draw all of
         them, as under `torch.nn.utils.weight_norm`.
     """
-    module, seed = _copied(module), whole_number("seed", seed, least=0)
+    module, seed = _copied(module), check_number("seed", seed, 0, whole=True)
     lacking = sorted(
         {
             f"{name or 'the module itself'} ({type(layer).__name__})"

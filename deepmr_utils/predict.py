@@ -11,8 +11,10 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
+from ._checks import listed
 from ._members import (
     as_module,
+    bytes_of,
     copied,
     declared_names,
     float32_products,
@@ -25,7 +27,6 @@ from ._members import (
 from ._model_errors import (
     feature_list,
     feature_mapping,
-    listed,
     refusal,
     whole_number,
     wrong_output,
@@ -400,9 +401,9 @@ def model_hash(members: Sequence[nn.Module]) -> str:
     """SHA-256 of the members' weights and buffers, in order: names, shapes and values."""
     digest = hashlib.sha256()
     for member in members:
-        for name, value in state_of(member):
+        for name, value in state_of(member).items():
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(bytes_of(value))
         if isinstance(member, _Draw):
             digest.update(f"dropout {member.seed} {member.draw}".encode())
     return digest.hexdigest()

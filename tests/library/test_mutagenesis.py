@@ -396,10 +396,10 @@ def test_out_of_memory_halves_the_batch(monkeypatch, propagate, caplog):
     engine = engines.Propagator if propagate else engines.FullPrediction
     mutants = engine.mutants
 
-    def small(self, references, sequence, position, change, window_bytes):
-        if len(sequence) > 10:
+    def small(self, references, sites, window_bytes):
+        if len(sites.sequence) > 10:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return mutants(self, references, sequence, position, change, window_bytes)
+        return mutants(self, references, sites, window_bytes)
 
     monkeypatch.setattr(engine, "mutants", small)
     effects = saturation_mutagenesis(members, x, device="cpu", propagate=propagate)
