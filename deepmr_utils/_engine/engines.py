@@ -186,25 +186,21 @@ Engine = Propagator | FullPrediction
 
 
 def engines_of(
-    members: list[nn.Module],
+    members: list[tuple[nn.Module, list[Tensor], list[int]]],
     sequence: Tensor,
-    alone: list[list[Tensor]],
-    columns: list[list[int]],
     propagate: bool,
     bfloat16: bool,
-    max_memory: float = np.inf,
+    max_memory: float,
 ) -> list[Engine]:
     """One engine a member; full prediction for all where one cannot be propagated.
 
     Parameters
     ----------
-    members : list of nn.Module
+    members : list of (nn.Module, list of Tensor (1, K), list of int)
+        Each with what it predicts for the sequence, by head, and with its outputs to predict,
+        counted over all its heads.
     sequence : Tensor (4, L)
         An input, of which the layers are recorded.
-    alone : list of list of Tensor (1, K)
-        What each member predicts for the input, by head.
-    columns : list of list of int
-        Outputs of each member to predict, counted over all its heads.
     propagate : bool
         False asks for full prediction.
     bfloat16 : bool
@@ -216,18 +212,17 @@ def engines_of(
     -------
     list of Engine
     """
-    each = list(zip(members, alone, columns, strict=True))
     if propagate:
         prepared: dict = {}
         try:
-            size = 2 * bytes_per_sequence(members[0], sequence)  # of a probe's four sequences
+            size = 2 * bytes_per_sequence(members[0][0], sequence)  # of a probe's four sequences
             if size > max_memory:
                 raise UnsupportedError(f"recording takes {_mebibytes(size, max_memory)}")
             room = max_memory / 2  # for what is kept, beside what an operation takes
-            return [propagator(m, sequence, a, c, prepared, bfloat16, room) for m, a, c in each]
+            return [propagator(m, sequence, a, c, prepared, bfloat16, room) for m, a, c in members]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
-    engines = [FullPrediction(m, sequence, c, bfloat16, max_memory) for m, _, c in each]
+    engines = [FullPrediction(m, sequence, c, bfloat16, max_memory) for m, _, c in members]
     size = max(engine.bytes_per_sequence for engine in engines)
     if size > max_memory:
         log.warning("one prediction takes %s: no less is possible", _mebibytes(size, max_memory))

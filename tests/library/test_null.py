@@ -114,7 +114,7 @@ def test_null_models_are_made_of_one_module():
     for helper in (shuffled_weights, untrained):
         with pytest.raises(TypeError, match="got list: call this for each member"):
             helper([nn.Linear(2, 2)], 0)
-        with pytest.raises(ValueError, match="seed must be at least 0; got -1"):
+        with pytest.raises(ValueError, match="seed must be a whole number of at least 0; got -1"):
             helper(nn.Linear(2, 2), -1)
         with pytest.raises(ValueError, match="on the device 'meta'"):
             helper(nn.Linear(2, 2, device="meta"), 0)
