@@ -20,6 +20,7 @@ from ._checks import check_number, check_options, listed
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
 from ._engine.engines import Engine, engines_of
 from ._engine.recording import computation_hash
+from ._engine.windows import Options
 from ._members import of_dtype
 from .effects import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
@@ -187,7 +188,7 @@ def saturation_mutagenesis(
             if not writer.finished:
                 alone, half = [h.parts for h in heads], precision == "bfloat16"
                 each = list(zip(members, alone, columns, strict=True))
-                engines = engines_of(each, one_hot[0], propagate, half, max_memory)
+                engines = engines_of(each, one_hot[0], propagate, Options({}, half, max_memory))
                 _compute(plan, engines, Limits(batch_size, max_memory, device), writer, progress)
             return writer.finish()
 

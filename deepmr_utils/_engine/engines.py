@@ -18,19 +18,13 @@ from .._members import is_device_error, leaves
 from ..predict import check_repeatable, differs, forward, in_float64
 from .propagation import Propagator
 from .recording import UnsupportedError
-from .windows import Sites, Tensor
+from .windows import Options, Sites, Tensor
 
 log = logging.getLogger(__name__)
 
 
 def propagator(
-    member: nn.Module,
-    sequence: Tensor,
-    alone: list[Tensor],
-    columns: list[int],
-    prepared: dict[tuple, Any],
-    bfloat16: bool = False,
-    max_memory: float = np.inf,
+    member: nn.Module, sequence: Tensor, alone: list[Tensor], columns: list[int], options: Options
 ) -> Propagator:
     """A `Propagator` for columns of a member's outputs, checked against full predictions.
 
@@ -43,8 +37,7 @@ def propagator(
         What the member predicts for the sequence, by head.
     columns : list of int
         Wanted columns of all heads side by side.
-    prepared, bfloat16, max_memory
-        As for `Propagator`.
+    options : Options
 
     Raises
     ------
@@ -58,7 +51,7 @@ def propagator(
     heads = itertools.groupby(columns, lambda c: int(np.searchsorted(starts, c, side="right")) - 1)
     wanted = [(head, [c - int(starts[head]) for c in run]) for head, run in heads]
     try:
-        net = Propagator(member, probe, wanted, prepared, bfloat16, max_memory)
+        net = Propagator(member, probe, wanted, options)
         references, _ = net.reference(sequence[None])
         got = net.mutants(references, sites, 2**20)[:, 0]
     except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -66,7 +59,7 @@ def propagator(
             raise
         raise UnsupportedError(f"the attempt failed ({error})") from error
     got = torch.cat([torch.cat(alone, dim=1)[:, columns], got])
-    worst = _worst(member, probe, columns, got, net.recorded, bfloat16)
+    worst = _worst(member, probe, columns, got, net.recorded, options.bfloat16)
     if worst is not None:
         raise UnsupportedError(
             f"mutants come out differently, by {worst:.1g} of the largest prediction"
@@ -116,9 +109,7 @@ class _PeakMemory(TorchDispatchMode):
         self.held: WeakKeyDictionary[torch.UntypedStorage, int] = WeakKeyDictionary()
         self.peak = 0
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = op(*args, **(kwargs or {}))
         given = [t.untyped_storage() for t in leaves((args, kwargs), Tensor)]
         for memory in (tensor.untyped_storage() for tensor in leaves(output, Tensor)):
@@ -152,19 +143,17 @@ class FullPrediction:
         With which it is seen whether predictions can be repeated.
     columns : list of int
         Wanted columns of all heads side by side.
-    half : bool
-        Predict in bfloat16.
-    max_memory : float
-        Bytes that predictions may take; never fewer sequences than one are predicted at a time.
+    options : Options
+        Never fewer sequences than one are predicted at a time, whatever memory that takes.
     """
 
     def __init__(
-        self, member: nn.Module, sequence: Tensor, columns: list[int], half: bool, max_memory: float
+        self, member: nn.Module, sequence: Tensor, columns: list[int], options: Options
     ) -> None:
-        self.member, self.columns, self.half = member, columns, half
+        self.member, self.columns, self.half = member, columns, options.bfloat16
         self.bytes_per_sequence = bytes_per_sequence(member, sequence)
         self.bytes_per_site = 3 * self.bytes_per_sequence
-        self.rows = int(max(1, min(max_memory / self.bytes_per_sequence, 2**20)))
+        self.rows = int(max(1, min(options.max_memory / self.bytes_per_sequence, 2**20)))
         probe = _probe(sequence)[0][: self.rows]
         check_repeatable(member, probe, forward(member, probe).values)
 
@@ -183,51 +172,47 @@ class FullPrediction:
 
 
 Engine = Propagator | FullPrediction
+# a module, what it predicts for a sequence, by head, and its outputs to predict
+Member = tuple[nn.Module, list[Tensor], list[int]]
 
 
 def engines_of(
-    members: list[tuple[nn.Module, list[Tensor], list[int]]],
-    sequence: Tensor,
-    propagate: bool,
-    bfloat16: bool,
-    max_memory: float,
+    members: list[Member], sequence: Tensor, propagate: bool, options: Options
 ) -> list[Engine]:
     """One engine a member; full prediction for all where one cannot be propagated.
 
     Parameters
     ----------
     members : list of (nn.Module, list of Tensor (1, K), list of int)
-        Each with what it predicts for the sequence, by head, and with its outputs to predict,
-        counted over all its heads.
+        Each with what it predicts for the sequence, by head, and its outputs to predict, counted
+        over all its heads.
     sequence : Tensor (4, L)
         An input, of which the layers are recorded.
     propagate : bool
         False asks for full prediction.
-    bfloat16 : bool
-        Round the factors of matrix products.
-    max_memory : float
-        Bytes that predictions may take.
+    options : Options
 
     Returns
     -------
     list of Engine
     """
     if propagate:
-        prepared: dict = {}
         try:
             size = 2 * bytes_per_sequence(members[0][0], sequence)  # of a probe's four sequences
-            if size > max_memory:
-                raise UnsupportedError(f"recording takes {_mebibytes(size, max_memory)}")
-            room = max_memory / 2  # for what is kept, beside what an operation takes
-            return [propagator(m, sequence, a, c, prepared, bfloat16, room) for m, a, c in members]
+            if size > options.max_memory:
+                raise UnsupportedError(f"recording takes {_mebibytes(size, options)}")
+            # one half for what is kept, beside what an operation takes
+            half = options._replace(max_memory=options.max_memory / 2)
+            return [propagator(m, sequence, alone, c, half) for m, alone, c in members]
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
-    engines = [FullPrediction(m, sequence, c, bfloat16, max_memory) for m, _, c in members]
+    engines = [FullPrediction(m, sequence, c, options) for m, _, c in members]
     size = max(engine.bytes_per_sequence for engine in engines)
-    if size > max_memory:
-        log.warning("one prediction takes %s: no less is possible", _mebibytes(size, max_memory))
+    if size > options.max_memory:
+        log.warning("one prediction takes %s: no less is possible", _mebibytes(size, options))
     return engines
 
 
-def _mebibytes(size: float, max_memory: float) -> str:
-    return f"about {size / 2**20:.0f} MiB, more than max_memory, {max_memory / 2**20:.0f} MiB"
+def _mebibytes(size: float, options: Options) -> str:
+    most = options.max_memory / 2**20
+    return f"about {size / 2**20:.0f} MiB, more than max_memory, {most:.0f} MiB"

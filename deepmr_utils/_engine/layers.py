@@ -89,8 +89,7 @@ def convolution(net: Network, step: Step) -> Action:
 
 def _taps(weight: Tensor, groups: int) -> Tensor:
     """Weights (O, I, [1,] k) as taps (k, I, O), or (k, groups, I, O / groups)."""
-    weight = weight[:, :, 0] if weight.ndim == 4 else weight
-    taps = weight.permute(2, 1, 0)
+    taps = weight.flatten(1, -2).permute(2, 1, 0)
     if groups > 1:
         taps = taps.reshape(*taps.shape[:2], groups, -1).transpose(1, 2)
     return taps.contiguous()
@@ -110,13 +109,11 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
     out[done.stop :].zero_()
     for where, rows, tap in products:
         flat = out[where].view(-1, out.shape[-1])
-        rows = rows.reshape(len(flat), -1)
         if simple:
-            flat.addmm_(rows, tap)
-        elif tap.ndim == 2:
-            flat += rows.to(tap.dtype) @ tap
+            flat.addmm_(rows.reshape(len(flat), -1), tap)
         else:
-            grouped = rows.view(len(rows), len(tap), -1).transpose(0, 1).to(tap.dtype)
+            tap = tap if tap.ndim == 3 else tap[None]
+            grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1).to(tap.dtype)
             flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
 
 
@@ -213,14 +210,11 @@ def _constant(step: Step, tensor: Tensor, like: torch.Size, shape: tuple[int, in
     """A constant as a number, a vector (channels,) or a table (length, channels)."""
     if tensor.numel() == 1:
         return tensor.reshape(())
-    channels, length = shape
     dims = (1,) * (len(like) - tensor.ndim) + tuple(tensor.shape)
     if dims[0] != 1:
         raise step.unsupported(f"joins positions with a constant of shape {tuple(tensor.shape)}")
-    if len(like) > 2 and dims[-1] == 1:
-        return tensor.reshape(-1).expand(channels).contiguous()
-    table = tensor.reshape(dims).expand(1, *like[1:]).reshape(channels, length)
-    return table.t().contiguous()
+    table = tensor.reshape(dims).expand(1, *like[1:]).reshape(shape).t()
+    return (table[0] if len(like) > 2 and dims[-1] == 1 else table).contiguous()
 
 
 class Dense:

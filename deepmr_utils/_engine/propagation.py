@@ -10,8 +10,6 @@ small, and is computed as usual.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +17,10 @@ from torch import nn
 
 from .layers import LAYERS, Dense, is_sum, is_view, pointwise, reads_absolute
 from .recording import Step, UnsupportedError, narrow_last_layers, record
-from .windows import Action, Batch, Network, Place, References, Sites, Tensor, Window
+from .windows import Action, Batch, Network, Options, Place, References, Sites, Tensor, Window
 
 MIN_SITES = 40  # sites below which matrix products become too small to run at full speed
+Ranges = list[tuple[int, int]]
 
 
 class Propagator(Network):
@@ -35,12 +34,7 @@ class Propagator(Network):
         Sequences with which the operations are recorded.
     wanted : list of (int, list of int)
         Heads, and columns of each; predictions hold them side by side.
-    prepared : dict
-        Rearranged weights, shared between networks that share weights (draws of dropout masks).
-    bfloat16 : bool
-        Multiply differences in bfloat16; references, sums and all else keep their type.
-    max_memory : float
-        Bytes that the activations of the probe may take.
+    options : Options
 
     Raises
     ------
@@ -53,12 +47,10 @@ class Propagator(Network):
         member: nn.Module,
         probe: Tensor,
         wanted: list[tuple[int, list[int]]],
-        prepared: dict[tuple, Any],
-        bfloat16: bool = False,
-        max_memory: float = math.inf,
+        options: Options,
     ) -> None:
         heads, self.columns = map(list, zip(*wanted, strict=True))
-        super().__init__(record(member, heads, probe, max_memory), prepared, bfloat16)
+        super().__init__(record(member, heads, probe, options.max_memory), options)
         self.recorded = self._gather(dict(enumerate(self.values)))
         self.columns = narrow_last_layers(self.steps, self.outputs, self.columns)
         self.n_probe, self.length = len(probe), probe.shape[2]
@@ -100,13 +92,13 @@ class Propagator(Network):
         Tensor (S, A, K)
         """
         n, alleles = sites.change.shape[:2]
-        order, groups = self._order(sites.position)
+        size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
+        order, ranges = self._order(sites.position, size)
         index = torch.from_numpy(order).to(sites.change.device)
         sites = Sites(sites.sequence[order], sites.position[order], sites.change[index])
-        size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
         batches: list[Batch] = []
         values: dict[int, Tensor] = {}
-        for start, stop in _ranges(groups, size):
+        for start, stop in ranges:
             batch = self._carry(references, Sites(*(part[start:stop] for part in sites)))
             # In one tensor for all sites: a small one a batch, kept among the large windows that
             # are freed, would scatter the heap of the process and multiply its memory.
@@ -117,21 +109,27 @@ class Propagator(Network):
                 values[i][start * each : stop * each] = value
             batch.full.clear()
             batches.append(batch)
-        moved = self._head_inputs(batches, references, sites.sequence, values)
+        rows = torch.from_numpy(sites.sequence).to(index.device)
+        moved = self._head_inputs(batches, references, rows, values)
         for step, action in zip(self.steps, self.actions, strict=True):
             if action is None:
                 step.run(values, n * alleles, self.n_probe)
         predictions = self._gather(values).view(n, alleles, -1)
         # what no change reaches is the reference itself, whatever the rounding of another batch
-        same = references.predictions[torch.from_numpy(sites.sequence).to(index.device)]
-        return torch.where(moved[..., None], predictions, same[:, None])[index.argsort()]
+        same = references.predictions[rows][:, None]
+        return torch.where(moved[..., None], predictions, same)[index.argsort()]
 
-    def _order(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An order of sites in which neighbours fall into bins alike, and the sizes of groups."""
+    def _order(self, position: np.ndarray, size: int) -> tuple[np.ndarray, Ranges]:
+        """An order of sites in which neighbours fall into bins alike; ranges of at most `size`."""
         strides = sorted(set(self.strides.values()), reverse=True)
         stride = next((s for s in strides if len(position) >= s * MIN_SITES), 1)
         phase = position % stride
-        return np.lexsort((position, phase)), np.bincount(phase, minlength=stride)
+        ranges: Ranges = []
+        for group in np.unique(phase, return_counts=True)[1]:
+            start = ranges[-1][1] if ranges else 0
+            edges = np.linspace(start, start + group, math.ceil(group / size) + 1).astype(int)
+            ranges += itertools.pairwise(edges.tolist())
+        return np.lexsort((position, phase)), ranges
 
     def _carry(self, references: References, sites: Sites) -> Batch:
         """Carry sites through the windowed layers."""
@@ -153,11 +151,7 @@ class Propagator(Network):
         return batch
 
     def _head_inputs(
-        self,
-        batches: list[Batch],
-        references: References,
-        sequence: np.ndarray,
-        values: dict[int, Tensor],
+        self, batches: list[Batch], references: References, rows: Tensor, values: dict[int, Tensor]
     ) -> Tensor:
         """Complete values (S * A, ...) where windows end; say which (S, A) differ from references.
 
@@ -171,7 +165,6 @@ class Propagator(Network):
             values[dense.output] = dense(differences, [w.place for w in windows])
         dense_outputs = {dense.output for dense in self.dense}
         for i, value in values.items():
-            rows = torch.from_numpy(sequence).to(value.device)
             reference = references.values[i][rows][:, None]
             value = value.view(len(rows), -1, *reference.shape[2:])
             if i in dense_outputs:
@@ -182,7 +175,7 @@ class Propagator(Network):
             values[i] = value.flatten(0, 1)
         # what is held for all sites at once: rows of dense layers twice, and full values
         held += 8 * max(v.numel() for v in values.values())
-        self.bytes_per_site = max(self.bytes_per_site, 4 * held // len(sequence))
+        self.bytes_per_site = max(self.bytes_per_site, 4 * held // len(rows))
         return torch.stack(moved).any(0)
 
     def _gather(self, values: dict[int, Tensor]) -> Tensor:
@@ -217,12 +210,3 @@ class Propagator(Network):
         if layer is None:
             raise step.unsupported("is not known to be local along the sequence")
         return layer(self, step)
-
-
-def _ranges(groups: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `size` sites that do not cross the boundary of a group."""
-    end = 0
-    for group in groups[groups > 0].tolist():
-        start, end = end, end + group
-        edges = np.linspace(start, end, math.ceil(group / size) + 1).astype(int).tolist()
-        yield from itertools.pairwise(edges)

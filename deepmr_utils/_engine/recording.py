@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -133,9 +133,7 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[Step] = []
         self.modules = [""]
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         refer = substitute((tuple(args), dict(kwargs)), Tensor, self._refer)
         step = Step(op, *refer, self.modules[-1])
@@ -146,10 +144,9 @@ class _Recorder(TorchDispatchMode):
             if any(_memory(tensor) in self.read for tensor in written):
                 raise step.unsupported("changes a constant that was read before")
             return op(*args, **kwargs)
-        if names not in ([], [op._schema.arguments[0].name]):
-            raise step.unsupported("writes into another argument than its first")
-        if written and not isinstance(step.args[0], Ref):
-            raise step.unsupported("writes into a tensor that does not depend on the input")
+        first = op._schema.arguments[0].name
+        if names and (names != [first] or not isinstance(step.args[0], Ref)):
+            raise step.unsupported("writes into another argument than its first, or a constant")
         output = op(*args, **kwargs)
         if leaves(output, (bool, int, float)):
             raise step.unsupported("turns data into a Python value")
@@ -162,14 +159,13 @@ class _Recorder(TorchDispatchMode):
         return output
 
     def _follow(self, tensor: Tensor, step: Step) -> None:
-        if _memory(tensor) not in self.sharing:
-            self.sharing[_memory(tensor)] = set()
-            self.room -= tensor.nbytes
-            if self.room < 0:
-                raise step.unsupported("would take more than max_memory, with what is before it")
+        sharing = self.sharing.setdefault(_memory(tensor), set())
+        self.room -= 0 if sharing else tensor.nbytes
+        if self.room < 0:
+            raise step.unsupported("would take more than max_memory, with what is before it")
+        sharing.add(id(tensor))
         step.outputs.append(len(self.values))
         self.index[id(tensor)] = len(self.values)
-        self.sharing[_memory(tensor)].add(id(tensor))
         self.values.append(tensor)
 
     def _refer(self, tensor: Tensor) -> Tensor | Ref:
@@ -177,9 +173,8 @@ class _Recorder(TorchDispatchMode):
 
     def value_of(self, tensor: Tensor) -> int:
         """Value that a followed tensor holds."""
-        index = self.index[id(tensor)]
+        index, where = self.index[id(tensor)], _within(self.modules[-1])
         if index is None:
-            where = _within(self.modules[-1])
             raise UnsupportedError(f"a tensor{where} is read after a view of it was written")
         return index
 
@@ -188,12 +183,9 @@ class _Recorder(TorchDispatchMode):
         self.modules.pop()
 
 
-class Recording(NamedTuple):
-    """Steps between an input and outputs, and the values that were seen on the way."""
-
-    steps: list[Step]
-    outputs: list[int]
-    values: list[Tensor]
+# steps between an input and outputs, and the values that were seen on the way
+Recording = tuple[list[Step], list[int], list[Tensor]]
+Columns = list[list[int] | None]
 
 
 def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) -> Recording:
@@ -235,7 +227,7 @@ def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) ->
         if needed.intersection(step.outputs):
             needed.update(step.inputs)
             steps.append(step)
-    return Recording(steps[::-1], indices, recorder.values)
+    return steps[::-1], indices, recorder.values
 
 
 class _Trace(TorchDispatchMode):
@@ -252,9 +244,7 @@ class _Trace(TorchDispatchMode):
         self.labels, self.kept = {id(x): "input"}, [x]
         self.weights = {_memory(tensor): name for name, tensor in state_of(module).items()}
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = (tuple(args), dict(kwargs or {}))
         depends = any(id(tensor) in self.labels for tensor in leaves(given, Tensor))
         if depends:
@@ -300,16 +290,14 @@ def computation_hash(member: nn.Module, x: Tensor) -> str:
     return trace.digest.hexdigest()
 
 
-def narrow_last_layers(
-    steps: list[Step], outputs: list[int], columns: list[list[int]]
-) -> list[list[int] | None]:
+def narrow_last_layers(steps: list[Step], outputs: list[int], columns: Columns) -> Columns:
     """Keep only the wanted columns of the dense layers in which outputs end.
 
     Returns, for each output, the columns still to be chosen: None where that has been done.
     """
     makers = {i: step for step in steps for i in step.outputs}
     uses = [i for step in steps for i in step.inputs] + outputs
-    left: list[list[int] | None] = list(columns)
+    left = list(columns)
     for k, output in enumerate(outputs):
         step = makers.get(output)
         while step and uses.count(step.outputs[0]) == 1 and len(step.inputs) == 1:

@@ -49,9 +49,7 @@ class Place:
     @cached_property
     def outside(self) -> np.ndarray:
         """Flat indices of the rows that hang over an end."""
-        if self.start.min() >= 0 and self.start.max() + self.width <= self.length:
-            return np.empty(0, np.int64)
-        return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
+        return np.flatnonzero(self.positions != self.clipped)
 
     def fill_outside(self, data: Tensor, value: float) -> Tensor:
         """Fill the rows that hang over an end, in place."""
@@ -197,21 +195,26 @@ def _look_up(table: Tensor, rows: Tensor) -> Tensor:
 Action = Callable[..., Window | Tensor | None]
 
 
+class Options(NamedTuple):
+    """What engines are told of how to predict."""
+
+    prepared: dict[tuple, Any]  # rearranged weights, shared between networks that share weights
+    bfloat16: bool = False  # round the factors of matrix products; all else keeps its type
+    max_memory: float = np.inf  # bytes that predictions may take
+
+
 class Network:
     """What layers know of the network that they are in, and what they tell it.
 
     Parameters
     ----------
     recording : Recording
-    prepared : dict
-        Rearranged weights, shared between networks that share weights.
-    bfloat16 : bool
-        Multiply differences in bfloat16.
+    options : Options
     """
 
-    def __init__(self, recording: Recording, prepared: dict[tuple, Any], bfloat16: bool) -> None:
+    def __init__(self, recording: Recording, options: Options) -> None:
         self.steps, self.outputs, self.values = recording
-        self.prepared, self.bfloat16 = prepared, bfloat16
+        self.prepared, self.bfloat16, _ = options
         # channels and length of windowed values, and positions of the input between two of theirs
         self.shapes: dict[int, tuple[int, int]] = {0: tuple(self.values[0].shape[1:])}
         self.strides = {0: 1}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from deepmr_utils._engine.engines import propagator
 from deepmr_utils._engine.recording import UnsupportedError
 from deepmr_utils._engine.spectral import spectral_convolution, spectrum
-from deepmr_utils._engine.windows import Sites
+from deepmr_utils._engine.windows import Options, Sites
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout, as_members
 from deepmr_utils.sequences import one_hot
@@ -34,7 +34,7 @@ def assert_exact(module, x, window_bytes=2**14, columns=None):
     with torch.inference_mode():
         references = module(x)
         columns = list(range(references.shape[1])) if columns is None else columns
-        net = propagator(module, x[0], [references[:1]], columns, {})
+        net = propagator(module, x[0], [references[:1]], columns, Options({}))
         state, got_references = net.reference(x)
         sequence, position = (i.ravel() for i in np.indices((n, length)))
         change = torch.eye(4, dtype=x.dtype)[None] - x[sequence, :, position][:, None]
@@ -312,4 +312,4 @@ def test_a_wrong_propagation_is_noticed_before_it_is_used(monkeypatch):
         "deepmr_utils._engine.layers._taps", lambda weight, groups: weight.permute(2, 1, 0) * 1.01
     )
     with torch.inference_mode(), pytest.raises(UnsupportedError, match="come out differently, by"):
-        propagator(net, sequences()[0], [net(sequences()[:1])], [0], {})
+        propagator(net, sequences()[0], [net(sequences()[:1])], [0], Options({}))
