@@ -43,8 +43,7 @@ def reads_absolute(step: Step) -> bool:
 def convolution(net: Network, step: Step) -> Action:
     """``W * difference``: only the changed positions, without their surroundings."""
     source, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
-    if transposed:
-        raise step.unsupported("is a transposed convolution")
+    step.refuse_if(transposed, "is a transposed convolution")
     if not isinstance(source, Ref) or len(step.inputs) > 1:
         raise step.unsupported("has weights that depend on the sequence")
     if weight.ndim == 4 and (weight.shape[2] != 1 or padding[0] != 0):
@@ -122,15 +121,13 @@ def batch_norm(net: Network, step: Step) -> Action:
     source, weight, _bias, _mean, variance, *rest = step.args
     if (rest[0] is True) or len(step.inputs) > 1 or variance is None:
         raise step.unsupported("uses the statistics of the batch")
-    if net.is_flat(source.index):
-        raise step.unsupported("normalises flattened features")
+    step.refuse_if(net.is_flat(source.index), "normalises flattened features")
     net.declare(step)
     scale = torch.rsqrt(variance + rest[-1])
     scale = scale if weight is None else scale * weight
-    own = source.index in net.exclusive
 
     def act(batch: Batch, window: Window) -> Window:
-        data = batch.difference_at(window, window.place, overwrite=own).mul_(scale)
+        data = batch.difference_at(window, window.place).mul_(scale)
         return Window(step.outputs[0], window.place, data)
 
     return act
@@ -145,7 +142,7 @@ def pointwise(net: Network, step: Step) -> Action:
     net.declare(step)
     constants = {id(c): _constant(step, c, like, net.shapes[first]) for c in step.constants}
     if is_sum(step):
-        return _sum(step, net.exclusive)
+        return _sum(step)
 
     def evaluate(batch: Batch, place: Place, data: dict[int, Tensor], function: Callable) -> Tensor:
         def fill(leaf: Ref | Tensor) -> Tensor:
@@ -165,10 +162,7 @@ def pointwise(net: Network, step: Step) -> Action:
         windows = dict(zip(step.inputs, inputs, strict=True))
         place = union([w.place for w in inputs])
         reference = {} if keep else {i: batch.reference(i, place) for i in windows}
-        data = {
-            i: batch.absolute_at(w, place, reference.get(i), overwrite=i in net.exclusive)
-            for i, w in windows.items()
-        }
+        data = {i: batch.absolute_at(w, place, reference.get(i)) for i, w in windows.items()}
         data = evaluate(batch, place, data, in_place)
         if not keep:
             data -= evaluate(batch, place, reference, in_place)
@@ -182,7 +176,7 @@ def pointwise(net: Network, step: Step) -> Action:
     return scale if is_scaling(step) else general
 
 
-def _sum(step: Step, exclusive: set[int]) -> Action:
+def _sum(step: Step) -> Action:
     """A sum or difference of two values, or of one and a constant, which cancels."""
     factor = step.kwargs.get("alpha", 1) * (-1 if step.name == "sub" else 1)
 
@@ -192,8 +186,7 @@ def _sum(step: Step, exclusive: set[int]) -> Action:
         (wide, times), *others = sorted(terms, key=lambda term: term[0].place is not place)
         if not others:
             return Window(step.outputs[0], place, batch.difference(wide))
-        own = wide.value in exclusive
-        data = _times(batch.difference_at(wide, place, overwrite=own), times)
+        data = _times(batch.difference_at(wide, place), times)
         for other, times in others:
             term = _times(batch.difference(other), times)
             put(data, term, place.row_of(other.place), accumulate=True)
@@ -211,8 +204,7 @@ def _constant(step: Step, tensor: Tensor, like: torch.Size, shape: tuple[int, in
     if tensor.numel() == 1:
         return tensor.reshape(())
     dims = (1,) * (len(like) - tensor.ndim) + tuple(tensor.shape)
-    if dims[0] != 1:
-        raise step.unsupported(f"joins positions with a constant of shape {tuple(tensor.shape)}")
+    step.refuse_if(dims[0] != 1, f"joins positions with a constant of shape {tuple(tensor.shape)}")
     table = tensor.reshape(dims).expand(1, *like[1:]).reshape(shape).t()
     return (table[0] if len(like) > 2 and dims[-1] == 1 else table).contiguous()
 
@@ -224,8 +216,7 @@ class Dense:
         *_bias, source, weight = step.args
         if len(step.inputs) > 1 or not isinstance(source, Ref):
             raise step.unsupported("has weights that depend on the sequence")
-        if step.kwargs.get("alpha", 1) != 1:
-            raise step.unsupported("scales its product")
+        step.refuse_if(step.kwargs.get("alpha", 1) != 1, "scales its product")
         self.source, self.output = source.index, step.outputs[0]
         self.channels, self.length = net.shapes[self.source]
         kind = torch.bfloat16 if net.bfloat16 else weight.dtype

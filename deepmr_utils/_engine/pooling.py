@@ -42,11 +42,10 @@ def max_pool(net: Network, step: Step) -> Action:
     dilation = last(rest[0]) if rest else 1
     inside = padding == 0 and not (len(rest) > 1 and rest[1])  # no bin reaches over an end
     _, length = net.declare(step, stride)
-    own = step.inputs[0] in net.exclusive
 
     def act(batch: Batch, window: Window) -> Window:
         pooled, read, cover = _bins(window.place, kernel, stride, padding, dilation, length)
-        values = batch.absolute_at(window, cover, overwrite=own)
+        values = batch.absolute_at(window, cover)
         if not inside:
             cover.fill_outside(values, -torch.inf)
         values = take(values, cover.row_of(read), read.width)
@@ -99,8 +98,7 @@ def _check_over_positions(net: Network, step: Step) -> None:
 def global_sum(net: Network, step: Step) -> Action:
     """Sum or mean over positions; linear."""
     _check_over_positions(net, step)
-    if step.kwargs.get("dtype") is not None:
-        raise step.unsupported("changes the type")
+    step.refuse_if(step.kwargs.get("dtype") is not None, "changes the type")
     factor = 1 / net.shapes[step.inputs[0]][1] if step.name == "mean" else 1
 
     def act(batch: Batch, window: Window) -> Tensor:

@@ -143,7 +143,8 @@ class Propagator(Network):
             if isinstance(result, Tensor):
                 batch.full[step.outputs[0]] = result
             elif result is not None:
-                batch.windows[step.outputs[0]] = result
+                own = step.outputs[0] in self.exclusive
+                batch.windows[step.outputs[0]] = result._replace(is_own=own)
                 self.window_bytes = max(self.window_bytes, result.data.nbytes // len(start.start))
             for i in {*step.inputs, *step.outputs}:
                 if self._last_use.get(i, -1) <= s:
@@ -188,6 +189,7 @@ class Propagator(Network):
             passed_on = is_view(step) and step.outputs[0] in self.wants_absolute
             if reads_absolute(step) or passed_on:
                 self.wants_absolute.update(step.inputs)
+        self.exclusive: set[int] = set()
         reads = Counter(i for step in self.steps for i in step.inputs)
         for step in self.steps:
             shares = is_view(step) or (is_sum(step) and len(step.inputs) == 1)
@@ -201,12 +203,10 @@ class Propagator(Network):
             return None
         if len(windowed) < len(step.inputs):
             raise step.unsupported("joins values by position with values of a whole sequence")
-        if step.op._schema.is_mutable and not step.is_pointwise:
-            raise step.unsupported("writes in place")
+        step.refuse_if(step.op._schema.is_mutable and not step.is_pointwise, "writes in place")
         if step.name in ("addmm", "mm"):
             self.dense.append(Dense(self, step))
             return lambda *_: None
         layer = pointwise if step.is_pointwise else LAYERS.get(step.name)
-        if layer is None:
-            raise step.unsupported("is not known to be local along the sequence")
+        step.refuse_if(layer is None, "is not known to be local along the sequence")
         return layer(self, step)

@@ -84,13 +84,17 @@ class Step:
         if not self.op._schema.is_mutable:
             return self.op
         found = overload(self.name, self.op._overloadname)
-        if found is None:
-            raise self.unsupported("writes in place")
+        self.refuse_if(found is None, "writes in place")
         return found
 
     def unsupported(self, why: str) -> UnsupportedError:
         """An error that names the operation and its module."""
         return UnsupportedError(f"{self.name}{_within(self.module)} {why}")
+
+    def refuse_if(self, bad: object, why: str) -> None:
+        """Raise an `UnsupportedError` where something is so."""
+        if bad:
+            raise self.unsupported(why)
 
     def run(self, values: dict[int, Tensor], n: int, n_recorded: int) -> None:
         """Run on `values` of n sequences, and add the outputs to them."""
@@ -148,8 +152,7 @@ class _Recorder(TorchDispatchMode):
         if names and (names != [first] or not isinstance(step.args[0], Ref)):
             raise step.unsupported("writes into another argument than its first, or a constant")
         output = op(*args, **kwargs)
-        if leaves(output, (bool, int, float)):
-            raise step.unsupported("turns data into a Python value")
+        step.refuse_if(leaves(output, (bool, int, float)), "turns data into a Python value")
         for tensor in written:
             self.index.update(dict.fromkeys(self.sharing[_memory(tensor)]))
         for tensor in leaves(output, Tensor):
@@ -161,8 +164,7 @@ class _Recorder(TorchDispatchMode):
     def _follow(self, tensor: Tensor, step: Step) -> None:
         sharing = self.sharing.setdefault(_memory(tensor), set())
         self.room -= 0 if sharing else tensor.nbytes
-        if self.room < 0:
-            raise step.unsupported("would take more than max_memory, with what is before it")
+        step.refuse_if(self.room < 0, "would take more than max_memory, with what is before it")
         sharing.add(id(tensor))
         step.outputs.append(len(self.values))
         self.index[id(tensor)] = len(self.values)

@@ -114,6 +114,7 @@ class Window(NamedTuple):
     place: Place
     data: Tensor
     is_difference: bool = True
+    is_own: bool = False  # read by one step alone, which may overwrite it
 
 
 class References:
@@ -166,23 +167,21 @@ class Batch:
         data = window.data - self.reference(window.value, window.place)
         return window.place.fill_outside(data, 0)
 
-    def difference_at(self, window: Window, place: Place, overwrite: bool = False) -> Tensor:
+    def difference_at(self, window: Window, place: Place) -> Tensor:
         """Differences at a place that holds the window's; a new tensor, or the window's own."""
         data = self.difference(window)
         if place is window.place:
-            return data.clone() if window.is_difference and not overwrite else data
+            return data.clone() if window.is_difference and not window.is_own else data
         return put(data.new_zeros(place.width, *data.shape[1:]), data, place.row_of(window.place))
 
-    def absolute_at(
-        self, window: Window, place: Place, reference: Tensor | None = None, overwrite: bool = False
-    ) -> Tensor:
+    def absolute_at(self, window: Window, place: Place, reference: Tensor | None = None) -> Tensor:
         """Absolute values at a place that holds the window's; a new tensor, or the window's own."""
         if place is window.place and not window.is_difference:
-            return window.data if overwrite else window.data.clone()
+            return window.data if window.is_own else window.data.clone()
         if reference is None:
             reference = self.reference(window.value, place)
         if place is window.place:
-            return window.data.add_(reference) if overwrite else window.data + reference
+            return window.data.add_(reference) if window.is_own else window.data + reference
         wide = reference.repeat(1, 1, window.data.shape[2], 1)
         return put(wide, window.data, place.row_of(window.place), window.is_difference)
 
@@ -219,8 +218,6 @@ class Network:
         self.shapes: dict[int, tuple[int, int]] = {0: tuple(self.values[0].shape[1:])}
         self.strides = {0: 1}
         self.wants_absolute: set[int] = set()  # values of which absolute windows are read
-        # values whose windows are read by one step alone, which may overwrite them
-        self.exclusive: set[int] = set()
 
     def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
         """Note that the output of a step is windowed; its channels and length."""
