@@ -296,3 +296,18 @@ def _check_option(name: str, value: Any, hint: Any, limits: Range | None) -> Any
         return check_choice(name, value, choices)
     low, high, ends = limits or (-math.inf, math.inf, True)
     return check_number(name, value, low, high, ends=ends, whole=float not in kinds)
+
+
+def listed(names: Sequence[str], wanted: str = "", most: int = 20) -> str:
+    """Names for an error, not too many, and the one that was probably meant."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    hint = "" if wanted in names else did_you_mean(wanted, names)
+    return ", ".join(names[:most]) + more + hint
+
+
+def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
+    """Names of a model's outputs, as its author gives them."""
+    given = [] if isinstance(names, str | set) or not hasattr(names, "__iter__") else list(names)
+    if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
+        raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
+    return tuple(given)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._model_errors import distinct_names
+from .._checks import distinct_names
 
 OSKN = ("Oct4", "Sox2", "Nanog", "Klf4")  # tasks of the published network, in its order
 _FILTERS, _WIDTH, _LAYERS, _STRANDS = 64, 25, 9, 2
