@@ -152,21 +152,15 @@ def load_deepsea(
         if state[key].ndim != ndim or not state[key].numel():
             raise refusal(path, "DeepSEA", f"{key} has shape {tuple(state[key].shape)}")
     *channels, hidden, n_features = (len(state[key]) for key in keys[::2])
+    both = predict if both_strands is None else both_strands
+    options = {"feature_names": feature_names, "output": output, "both_strands": both}
     with torch.device("meta"):  # shapes only
-        network = DeepSEA(
-            n_features,
-            channels=tuple(channels),
-            hidden=hidden,
-            feature_names=feature_names,
-            output=output,
-            both_strands=predict if both_strands is None else both_strands,
-        )
+        network = DeepSEA(n_features, channels=tuple(channels), hidden=hidden, **options)
     weights = {}
     for key, (name, like) in zip(keys, network.named_parameters(), strict=True):
-        shape = tuple(like.shape)
-        kernel = len(shape) == 3  # (1, w) in the file
-        stored = (*shape[:2], 1, shape[2]) if kernel else shape
-        value = checked(path, "DeepSEA", key, state[key], stored)
+        kernel = like.ndim == 3  # (1, w) in the file
+        shape = tuple((like.unsqueeze(2) if kernel else like).shape)
+        value = checked(path, "DeepSEA", key, state[key], shape)
         weights[name] = value.squeeze(2) if kernel else value
     first = "convolutions.0.weight"
     weights[first] = weights[first][:, [0, 2, 1, 3]]  # A, G, C, T there; A, C, G, T here

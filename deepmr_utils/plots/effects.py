@@ -15,7 +15,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Affine2D
 
-from .._checks import as_list, check_choice
+from .._checks import as_list, check_choice, check_columns
 from . import style
 
 if TYPE_CHECKING:  # a figure of tables needs no xarray
@@ -120,22 +120,20 @@ def effect_scatter(
     ax : Axes, optional
     """
     local = style.drawable(local, ["causal_effect"], ["method", "se", "intercept"])
-    columns = ["beta_exposure", "beta_outcome", "se_exposure", "se_outcome"]
     sign = np.sign(instruments["beta_exposure"])
-    x, y, *error = (instruments[name] for name in columns)
-    x, y, x_error, y_error = sign * x, sign * y, *(1.96 * se for se in error)
-    place = style.drawable(instruments, [], ["position"])["position"] if len(spans) else None
+    x, y = sign * instruments["beta_exposure"], sign * instruments["beta_outcome"]
+    x_error, y_error = 1.96 * instruments["se_exposure"], 1.96 * instruments["se_outcome"]
     names = pd.Series("substitution elsewhere" if len(spans) else "substitution", x.index)
     colours = dict.fromkeys(names, style.GREY)
+    check_columns(instruments, ["position"] if len(spans) else [], "the table of this figure")
     for name, start, end in spans:
         label = f"substitution in {name} motif"
-        names[place.between(start, end - 1)] = label
+        names[instruments["position"].between(start, end - 1)] = label
         colours[label] = SPAN_COLOURS.get(name, style.GREY)
     size = style.marker_size(len(instruments))
-    for name, rows in names.groupby(names).groups.items():
-        ax.errorbar(x[rows], y[rows], xerr=x_error[rows], yerr=y_error[rows], fmt="o", ms=size,
-                    lw=min(0.8, 0.2 * size), color=colours[name], alpha=0.8,
-                    label=name)  # fmt: skip
+    look = {"fmt": "o", "ms": size, "lw": min(0.8, 0.2 * size), "alpha": 0.8}
+    for name, i in names.groupby(names).groups.items():
+        ax.errorbar(x[i], y[i], y_error[i], x_error[i], **look, color=colours[name], label=name)
     grid = np.array([0, 1.02 * (x + x_error).max()])
     for (_, row), look in zip(local.iterrows(), style.line_styles(), strict=False):
         intercept = 0 if np.isnan(row["intercept"]) else row["intercept"]
@@ -186,9 +184,8 @@ def forest(local: pd.DataFrame, pooled: pd.Series | None = None, *, ax: Axes | N
     margin = 0.1 * (high - low) or 1.0
     missing = local.attrs["given"] - len(local)
     without = f" ({missing} without estimate)" if missing else ""
-    ax.set(xlim=(low - margin, high + margin), yticks=[],
-           xlabel="causal effect of exposure on outcome",
-           ylabel=f"{len(local)} sequences{without}")  # fmt: skip
+    ax.set(xlim=(low - margin, high + margin), xlabel="causal effect of exposure on outcome",
+           yticks=[], ylabel=f"{len(local)} sequences{without}")  # fmt: skip
     style.readable_legend(ax, "below")
     return ax
 

@@ -23,49 +23,34 @@ NAMED = 60  # features beyond which names in a heat map cannot be read
 
 
 def causal_graph(
-    edges: Mapping[Pair, float], *, dashed: Sequence[Pair] = (), ax: Axes | None = None
+    edges: Mapping[Pair, float],
+    *,
+    nodes: Sequence[str] = (),
+    dashed: Sequence[Pair] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw a causal graph: arrows as wide as effects are large, in the colours of their signs.
 
     Parameters
     ----------
     edges : mapping of (str, str) to float
-        Effects, by exposure and outcome; pairs without an arrow are left out. Features other than
-        Oct4, Sox2, Nanog and Klf4 lie on a circle.
+        Effects, by exposure and outcome; pairs without an arrow are left out.
+    nodes : sequence of str
+        Features to draw, too, without an arrow, and in which order. Oct4, Sox2, Nanog and Klf4 have
+        places of their own; as soon as there are others, all lie on a circle.
     dashed : sequence of (str, str)
         Edges to draw dashed, for instance those that are not direct.
     ax : Axes, optional
     """
     edges = {pair: effect for pair, effect in edges.items() if np.isfinite(effect)}
-    named = dict.fromkeys(name for pair in edges for name in pair)
-    places = {n: place for n, place in PLACES.items() if n != "hidden" or n in named}
-    if not set(named) <= set(places):
-        places = _circle(list(named))
-    ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
-    _arrows(ax, edges, places, dashed, width=5.0, gap=23)
-    circle = {"boxstyle": "circle,pad=0.35", "fc": "white", "ec": style.GREY}
-    for name, place in places.items():
-        ax.annotate(name, place, ha="center", va="center", fontsize=9.5, bbox=circle)
-    x, y = np.array(list(places.values())).T
-    ax.set(xlim=(x.min() - 0.5, x.max() + 0.5), ylim=(y.min() - 0.5, y.max() + 0.5))
-    return ax
-
-
-def _circle(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Places on a circle of radius 1, the first on top, the others clockwise."""
+    names = list(dict.fromkeys([*nodes, *(name for pair in edges for name in pair)]))
+    circle = not set(names) <= set(PLACES)
     angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / max(len(names), 1)
-    return dict(zip(names, np.stack([np.cos(angle), np.sin(angle)], axis=1), strict=True))
-
-
-def _arrows(
-    ax: Axes,
-    edges: Mapping[Pair, float],
-    places: dict,
-    dashed: Sequence[Pair],
-    width: float,
-    gap: float,
-) -> None:
-    """Draw edges, the largest of this width in points, up to a gap before the places."""
+    places = dict(zip(names, zip(np.cos(angle), np.sin(angle), strict=True), strict=True))
+    if not circle:
+        places = {n: place for n, place in PLACES.items() if n != "hidden" or n in names}
+    ax = ax or plt.subplots(figsize=(6, 6) if circle else (3.4, 3.4))[1]
+    width, gap = (3, 6) if circle else (5, 23)  # of the largest arrow, and before a node; points
     largest = max(map(abs, edges.values()), default=0.0) or 1.0
     for (a, b), effect in edges.items():
         bend = 0.18 if (b, a) in edges else 0.0
@@ -76,8 +61,19 @@ def _arrows(
             ls="--" if (a, b) in dashed else "-", connectionstyle=f"arc3,rad={bend}",
         )  # fmt: skip
         ax.add_patch(arrow)
-    ax.set(aspect="equal")
+    box = {"boxstyle": "circle,pad=0.35", "fc": "white", "ec": style.GREY}
+    for name, (x, y) in places.items():
+        if not circle:
+            ax.annotate(name, (x, y), ha="center", va="center", fontsize=9.5, bbox=box)
+            continue
+        ax.plot(x, y, "o", ms=6, color="black")
+        turn, left = np.degrees(np.arctan2(y, x)), x < -1e-9
+        ax.text(1.06 * x, 1.06 * y, name, fontsize=9, rotation=turn - 180 * left,
+                rotation_mode="anchor", ha="right" if left else "left", va="center")  # fmt: skip
+    x, y = np.array(list(places.values())).T
+    ax.set(xlim=(x.min() - 0.5, x.max() + 0.5), ylim=(y.min() - 0.5, y.max() + 0.5), aspect="equal")
     ax.axis("off")
+    return ax
 
 
 @style.figure_of("effect", "exposure outcome se tau total_ci_low total_ci_high", size=(6.4, 4.8))
@@ -309,7 +305,7 @@ def effect_graph(
     Parameters
     ----------
     table : pd.DataFrame
-        See `effect_matrix`. Arrows are as wide as effects are large, in the colours of their signs.
+        See `effect_matrix`.
     edges : int
         How many arrows to draw at most.
     significance : float, optional
@@ -319,7 +315,8 @@ def effect_graph(
     Returns
     -------
     Axes
-        Features stand in the order of `cluster`; above 40, only those with an arrow.
+        Of `causal_graph`. Features stand in the order of `cluster`; above 40, only those with an
+        arrow.
     """
     shown = style.drawable(table, ["effect"], PAIR)
     if shown.empty:
@@ -331,15 +328,6 @@ def effect_graph(
     matrix = effect_matrix(table)
     names = matrix.index[cluster(matrix)[1]]
     names = names.append(matrix.columns.difference(names, sort=False))
-    if len(names) > 40:
+    if len(names) > 40 and len(shown):
         names = names[names.isin([name for pair in shown.index for name in pair])]
-    ax = ax or plt.subplots(figsize=(6, 6))[1]
-    places = _circle(names)
-    _arrows(ax, shown.to_dict(), places, (), width=3.0, gap=6)
-    for name, (x, y) in places.items():
-        ax.plot(x, y, "o", ms=6, color="black")
-        turn, left = np.degrees(np.arctan2(y, x)), x < -1e-9
-        ax.text(1.06 * x, 1.06 * y, name, fontsize=9, rotation=turn - 180 * left,
-                rotation_mode="anchor", ha="right" if left else "left", va="center")  # fmt: skip
-    ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
-    return ax
+    return causal_graph(shown.to_dict(), nodes=names, ax=ax)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from inspect import signature
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,7 +22,6 @@ from matplotlib.lines import Line2D
 
 from .._checks import check_columns, numbers
 
-Drawing = TypeVar("Drawing", bound=Callable[..., Axes | Figure])
 # seaborn's colour-blind palette
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
 BROWN, PINK, GREY, SKY = "#ca9161", "#fbafe4", "#949494", "#56b4e9"
@@ -32,11 +31,9 @@ NEGATIVE, POSITIVE = (tuple(colour) for colour in plt.get_cmap(SIGNS)([0.1, 0.9]
 # Five dashes and six colours have no common factor: 30 methods before a pair is seen again.
 _DASHES = ("-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _LINE_COLOURS = (RED, PURPLE, BROWN, GREEN, PINK, SKY)
-_LEGENDS = {
-    "inside": {"loc": "upper left"},
-    "beside": {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)},
-    "below": {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2},
-}
+_BESIDE = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+_LEGENDS = {"inside": {"loc": "upper left"}, "beside": _BESIDE, "below": _BELOW}
 
 
 def use_style() -> None:
@@ -85,7 +82,7 @@ def drawable(table: pd.DataFrame, finite: Sequence[str], others: Sequence[str]) 
 
 def figure_of(
     finite: str, others: str = "", size: tuple[float, float] | None = None
-) -> Callable[[Drawing], Drawing]:
+) -> Callable[[Callable], Callable]:
     """Give a figure the rows of its table that can be drawn, or say that there are none.
 
     Parameters
@@ -101,7 +98,7 @@ def figure_of(
         Decorator of a function whose first argument is the table.
     """
 
-    def decorate(draw: Drawing) -> Drawing:
+    def decorate(draw: Callable) -> Callable:
         @wraps(draw)
         def drawn(*args: Any, **options: Any) -> Any:
             given = signature(draw).bind(*args, **options)

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import http.server
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -94,3 +96,15 @@ def test_every_file_has_an_address_a_checksum_and_a_licence():
         assert file.url.startswith("https://")
         assert name in file.url
         assert file.licence
+
+
+def test_models_are_loaded_when_asked_for():
+    code = (
+        "import sys; from deepmr_utils import models; print('torch' in sys.modules);"
+        "models.DeepSEA; print('torch' in sys.modules, models.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.splitlines()
+    assert before == "False"
+    assert after.startswith("True")
+    assert "load_bpnet_oskn" in after

@@ -114,11 +114,14 @@ def test_graph_leaves_out_features_without_an_arrow():
 
 
 def test_graphs_of_any_features_lie_on_a_circle():
-    ax = plots.causal_graph({("a", "b"): 1.0, ("b", "c"): 0.5, ("c", "a"): 0.0})
-    places = np.array([text.xy for text in ax.texts])
-    assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
-    np.testing.assert_allclose(np.hypot(*places.T), 1)
-    assert [a.get_linewidth() for a in arrows(ax)] == pytest.approx([5.0, 2.9, 0.8])
+    ax = plots.causal_graph({("a", "b"): 1.0, ("b", "c"): 0.5, ("c", "a"): 0.0}, nodes=["d", "c"])
+    places = np.array([line.get_xydata()[0] for line in ax.lines])
+    assert [text.get_text() for text in ax.texts] == ["d", "c", "a", "b"]
+    np.testing.assert_allclose(places, [[0, 1], [1, 0], [0, -1], [-1, 0]], atol=1e-9)
+    assert [a.get_linewidth() for a in arrows(ax)] == pytest.approx([3.0, 1.74, 0.48])
+    by_hand = plots.causal_graph({("Oct4", "Sox2"): 1.0, ("Sox2", "Oct4"): -0.5})
+    assert [a.get_linewidth() for a in arrows(by_hand)] == pytest.approx([5.0, 2.9])
+    assert [text.xy for text in by_hand.texts[:2]] == [(0, 1), (-1, 0)]
 
 
 def test_effects_stand_against_the_reverse_of_the_same_sequence():
