@@ -35,6 +35,10 @@ class SplineWeight(nn.Module):
         self.register_buffer("basis", torch.tensor(basis.T, dtype=torch.float32), persistent=False)
         self.weight = nn.Parameter(torch.zeros(64, n_bases))
 
+    def reset_parameters(self) -> None:
+        """Begin without a preference for any position, as before training."""
+        nn.init.zeros_(self.weight)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Weighted x (N, 64, 400)."""
         return x * (1 + self.weight @ self.basis)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepmr_utils import mutagenesis, predict, sequences
+from deepmr_utils import mutagenesis, null, predict, sequences
 from deepmr_utils.models import mtsplice
 
 # float32 sums of hundreds of terms in another order than TensorFlow's: the largest difference seen
@@ -48,6 +48,13 @@ def test_the_network_of_two_inputs_can_be_traced(members, exons):
     with torch.inference_mode():
         given = members[0].network(x[..., :400], x[..., -400:])
         assert torch.equal(traced(x[..., :400], x[..., -400:]), given)
+
+
+def test_a_network_drawn_anew_weighs_all_positions_alike(members):
+    new = null.untrained(members[0], 1)
+    for name, parameter in members[0].named_parameters():
+        assert not torch.equal(new.get_parameter(name), parameter), name
+    assert (new.network.donor.spline.weight == 0).all()  # as MTSplice() begins
 
 
 def test_the_exons_are_what_they_are_said_to_be(exons):
