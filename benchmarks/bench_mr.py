@@ -1,26 +1,29 @@
 """Time of every MR method and of the meta-analysis.
 
-Run from the repository root (not part of the tests):
+Run from the repository root:
 
-    pytest benchmarks/bench_mr.py --benchmark-columns=min,median,rounds --benchmark-sort=name
-    python benchmarks/bench_mr.py        # 10,000 sequences x 300 instruments: seconds and memory
+    python benchmarks/bench_mr.py                # milliseconds per 1,000 sequences
+    python benchmarks/bench_mr.py --large        # 10,000 sequences x 300 instruments, and memory
+    python benchmarks/bench_mr.py egger_robust   # the same of one method
 
 What R needed for 500 x 60 on 2 cores, in seconds: IVW 0.8-1.3, MR-Egger 0.85-1.1, robust MR-Egger
 3.0-4.6, RAPS (Tukey) 3.4-5.4, weighted median with 1,000 draws 27.
 """
 
+import argparse
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
-import pytest
+import pandas as pd
 
 from deepmr_utils import meta, mr
 
 # One call of each takes long enough; hetpen has a limit of 15 instruments.
-SLOW = {"hetpen": (50, 12), "mbe_simple": (500, 60), "mbe_weighted": (500, 60)}
+SLOW = {"hetpen": (50, 12), "mode_simple": (500, 60), "mode_weighted": (500, 60)}
 LARGE = ("ivw", "egger", "egger_robust", "raps_overdispersed_tukey", "conmix", "divw")
 
 
@@ -34,23 +37,30 @@ def summary_data(rows: int, width: int, seed: int = 0) -> list[np.ndarray]:
     return [bx + rng.normal(0, sx), sx, by, sy]
 
 
-@pytest.mark.parametrize("method", list(mr.REGISTRY))
-def test_estimate(benchmark, method):
-    rows, width = SLOW.get(method, (500, 60))
-    benchmark.extra_info["size"] = f"{rows} x {width}"
-    rounds = 1 if method in SLOW else 5
-    data = summary_data(rows, width)
-    table = benchmark.pedantic(mr.estimate, (*data, method), rounds=rounds, warmup_rounds=1)
-    assert (table["status"] == "ok").mean() > 0.98
+def report(name: str, rows: int, width: int, call: Callable[[], pd.DataFrame], rounds: int) -> None:
+    """Print a row of the table: the fastest of some rounds, after one that warms up."""
+    table, seconds = call(), []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    good = (table["status"] == "ok").mean()
+    print(f"{name:26s} {rows:6d} x {width:<6d} {1e6 * min(seconds) / rows:12.1f} {good:6.1%}")
 
 
-@pytest.mark.parametrize("tau2_method", ["reml", "dl", "pm"])
-def test_meta_of_200_groups_of_500(benchmark, tau2_method):
+def small() -> None:
+    """Every method on 500 sequences, and the meta-analysis of 200 groups of 500."""
+    print(f"{'method':26s} {'sequences x size':15s} {'ms per 1,000':>12s} {'ok':>6s}")
+    for method in mr.REGISTRY:
+        rows, width = SLOW.get(method, (500, 60))
+        data = summary_data(rows, width)
+        rounds = 1 if method in SLOW else 5
+        report(method, rows, width, lambda d=data, m=method: mr.estimate(*d, m), rounds)
     rng = np.random.default_rng(0)
     se = rng.uniform(0.1, 0.5, (200, 500))
     effect = rng.normal(1, np.hypot(se, 0.3))
-    table = benchmark.pedantic(meta.random_effects, (effect, se, tau2_method), rounds=3)
-    assert (table["status"] == "ok").all()
+    for rule in ("reml", "dl", "pm"):
+        report(f"meta {rule}", 200, 500, lambda r=rule: meta.random_effects(effect, se, r), 3)
 
 
 def large(method: str) -> None:
@@ -65,9 +75,20 @@ def large(method: str) -> None:
     print(f"{method:26s} {seconds:8.2f} s  {added:8.0f} MB above the data's 96 MB  {failed} failed")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        large(sys.argv[1])
-    else:
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("method", nargs="?", choices=list(mr.REGISTRY))
+    parser.add_argument("--large", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.method:
+        large(chosen.method)
+    elif chosen.large:
         for name in LARGE:  # each in its own process, whose peak memory is that method's
             subprocess.run([sys.executable, __file__, name], check=True)
+    else:
+        small()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,12 @@ conventions. Each row is brought into one form here, and its estimates back into
 every method is equivariant, methods that draw random numbers included.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ._rows import Array
 from .linear import Fit, Instruments
 
 # Quantities in units of the ratio of outcome and exposure, of the outcome, and of its square.
@@ -37,23 +39,23 @@ class Canonical(NamedTuple):
     """
 
     data: Instruments
-    sign: np.ndarray
-    x_exponent: np.ndarray
-    y_exponent: np.ndarray
-    symmetric: np.ndarray
+    sign: Array
+    x_exponent: Array
+    y_exponent: Array
+    symmetric: Array
 
     @property
-    def unit_exponent(self) -> np.ndarray:
+    def unit_exponent(self) -> Array:
         """Exponent (S,) of the unit of a ratio."""
         return self.y_exponent - self.x_exponent
 
-    def rows(self, part: np.ndarray, width: int) -> "Canonical":
+    def rows(self, part: Array, width: int) -> "Canonical":
         """Some rows, which are not wider than `width`."""
         data = Instruments(*(a[part, :width] for a in self.data[:4]), self.data.n[part])
         return Canonical(data, *(a[part] for a in self[1:]))
 
 
-def canonical(bx: np.ndarray, sx: np.ndarray, by: np.ndarray, sy: np.ndarray) -> Canonical:
+def canonical(bx: Array, sx: Array, by: Array, sy: Array) -> Canonical:
     """Orient, sort, scale and compact each row, so that results depend on its instruments alone.
 
     Parameters
@@ -65,8 +67,9 @@ def canonical(bx: np.ndarray, sx: np.ndarray, by: np.ndarray, sy: np.ndarray) ->
     -------
     Canonical
     """
-    n = (~np.isnan(bx)).sum(axis=1)
-    x = np.abs(bx)
+    one_more = ((0, 0), (0, 1))  # a column of padding, so that there is a column
+    bx, sx, by, sy = (np.pad(a, one_more, constant_values=np.nan) for a in (bx, sx, by, sy))
+    n, x = (~np.isnan(bx)).sum(axis=1), np.abs(bx)
     # Without an exposure effect there is no orientation, so that only the size of y can matter.
     y = np.where(bx < 0, -by, np.where(bx == 0, np.abs(by), by))
     sign, symmetric = _outcome_sign(x, sx, y, sy)
@@ -79,56 +82,50 @@ def canonical(bx: np.ndarray, sx: np.ndarray, by: np.ndarray, sy: np.ndarray) ->
     x_exponent = np.frexp(np.nan_to_num(x).max(axis=1, initial=0))[1]
     least = np.where(np.isnan(sy), np.inf, sy).min(axis=1, initial=np.inf)
     y_exponent = np.frexp(np.where(np.isfinite(least), least, 1))[1]
+    with np.errstate(all="ignore"):  # a standard error far above all effects may overflow
+        x, sx = (np.ldexp(a, -x_exponent[:, None]) for a in (x, sx))
+        y, sy = (np.ldexp(a, -y_exponent[:, None]) for a in (y, sy))
     largest = int(n.max(initial=0))
     width = max(16, -(-largest // 16) * 16)
-    packed = []
-    for array, exponent, padding in zip(
-        (x, sx, y, sy),
-        (x_exponent, x_exponent, y_exponent, y_exponent),
-        (0.0, 1.0, 0.0, np.inf),
-        strict=True,
-    ):
-        full = np.full((len(n), width), padding)
-        values = np.take_along_axis(array, order[:, :largest], axis=1)
-        with np.errstate(all="ignore"):  # a standard error far above all effects may overflow
-            values = np.ldexp(values, -exponent[:, None])
-        full[:, :largest] = np.where(np.isnan(values), padding, values)
-        packed.append(full)
-    return Canonical(Instruments(*packed, n), sign, x_exponent, y_exponent, symmetric)
+    data = _packed((x, sx, y, sy), order[:, :largest], n, width)
+    return Canonical(data, sign, x_exponent, y_exponent, symmetric)
 
 
-def _outcome_sign(
-    x: np.ndarray, sx: np.ndarray, y: np.ndarray, sy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _packed(arrays: Sequence[Array], order: Array, n: Array, width: int) -> Instruments:
+    """The first n (S,) of each row (S, V) in an order, and padding as `Instruments` has it."""
+    beyond = np.arange(width) >= n[:, None]
+    order = np.pad(order, ((0, 0), (0, width - order.shape[1])))
+    packed = [np.take_along_axis(array, order, axis=1) for array in arrays]
+    for array, padding in zip(packed, (0, 1, 0, np.inf), strict=True):
+        array[beyond] = padding
+    return Instruments(*packed, n)
+
+
+def _outcome_sign(x: Array, sx: Array, y: Array, sy: Array) -> tuple[Array, Array]:
     """Sign (S,) of the outcome at the strongest instrument, and rows where no sign is preferred.
 
     Instruments that differ in nothing but the sign of y cancel; then the next strongest decides.
     """
     rows, width = x.shape
     sign, symmetric = np.ones(rows), np.zeros(rows, bool)
-    if not width:
-        return sign, symmetric
     strength = np.where(np.isnan(x), -1, x)
-    at = strength.argmax(axis=1)
-    row = np.arange(rows)
-    top = y[row, at]
-    clear = ((strength == strength[row, at][:, None]).sum(axis=1) == 1) & (np.abs(top) > 0)
-    clear &= strength[row, at] > 0
+    strongest = strength == strength.max(axis=1, keepdims=True)
+    top = y[np.arange(rows), strongest.argmax(axis=1)]
+    clear = (strongest.sum(axis=1) == 1) & (np.abs(top) > 0) & (strength.max(axis=1) > 0)
     sign[clear] = np.sign(top[clear])
     rest = np.flatnonzero(~clear)
-    if len(rest):
-        keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (sy, sx, np.abs(y), x)]
-        order = np.lexsort(keys, axis=1)
-        ordered = [np.take_along_axis(key, order, axis=1) for key in keys]
-        new = np.any([key[:, 1:] != key[:, :-1] for key in ordered], axis=0)
-        group = np.pad(np.cumsum(new, axis=1), ((0, 0), (1, 0)))
-        votes = np.take_along_axis(np.where(x[rest] > 0, np.sign(y[rest]), 0), order, axis=1)
-        flat = (group + width * np.arange(len(rest))[:, None]).ravel()
-        net = np.bincount(flat, votes.ravel(), width * len(rest)).reshape(-1, width)
-        last = width - 1 - np.argmax(net[:, ::-1] != 0, axis=1)
-        decided = net[np.arange(len(rest)), last]
-        sign[rest] = np.where(decided < 0, -1, 1)
-        symmetric[rest] = decided == 0
+    keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (sy, sx, np.abs(y), x)]
+    order = np.lexsort(keys, axis=1)
+    ordered = [np.take_along_axis(key, order, axis=1) for key in keys]
+    new = np.any([key[:, 1:] != key[:, :-1] for key in ordered], axis=0)
+    group = np.pad(np.cumsum(new, axis=1), ((0, 0), (1, 0)))
+    votes = np.take_along_axis(np.where(x[rest] > 0, np.sign(y[rest]), 0), order, axis=1)
+    flat = (group + width * np.arange(len(rest))[:, None]).ravel()
+    net = np.bincount(flat, votes.ravel(), width * len(rest)).reshape(-1, width)
+    last = width - 1 - np.argmax(net[:, ::-1] != 0, axis=1)
+    decided = net[np.arange(len(rest)), last]
+    sign[rest] = np.where(decided < 0, -1, 1)
+    symmetric[rest] = decided == 0
     return sign, symmetric
 
 
@@ -152,12 +149,7 @@ def with_ratios(form: Canonical) -> Canonical:
     if (keep == form.data.mask).all():
         return form
     order = np.argsort(~keep, axis=1, kind="stable")
-    kept = np.take_along_axis(keep, order, axis=1)
-    packed = [
-        np.where(kept, np.take_along_axis(array, order, axis=1), padding)
-        for array, padding in zip(form.data[:4], (0.0, 1.0, 0.0, np.inf), strict=True)
-    ]
-    return form._replace(data=Instruments(*packed, keep.sum(axis=1)))
+    return form._replace(data=_packed(form.data[:4], order, keep.sum(axis=1), x.shape[1]))
 
 
 def restore(fit: Fit, form: Canonical) -> Fit:
@@ -176,22 +168,19 @@ def restore(fit: Fit, form: Canonical) -> Fit:
         The same columns, and `unique`: false in symmetric rows whose estimate is not 0, as its
         opposite fits them as well.
     """
-    fit = dict(fit)
-    half = (fit["ci_high"] - fit["ci_low"]) / 2
+    fit, low, high = dict(fit), fit["ci_low"], fit["ci_high"]
+    half = (high - low) / 2
     rounding = ROUNDING * np.where(np.isfinite(half), half, 0)
     fit["unique"] = ~form.symmetric | ~(np.abs(fit["causal_effect"]) > rounding)
     for name in {"causal_effect", "intercept"} & fit.keys():
         fit[name] = np.where(form.symmetric, 0 * fit[name], fit[name])
     for name in {*ODD} & fit.keys():
         fit[name] = form.sign * fit[name]
-    low, high = fit["ci_low"], fit["ci_high"]
     turned = form.sign < 0
     fit["ci_low"], fit["ci_high"] = np.where(turned, -high, low), np.where(turned, -low, high)
-    for names, exponent in (
-        (RATIOS, form.unit_exponent),
-        (OUTCOMES, form.y_exponent),
-        (SQUARES, 2 * form.y_exponent),
-    ):
-        for name in fit.keys() & {*names}:
-            fit[name] = np.ldexp(fit[name], exponent)
+    exponents = dict.fromkeys(RATIOS, form.unit_exponent)
+    exponents |= dict.fromkeys(OUTCOMES, form.y_exponent)
+    exponents |= dict.fromkeys(SQUARES, 2 * form.y_exponent)
+    for name in fit.keys() & exponents.keys():
+        fit[name] = np.ldexp(fit[name], exponents[name])
     return fit

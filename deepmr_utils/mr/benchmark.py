@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from .. import mr
-from .._checks import as_list
+from .._checks import as_list, check_choice
+from ._rows import Array
 from .registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK
 
 SCENARIOS = {
@@ -31,11 +32,11 @@ class SummaryData(NamedTuple):
         The part of the outcome effect that does not pass through the exposure.
     """
 
-    beta_exposure: np.ndarray
-    se_exposure: np.ndarray
-    beta_outcome: np.ndarray
-    se_outcome: np.ndarray
-    direct: np.ndarray
+    beta_exposure: Array
+    se_exposure: Array
+    beta_outcome: Array
+    se_outcome: Array
+    direct: Array
 
 
 def simulate(
@@ -72,31 +73,22 @@ def simulate(
     `correlated` 20 % move a confounder by an amount uniform from 0.2 to 0.8, which adds to both
     effects alike. The design follows Slob and Burgess (2020), Genet Epidemiol 44:313.
     """
-    if scenario not in SCENARIOS:
-        raise ValueError(f"unknown scenario {scenario!r}: choose one of {', '.join(SCENARIOS)}")
+    check_choice("scenario", scenario, tuple(SCENARIOS))
     rng = np.random.default_rng(seed)
     shape = (datasets, instruments)
     strength, sign = rng.uniform(0.2, 1, shape), rng.choice([-1.0, 1.0], shape)
     noise_x, noise_y, normal = rng.standard_normal((3, *shape))
     uniform = rng.random(shape)
-    direct = np.zeros(shape)
-    if scenario == "balanced":
-        direct = 0.1 * normal
-    elif scenario == "directional":
-        direct = 0.1 + 0.05 * normal
-    elif scenario == "outliers":
-        direct = np.where(uniform < 0.2, 0.5 + 0.2 * normal, 0)
-    elif scenario == "correlated":
-        direct = np.where(uniform < 0.2, 0.2 + 3 * uniform, 0)
-        strength = strength + direct
+    direct = {
+        "balanced": 0.1 * normal,
+        "directional": 0.1 + 0.05 * normal,
+        "outliers": np.where(uniform < 0.2, 0.5 + 0.2 * normal, 0),
+        "correlated": np.where(uniform < 0.2, 0.2 + 3 * uniform, 0),
+    }.get(scenario, np.zeros(shape))
+    strength = strength + (direct if scenario == "correlated" else 0)
     sx, sy = np.full(shape, 0.4 if scenario == "weak" else 0.05), np.full(shape, 0.05)
-    return SummaryData(
-        sign * (strength + sx * noise_x),
-        sx,
-        sign * (effect * strength + direct + sy * noise_y),
-        sy,
-        sign * direct,
-    )
+    x, y = strength + sx * noise_x, effect * strength + direct + sy * noise_y
+    return SummaryData(sign * x, sx, sign * y, sy, sign * direct)
 
 
 def assumed(method: str, scenario: str) -> bool:
@@ -151,17 +143,10 @@ def score(
             good = table[table["status"] == "ok"]
             error = good["causal_effect"] - effect
             covered = (good["ci_low"].le(effect) & good["ci_high"].ge(effect)).mean()
-            rows.append(
-                {
-                    "scenario": scenario,
-                    "method": method,
-                    "assumed": assumed(method, scenario),
-                    "bias": error.mean(),
-                    "rmse": np.sqrt((error**2).mean()),
-                    "coverage": covered,
-                    "mc_error": np.sqrt(covered * (1 - covered) / max(len(good), 1)),
-                    "power": (good["ci_low"].gt(0) | good["ci_high"].lt(0)).mean(),
-                    "failed": 1 - len(good) / datasets,
-                }
-            )
-    return pd.DataFrame(rows)
+            mc_error = np.sqrt(covered * (1 - covered) / max(len(good), 1))
+            power = (good["ci_low"].gt(0) | good["ci_high"].lt(0)).mean()
+            row = scenario, method, assumed(method, scenario), error.mean()
+            row += np.sqrt((error**2).mean()), covered, mc_error, power, 1 - len(good) / datasets
+            rows.append(row)
+    columns = ["scenario", "method", "assumed", "bias", "rmse", "coverage", "mc_error", "power"]
+    return pd.DataFrame(rows, columns=[*columns, "failed"])

@@ -5,6 +5,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import special
 
+from .._checks import check_number
+from ._rows import Array
 from .estimation import check_effects, estimate
 from .linear import Distribution, chi2_tail
 
@@ -49,36 +51,39 @@ def diagnostics(
     standard deviation, less what error adds to it; `steiger_z` is the difference over its standard
     error by the delta method, and `steiger_p` is two-sided. A negative z speaks for the reverse.
     """
-    if not (exposure_sd > 0 and outcome_sd > 0):
-        raise ValueError(
-            f"standard deviations must be greater than 0; got {exposure_sd} and {outcome_sd}"
-        )
+    for name, sd in (("exposure_sd", exposure_sd), ("outcome_sd", outcome_sd)):
+        check_number(name, sd, 0, ends=False)
     arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
-    lines = {name: estimate(*arrays, name) for name in ("ivw", "egger")}
-    table = lines["ivw"][["n_instruments"]].copy()
-    table["f_mean"] = lines["ivw"]["f_stat"]
-    table["i2_gx"] = lines["egger"]["i2_gx"]
-    for name, lost in (("ivw", 1), ("egger", 2)):
-        q, df = lines[name]["q"], lines[name]["n_instruments"] - lost
-        table[f"q_{name}"], table[f"q_{name}_p"] = q, lines[name]["q_p"]
-        i2 = ((q - df) / q.where(q > 0)).clip(lower=0)
+    ivw, egger = (estimate(*arrays, name) for name in ("ivw", "egger"))
+    table = pd.DataFrame({"n_instruments": ivw["n_instruments"], "f_mean": ivw["f_stat"]})
+    table["i2_gx"] = egger["i2_gx"]
+    for name, line, lost in (("ivw", ivw, 1), ("egger", egger, 2)):
+        q = table[f"q_{name}"] = line["q"]
+        table[f"q_{name}_p"] = line["q_p"]
+        i2 = ((q - (line["n_instruments"] - lost)) / q.where(q > 0)).clip(lower=0)
         table[f"i2_{name}"] = i2.mask(q == 0, 0.0)  # perfect agreement is no heterogeneity
-    table["intercept"] = lines["egger"]["intercept"]
-    table["intercept_p"] = lines["egger"]["intercept_p"]
-    bx, sx, by, sy = arrays
-    r2, variance = {}, 0.0
+    table[["intercept", "intercept_p"]] = egger[["intercept", "intercept_p"]]
+    none, variance = ~(table["n_instruments"] > 0), 0.0
     with np.errstate(all="ignore"):
-        for name, b, s in (
-            ("exposure", bx / exposure_sd, sx / exposure_sd),
-            ("outcome", by / outcome_sd, sy / outcome_sd),
+        for name, sd, b, s in (
+            ("exposure", exposure_sd, *arrays[:2]),
+            ("outcome", outcome_sd, *arrays[2:]),
         ):
+            b, s = b / sd, s / sd
             square = b**2 - s**2  # unbiased for the square of the effect
-            r2[name] = np.nansum(square, axis=1)
             variance = variance + np.nansum(4 * np.fmax(square, 0) * s**2 + 2 * s**4, axis=1)
-            table[f"r2_{name}"] = np.where(table["n_instruments"] > 0, r2[name], np.nan)
-        table["steiger_z"] = (r2["exposure"] - r2["outcome"]) / np.sqrt(variance)
+            table[f"r2_{name}"] = np.where(none, np.nan, np.nansum(square, axis=1))
+        table["steiger_z"] = (table["r2_exposure"] - table["r2_outcome"]) / np.sqrt(variance)
         table["steiger_p"] = 2 * special.ndtr(-np.abs(table["steiger_z"]))
     return table
+
+
+def _one_sequence(*effects: ArrayLike) -> Array:
+    """Instruments (4, V) of one sequence, checked."""
+    arrays = np.stack(check_effects(*effects))
+    if arrays.shape[1] != 1:
+        raise ValueError(f"expected one sequence, arrays (V,); got {arrays.shape[1]}: select a row")
+    return arrays[:, 0]
 
 
 def single_instruments(
@@ -112,29 +117,18 @@ def single_instruments(
     -----
     Radial quantities with first-order weights: Bowden et al. (2018), Int J Epidemiol 47:1264.
     """
-    bx, sx, by, sy = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
-    if len(bx) != 1:
-        raise ValueError(f"expected one sequence, arrays (V,); got {len(bx)}: select a row")
-    slope = estimate(bx, sx, by, sy, "ivw")["causal_effect"].to_numpy()[0]
-    x, sx, y, sy = (a[0] for a in (bx, sx, by, sy))
+    x, sx, y, sy = _one_sequence(beta_exposure, se_exposure, beta_outcome, se_outcome)
+    slope = estimate(x, sx, y, sy, "ivw")["causal_effect"][0]
     x = np.where(x == 0, np.nan, x)
     with np.errstate(all="ignore"):
         ratio, se = y / x, sy / np.abs(x)
         q = ((ratio - slope) / se) ** 2
-        return pd.DataFrame(
-            {
-                "ratio": ratio,
-                "se": se,
-                "se_delta": np.hypot(se, y * sx / x**2),
-                "p": 2 * special.ndtr(-np.abs(ratio / se)),
-                "f": (x / sx) ** 2,
-                "precision": 1 / se,
-                "radial_x": 1 / se,
-                "radial_y": ratio / se,
-                "q": q,
-                "q_p": chi2_tail(np.ones(len(q)), q),
-            }
-        )
+        table = pd.DataFrame({"ratio": ratio, "se": se, "se_delta": np.hypot(se, y * sx / x**2)})
+        table["p"], table["f"] = 2 * special.ndtr(-np.abs(ratio / se)), (x / sx) ** 2
+        table["precision"] = table["radial_x"] = 1 / se
+        table["radial_y"], table["q"] = ratio / se, q
+        table["q_p"] = chi2_tail(np.ones(len(q)), q)
+    return table
 
 
 def leave_one_out(
@@ -167,11 +161,9 @@ def leave_one_out(
     ValueError
         As `deepmr_utils.mr.estimate`, or if there are several sequences.
     """
-    arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
-    if len(arrays[0]) != 1:
-        raise ValueError(f"expected one sequence, arrays (V,); got {len(arrays[0])}: select a row")
-    left_out = np.flatnonzero(~np.isnan(arrays[0][0]))
-    repeated = np.repeat(np.stack(arrays), max(len(left_out), 0), axis=1)
+    effects = _one_sequence(beta_exposure, se_exposure, beta_outcome, se_outcome)
+    left_out = np.flatnonzero(~np.isnan(effects[0]))
+    repeated = np.repeat(effects[:, None], len(left_out), axis=1)
     repeated[:, np.arange(len(left_out)), left_out] = np.nan
     table = estimate(*repeated, method, distribution=distribution, **options)
     table.insert(0, "left_out", left_out)

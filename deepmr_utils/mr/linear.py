@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from .._numerics import RANK
+from ._rows import Array, Line, row_quantile, weighted_line
 from .mm import mm_line
 
 Distribution = Literal["normal", "t"]
-Fit = dict[str, np.ndarray]
+Fit = dict[str, Array]
 
 Z95 = special.ndtri(0.975)
 
@@ -35,85 +35,26 @@ class Instruments(NamedTuple):
         Number of instruments of each row.
     """
 
-    x: np.ndarray
-    sx: np.ndarray
-    y: np.ndarray
-    sy: np.ndarray
-    n: np.ndarray
+    x: Array
+    sx: Array
+    y: Array
+    sy: Array
+    n: Array
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Array:
         """Which entries are instruments, bool (S, V)."""
         return np.arange(self.x.shape[1]) < self.n[:, None]
 
 
-class Line(NamedTuple):
-    """Least-squares lines; standard errors are those of a unit residual variance."""
-
-    slope: np.ndarray
-    intercept: np.ndarray
-    slope_se: np.ndarray
-    intercept_se: np.ndarray
-    scale: np.ndarray
-
-
-def weighted_line(
-    x: np.ndarray, y: np.ndarray, weight: np.ndarray, n: np.ndarray, *, intercept: bool
-) -> Line:
-    """Fit y = intercept + slope x by weighted least squares in every row.
-
-    Parameters
-    ----------
-    x, y, weight : np.ndarray, float64 (S, V)
-        Points and their weights; padding has weight 0.
-    n : np.ndarray, int (S,)
-        Number of points of a row.
-    intercept : bool
-        Whether the line has an intercept; without one it passes through the origin.
-
-    Returns
-    -------
-    Line
-        `scale` is the residual standard error, sqrt(sum w r^2 / (n - p)). All is NaN where the
-        points have no slope: all x 0, or with an intercept equal but for rounding.
-    """
-    total = weight.sum(axis=1)
-    if intercept:
-        # Centred sums keep their digits when the exposure effects are nearly constant.
-        mean_x = (weight * x).sum(axis=1) / total
-        mean_y = (weight * y).sum(axis=1) / total
-    else:
-        mean_x = mean_y = np.zeros(len(x))
-    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
-    if intercept:  # what rounding left of the means matters where all x are nearly the same
-        rest_x, rest_y = ((weight * d).sum(axis=1) / total for d in (dx, dy))
-        mean_x, mean_y = mean_x + rest_x, mean_y + rest_y
-        dx, dy = dx - rest_x[:, None], dy - rest_y[:, None]
-    weighted_dx = weight * dx
-    information = (weighted_dx * dx).sum(axis=1)
-    # The design's columns have no rank 2 where x differ from their mean by rounding only.
-    determined = information > RANK**2 * (weight * x * x).sum(axis=1)
-    information = np.where(determined, information, np.nan)
-    slope = (weighted_dx * dy).sum(axis=1) / information
-    residual = dy - slope[:, None] * dx
-    freedom = n - (2 if intercept else 1)
-    return Line(
-        slope,
-        mean_y - slope * mean_x,
-        np.sqrt(1 / information),
-        np.sqrt(1 / total + mean_x**2 / information),
-        np.sqrt((weight * residual**2).sum(axis=1) / np.where(freedom > 0, freedom, np.nan)),
-    )
-
-
 def inference(
-    estimate: np.ndarray,
-    se: np.ndarray,
+    estimate: Array,
+    se: Array,
     *,
     distribution: Distribution = "normal",
-    df: np.ndarray | None = None,
-    shrink: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    df: Array | None = None,
+    shrink: Array | float = 1.0,
+) -> tuple[Array, Array, Array]:
     """Two-sided 95 % interval and p-value, both from one reference distribution.
 
     Parameters
@@ -124,7 +65,7 @@ def inference(
         Reference distribution.
     df : np.ndarray, optional (S,)
         Degrees of freedom of the t distribution.
-    shrink : np.ndarray, optional (S,)
+    shrink : float or np.ndarray, float64 (S,)
         MR-Egger's rule for "t": `se * shrink` (shrink <= 1) is the standard error before
         under-dispersion was corrected. Where shrink < 1 the wider of the normal interval with `se`
         and the t interval with `se * shrink` is taken, and the larger of the two p-values.
@@ -137,28 +78,27 @@ def inference(
     half = Z95 * se
     p = 2 * special.ndtr(-np.abs(estimate / se))
     if distribution == "t":
-        used = se if shrink is None else se * np.minimum(shrink, 1)
+        used = se * np.minimum(shrink, 1)
         df = np.where(df > 0, df, np.nan)
         half_t = special.stdtrit(df, 0.975) * used
         p_t = 2 * special.stdtr(df, -np.abs(estimate / used))
-        wider = np.zeros(len(se), bool) if shrink is None else shrink < 1
-        half = np.where(wider, np.fmax(half, half_t), half_t)
-        p = np.where(wider, np.fmax(p, p_t), p_t)
+        half = np.where(shrink < 1, np.fmax(half, half_t), half_t)
+        p = np.where(shrink < 1, np.fmax(p, p_t), p_t)
     return estimate - half, estimate + half, p
 
 
-def summary(estimate: np.ndarray, se: np.ndarray, **rule: Any) -> Fit:
+def summary(estimate: Array, se: Array, **rule: Any) -> Fit:
     """Columns of an estimate (S,), its standard error, and what `inference` makes of them."""
     low, high, p = inference(estimate, se, **rule)
     return {"causal_effect": estimate, "se": se, "ci_low": low, "ci_high": high, "p": p}
 
 
-def chi2_tail(df: np.ndarray, q: np.ndarray) -> np.ndarray:
+def chi2_tail(df: Array, q: Array) -> Array:
     """Upper tail of chi-square; NaN without degrees of freedom."""
     return np.where(df > 0, special.chdtrc(np.where(df > 0, df, 1), q), np.nan)
 
 
-def i2_gx(data: Instruments) -> np.ndarray:
+def i2_gx(data: Instruments) -> Array:
     """Dilution of MR-Egger by error in the exposure effects, weighted form.
 
     Notes
@@ -172,7 +112,7 @@ def i2_gx(data: Instruments) -> np.ndarray:
     return np.fmax(0, (q - (data.n - 1)) / q)
 
 
-def _penalty(data: Instruments, slope: np.ndarray, intercept: np.ndarray | float) -> np.ndarray:
+def _penalty(data: Instruments, slope: Array, intercept: Array | float) -> Array:
     """Weights that drop outliers: min(1, 100 p), p the chi-square tail of a squared residual."""
     residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
     return np.fmin(1, 100 * special.chdtrc(1, (residual / data.sy) ** 2))
@@ -186,7 +126,6 @@ def ivw(
     robust: bool = False,
     weights: Literal["simple", "delta"] = "simple",
     distribution: Distribution = "normal",
-    exhaustive: bool = False,
 ) -> Fit:
     """Inverse-variance weighted estimate: a line through the origin.
 
@@ -205,8 +144,6 @@ def ivw(
         1 / sy^2, or with the second-order term, 1 / (sy^2 + y^2 sx^2 / x^2).
     distribution : {"normal", "t"}
         Reference distribution; t has n - 1 degrees of freedom.
-    exhaustive : bool
-        Search of the robust fit, see `deepmr_utils.mr.mm.mm_line`.
 
     Returns
     -------
@@ -226,18 +163,16 @@ def ivw(
     weight = 1 / variance
     if penalized:
         # An instrument of no exposure effect has no ratio, on either side of the median.
-        has_ratio = data.mask & np.isfinite(data.y / data.x)
-        middle = np.sort(np.where(has_ratio, data.y / data.x, np.inf), axis=1)
-        row, count = np.arange(len(middle)), has_ratio.sum(axis=1)
-        median = (middle[row, count // 2] + middle[row, np.fmax(count - 1, 0) // 2]) / 2
+        ratio = data.y / data.x
+        median = row_quantile(ratio, data.mask & np.isfinite(ratio))
         weight = weight * _penalty(data, median, 0.0)
-    line, converged = _fit_line(data, weight, intercept=False, robust=robust, exhaustive=exhaustive)
+    line = _fit_line(data, weight, intercept=False, robust=robust)
     fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
     se = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1))
     result = summary(line.slope, se, distribution=distribution, df=data.n - 1) | {
         "scale": line.scale,
         "f_stat": ((data.x / data.sx) ** 2).sum(axis=1) / data.n,
-        "converged": converged,
+        "converged": line.converged,
     }
     if not penalized:  # a Q of downweighted residuals has no chi-square distribution
         df = data.n - 1
@@ -252,7 +187,6 @@ def egger(
     penalized: bool = False,
     robust: bool | int = False,
     distribution: Distribution = "normal",
-    exhaustive: bool = False,
 ) -> Fit:
     """MR-Egger: a line whose intercept is the average directional pleiotropy.
 
@@ -267,8 +201,6 @@ def egger(
     distribution : {"normal", "t"}
         Reference distribution; t has n - 2 degrees of freedom and the wider-of-two rule of
         `inference`.
-    exhaustive : bool
-        Search of the robust fit, see `deepmr_utils.mr.mm.mm_line`.
 
     Returns
     -------
@@ -287,7 +219,7 @@ def egger(
     if penalized:
         first = weighted_line(data.x, data.y, weight, data.n, intercept=True)
         weight = weight * _penalty(data, first.slope, first.intercept)
-    line, converged = _fit_line(data, weight, intercept=True, robust=robust, exhaustive=exhaustive)
+    line = _fit_line(data, weight, intercept=True, robust=robust)
     dispersion = np.fmax(line.scale, 1)
     df = data.n - 2
     rule = {"distribution": distribution, "df": df, "shrink": line.scale}
@@ -298,7 +230,7 @@ def egger(
         "intercept_p": inference(line.intercept, intercept_se, **rule)[2],
         "scale": line.scale,
         "i2_gx": i2_gx(data),
-        "converged": converged,
+        "converged": line.converged,
     }
     if not penalized:
         residual = data.y - line.intercept[:, None] - line.slope[:, None] * data.x
@@ -307,38 +239,25 @@ def egger(
     return result
 
 
-def _fit_line(
-    data: Instruments,
-    weight: np.ndarray,
-    *,
-    intercept: bool,
-    robust: bool | int,
-    exhaustive: bool,
-) -> tuple[Line, np.ndarray]:
-    """Weighted line, robust where asked for, and whether it converged; unit standard errors."""
+def _fit_line(data: Instruments, weight: Array, *, intercept: bool, robust: bool | int) -> Line:
+    """Weighted line, robust where asked for, with standard errors of unit residual variance."""
     # A point whose penalty underflows to a weight of 0 is no observation to R's lm and lmrob.
     order = np.argsort(weight == 0, axis=1, kind="stable")
-    x, y, weight = (np.take_along_axis(a, order, axis=1) for a in (data.x, data.y, weight))
+    arrays = (data.x, data.y, data.sy, weight)
+    x, y, sy, weight = (np.take_along_axis(a, order, axis=1) for a in arrays)
     n = (weight > 0).sum(axis=1)
-    line, converged = weighted_line(x, y, weight, n, intercept=intercept), np.ones(len(n), bool)
+    line = weighted_line(x, y, weight, n, intercept=intercept)
     rows = np.flatnonzero((data.n > (robust if robust is not True else 0)) & ~np.isnan(line.slope))
     if robust is False or not len(rows):
-        return line, converged
-    mm = mm_line(
-        x[rows],
-        y[rows],
-        np.sqrt(weight[rows]),
-        n[rows],
-        intercept=intercept,
-        exhaustive=exhaustive,
-    )
-    new = (mm.slope, mm.intercept, mm.slope_se / mm.scale, mm.intercept_se / mm.scale, mm.scale)
-    for values, robust_values in zip(line, new, strict=True):
+        return line
+    mm = mm_line(x[rows], y[rows], np.sqrt(weight[rows]), n[rows], intercept=intercept)
+    unit = {name: getattr(mm, name) / mm.scale for name in ("slope_se", "intercept_se")}
+    for values, robust_values in zip(line, mm._replace(**unit), strict=True):
         values[rows] = robust_values
     # The S step tolerates (n - p) / 2 outliers; with as many all but weightless points, and p that
     # any line fits, its scale is that of rounding; with some, and others on one line, too.
-    negligible = (weight > 0) & (weight * np.take_along_axis(data.sy, order, axis=1) ** 2 < 1e-8)
+    negligible = (weight > 0) & (weight * sy**2 < 1e-8)
     enough = 2 * negligible.sum(axis=1) < n - (2 if intercept else 1)
     enough &= ~negligible.any(axis=1) | ~(line.scale < 1e-4)
-    converged[rows] = mm.converged & enough[rows]
-    return line, converged
+    line.converged[rows] &= enough[rows]
+    return line

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import fft, special
 
 from .._numerics import BLOCK, blocks, highest
+from ._rows import Array, row_quantile
 from .linear import Distribution, Fit, Instruments, summary
 
 MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
@@ -21,13 +22,13 @@ CHI2_95 = special.chdtri(1, 0.05)
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray, slice], np.ndarray],
-    center: tuple[np.ndarray, ...],
-    spread: tuple[np.ndarray, ...],
+    statistic: Callable[[Array, slice], Array],
+    center: tuple[Array, ...],
+    spread: tuple[Array, ...],
     draws: int,
     seed: int,
     row_size: int,
-) -> np.ndarray:
+) -> Array:
     """Parametric bootstrap of a statistic of ratios.
 
     Parameters
@@ -68,7 +69,7 @@ def bootstrap(
     return result
 
 
-def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.ndarray:
+def weighted_median(ratio: Array, weight: Array, n: Array) -> Array:
     """Median of ratios (.., S, V) by the interpolated cumulative weight (S, V).
 
     The first n ratios count, others are infinite and of weight 0. Where one end holds more than
@@ -81,7 +82,7 @@ def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.
     below = (cumulated < 0.5).sum(axis=-1) - 1
     low, high = np.fmax(below, 0), np.fmin(below + 1, n - 1)
 
-    def at(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def at(values: Array, place: Array) -> Array:
         return np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
 
     ratio_low, ratio_high = (at(ratio, at(order, place)) for place in (low, high))
@@ -90,7 +91,7 @@ def weighted_median(ratio: np.ndarray, weight: np.ndarray, n: np.ndarray) -> np.
     return ratio_low + share * (ratio_high - ratio_low)
 
 
-def _ordered_ties(ratio: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ordered_ties(ratio: Array, weight: Array) -> tuple[Array, Array]:
     """Sort ratios (S, V) and their weights; of ratios equal but for rounding, by their weights.
 
     The interpolation asks which of them is first, and rounding must not answer.
@@ -138,7 +139,7 @@ def median(
     ratio = np.where(data.mask, data.y / data.x, np.inf)
     weight = data.mask.astype(float) if weighting == "simple" else (data.x / data.sy) ** 2
 
-    def middle(weight: np.ndarray) -> np.ndarray:
+    def middle(weight: Array) -> Array:
         return weighted_median(*_ordered_ties(ratio, weight), data.n)
 
     if weighting == "penalized":
@@ -194,20 +195,21 @@ def mode(
     -----
     Hartwig, Davey Smith and Bowden (2017), Int J Epidemiol 46:1985.
     """
-    ratio = np.where(data.mask, data.y / data.x, np.inf)
+    mask = data.mask
+    ratio = np.where(mask, data.y / data.x, np.inf)
     variance = (data.sy / data.x) ** 2
     if stderror == "delta":
         variance = variance + (data.y * data.sx / data.x**2) ** 2
-    weight = np.where(data.mask, 1 if weighting == "simple" else 1 / variance, 0)
+    weight = np.where(mask, 1 if weighting == "simple" else 1 / variance, 0)
     error = data.sy / data.x
-    used = _informative(error, data)
-    size = _row_median(np.abs(ratio), data.n) + _row_median(error, data.n)
-    bandwidth = np.fmax(_bandwidth(ratio, data.n, phi), LEAST_BANDWIDTH * size)
-    estimate = _exact_mode(np.where(data.mask, ratio, 0), weight, bandwidth)
+    used = _informative(error, mask)
+    size = row_quantile(np.abs(ratio), mask) + row_quantile(error, mask)
+    bandwidth = np.fmax(_bandwidth(ratio, mask, phi), LEAST_BANDWIDTH * size)
+    estimate = _exact_mode(np.where(mask, ratio, 0), weight, bandwidth)
     draw = bootstrap(
-        lambda ratios, rows: _grid_mode(ratios, weight[rows], used[rows], data.n[rows], phi),
+        lambda ratios, rows: _grid_mode(ratios, weight[rows], used[rows], mask[rows], phi),
         (ratio,),
-        (np.where(data.mask, np.sqrt(variance), 0),),
+        (np.where(mask, np.sqrt(variance), 0),),
         draws,
         seed,
         GRID,
@@ -217,33 +219,25 @@ def mode(
     return result | {"bandwidth": bandwidth}
 
 
-def _sorted_median(ordered: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Median (.., S) of the first n of sorted values (.., S, V)."""
-    places = np.broadcast_to(np.stack([(n - 1) // 2, n // 2], axis=-1), (*ordered.shape[:-1], 2))
-    return np.take_along_axis(ordered, places, axis=-1).mean(axis=-1)
+def _sd(values: Array, used: Array) -> Array:
+    """Standard deviation (.., S) of the `used` (S, V) of values (.., S, V)."""
+    n = used.sum(axis=-1)
+    mean = np.where(used, values, 0).sum(axis=-1) / n
+    square = np.where(used, (values - mean[..., None]) ** 2, 0)
+    return np.sqrt(square.sum(axis=-1) / (n - 1))
 
 
-def _row_median(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Median (S,) of the first n values (S, V) of each row."""
-    used = np.arange(values.shape[-1]) < n[:, None]
-    return _sorted_median(np.sort(np.where(used, values, np.nan), axis=-1), n)
+def _bandwidth(ratio: Array, mask: Array, phi: float) -> Array:
+    """Modified Silverman bandwidth (.., S) of the ratios (.., S, V) of a mask (S, V)."""
+    middle = row_quantile(ratio, mask)
+    mad = MAD * row_quantile(np.abs(ratio - middle[..., None]), mask)
+    return phi * 0.9 * np.fmin(_sd(ratio, mask), mad) / mask.sum(axis=-1) ** 0.2
 
 
-def _bandwidth(ratio: np.ndarray, n: np.ndarray, phi: float) -> np.ndarray:
-    """Modified Silverman bandwidth (.., S) of the first n ratios (.., S, V)."""
-    used = np.arange(ratio.shape[-1]) < n[:, None]
-    ratio = np.where(used, ratio, np.nan)
-    middle = _sorted_median(np.sort(ratio, axis=-1), n)  # NaN goes last
-    mad = MAD * _sorted_median(np.sort(np.abs(ratio - middle[..., None]), axis=-1), n)
-    mean = np.where(used, ratio, 0).sum(axis=-1) / n
-    sd = np.sqrt(np.where(used, (ratio - mean[..., None]) ** 2, 0).sum(axis=-1) / (n - 1))
-    return phi * 0.9 * np.fmin(sd, mad) / n**0.2
-
-
-def _exact_mode(ratio: np.ndarray, weight: np.ndarray, bandwidth: np.ndarray) -> np.ndarray:
+def _exact_mode(ratio: Array, weight: Array, bandwidth: Array) -> Array:
     """Highest point (S,) of Gaussian kernel densities: from the highest ratio by mean shift."""
 
-    def bells(at: np.ndarray, rows: slice) -> np.ndarray:
+    def bells(at: Array, rows: slice) -> Array:
         z = (at[..., None] - ratio[rows, None]) / bandwidth[rows, None, None]
         return np.exp(-z * z / 2) * weight[rows, None]
 
@@ -261,26 +255,24 @@ def _exact_mode(ratio: np.ndarray, weight: np.ndarray, bandwidth: np.ndarray) ->
     return mode
 
 
-def _grid_mode(
-    ratio: np.ndarray, weight: np.ndarray, used: np.ndarray, n: np.ndarray, phi: float
-) -> np.ndarray:
+def _grid_mode(ratio: Array, weight: Array, used: Array, mask: Array, phi: float) -> Array:
     """Highest grid point (D, S) of the kernel densities of draws (D, S, V).
 
     As in R, whose grid has as many points: its step is part of the bootstrap's spread. The grid
     spans the ratios `used` (S, V): another, far out, would take all of its points.
     """
-    bandwidth = _bandwidth(ratio, n, phi)
+    bandwidth = _bandwidth(ratio, mask, phi)
     low = np.where(used, ratio, np.inf).min(axis=-1)
     high = np.where(used, ratio, -np.inf).max(axis=-1)
     # The density is a binned sum, convolved with the kernel by FFT; margins of 4 bandwidths keep
     # the two ends of the periodic grid apart.
     start = low - 4 * bandwidth
     step = (high - low + 8 * bandwidth) / (GRID - 1)
-    weight = np.where(used, weight, 0)
+    mass = np.where(used, weight, 0)
     place = np.where(used, (ratio - start[..., None]) / step[..., None], 0)
     place = np.clip(np.nan_to_num(place), 0, GRID - 1.001)
     left = place.astype(np.int64)
-    share, mass = place - left, np.broadcast_to(weight, ratio.shape)
+    share = place - left
     flat = left + np.arange(low.size).reshape(*low.shape, 1) * GRID
     index = np.concatenate([flat.ravel(), flat.ravel() + 1])
     masses = np.concatenate([(mass * (1 - share)).ravel(), (mass * share).ravel()])
@@ -291,9 +283,7 @@ def _grid_mode(
     return start + step * np.argmax(density, axis=-1)
 
 
-def conmix(
-    data: Instruments, *, psi: float | None = None, unit_exponent: np.ndarray | int = 0
-) -> Fit:
+def conmix(data: Instruments, *, psi: float | None = None, unit_exponent: Array | int = 0) -> Fit:
     """Contamination mixture: the effect at which most instruments agree, by likelihood.
 
     Parameters
@@ -321,42 +311,39 @@ def conmix(
     its maximum and interval are found exactly, piece by piece, without a grid. Interval and p-value
     both divide the likelihood ratio by the overdispersion; R multiplies for the p-value.
     """
-    ratio = np.where(data.mask, data.y / data.x, 0)
-    s2 = np.where(data.mask, (data.sy / data.x) ** 2, np.inf)
-    middle = _row_median(ratio, data.n)
+    mask = data.mask
+    ratio = np.where(mask, data.y / data.x, 0)
+    s2 = np.where(mask, (data.sy / data.x) ** 2, np.inf)
+    middle = row_quantile(ratio, mask)
     if psi is None:
-        used = _informative(data.sy / data.x, data)
-        count = used.sum(axis=1)
-        mean = np.where(used, ratio, 0).sum(axis=1) / count
-        squares = np.where(used, (ratio - mean[:, None]) ** 2, 0).sum(axis=1)
-        width = 1.5 * np.sqrt(squares / (count - 1))
+        width = 1.5 * _sd(ratio, _informative(data.sy / data.x, mask))
     else:
         width = np.ldexp(np.full(len(middle), float(psi)), -unit_exponent)
-    wide2 = s2 + width[:, None] ** 2
+    width2 = width[:, None] ** 2
     # Log likelihood of "valid" at its peak above that of "invalid".
-    gain = (np.log1p(np.where(data.mask, width[:, None] ** 2 / s2, 0)) + ratio**2 / wide2) / 2
-    reach = np.where(data.mask, np.sqrt(2 * gain * s2), 0)
+    gain = (np.log1p(np.where(mask, width2 / s2, 0)) + ratio**2 / (s2 + width2)) / 2
+    reach = np.where(mask, np.sqrt(2 * gain * s2), 0)
     # Between the sorted ends of all parabolas the same instruments are valid.
     ends = np.concatenate([ratio - reach, ratio + reach], axis=1)
     order = np.argsort(ends, axis=1, kind="stable")
     ends = np.take_along_axis(ends, order, axis=1)
 
-    def active_sum(values: np.ndarray) -> np.ndarray:
+    def active_sum(values: Array) -> Array:
         both = np.concatenate([values, -values], axis=1)
         return np.cumsum(np.take_along_axis(both, order, axis=1), axis=1)[:, :-1]
 
     shifted = ratio - middle[:, None]  # small numbers lose fewer digits in the running sums
-    weight = np.where(data.mask, 1 / s2, 0)
+    weight = np.where(mask, 1 / s2, 0)
     a2, a1 = active_sum(weight), active_sum(weight * shifted)
-    a0 = active_sum(np.where(data.mask, gain - weight * shifted**2 / 2, 0))
+    a0 = active_sum(np.where(mask, gain - weight * shifted**2 / 2, 0))
     low, high = ends[:, :-1] - middle[:, None], ends[:, 1:] - middle[:, None]
-    some = active_sum(data.mask.astype(float)) > 0.5
+    some = active_sum(mask.astype(float)) > 0.5
     peak = np.where(some, np.clip(a1 / a2, low, high), low)
     height = np.where(some, a0 + a1 * peak - a2 * peak**2 / 2, 0)
     best = highest(height, peak + middle[:, None])[:, None]
     theta, top = (np.take_along_axis(v, best, axis=1)[:, 0] for v in (peak, height))
     # At a piece's end an instrument is as likely valid as not; rounding must not decide.
-    valid = data.mask & (np.abs(shifted - theta[:, None]) <= reach * (1 + 1e-9))
+    valid = mask & (np.abs(shifted - theta[:, None]) <= reach * (1 + 1e-9))
     count = valid.sum(axis=1)
     residual = np.where(valid, (shifted - theta[:, None]) ** 2 * weight, 0).sum(axis=1)
     phi2 = np.fmax(1, residual / np.fmax(count - 1, 1))
@@ -369,7 +356,7 @@ def conmix(
     ci_low = np.fmin(np.where(inside, left, np.inf).min(axis=1), theta) + middle
     ci_high = np.fmax(np.where(inside, right, -np.inf).max(axis=1), theta) + middle
     everywhere = cut[:, 0] < 0  # even with no instrument valid
-    zero = (np.fmax(gain - ratio**2 / (2 * s2), 0)).sum(axis=1)
+    zero = np.fmax(gain - ratio**2 / (2 * s2), 0).sum(axis=1)
     return {
         "causal_effect": theta + middle,
         "se": np.full(len(theta), np.nan),
@@ -383,6 +370,6 @@ def conmix(
     }
 
 
-def _informative(error: np.ndarray, data: Instruments) -> np.ndarray:
+def _informative(error: Array, mask: Array) -> Array:
     """Which ratios (S, V) have standard errors that say something beside those of the others."""
-    return data.mask & (error <= UNINFORMATIVE * _row_median(error, data.n)[:, None])
+    return mask & (error <= UNINFORMATIVE * row_quantile(error, mask)[:, None])

@@ -6,11 +6,13 @@ differs is the search: here the candidates are fixed by the number of points, no
 """
 
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 
 from .._numerics import blocks, highest
+from ._rows import Array, Line, centred
 
 # Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
 # M-estimate 95 % efficiency at normal errors; both as in lmrob.
@@ -31,31 +33,6 @@ TOLERANCE = 1e-13
 FLAT = 1e-5
 
 
-class MMLine(NamedTuple):
-    """Robust lines: the fields of a weighted line, with standard errors of the robust fit.
-
-    Attributes
-    ----------
-    slope, intercept : np.ndarray, float64 (S,)
-        The M-estimate.
-    slope_se, intercept_se : np.ndarray, float64 (S,)
-        From the asymptotic covariance, not divided by the scale.
-    scale : np.ndarray, float64 (S,)
-        The S-scale.
-    converged : np.ndarray, bool (S,)
-        False where a step did not converge, more than half of the points lie on one line
-        exactly, so that there is no scale, or the rest has no slope or scale that a change of the
-        data would move a little: then there is no standard error.
-    """
-
-    slope: np.ndarray
-    intercept: np.ndarray
-    slope_se: np.ndarray
-    intercept_se: np.ndarray
-    scale: np.ndarray
-    converged: np.ndarray
-
-
 class _Problem(NamedTuple):
     """Data sets of p columns, p = 1 or 2, in units in which all of them are alike.
 
@@ -69,30 +46,22 @@ class _Problem(NamedTuple):
         Number of points, and what their rho sum to at the S-scale.
     """
 
-    design: np.ndarray
-    response: np.ndarray
-    products: np.ndarray
-    n: np.ndarray
-    target: np.ndarray
+    design: Array
+    response: Array
+    products: Array
+    n: Array
+    target: Array
 
-    def rows(self, part: slice | np.ndarray) -> "_Problem":
+    def rows(self, part: slice | Array) -> "_Problem":
         return _Problem(*(a[part] for a in self))
 
-    def residuals(self, fit: np.ndarray) -> np.ndarray:
+    def residuals(self, fit: Array) -> Array:
         """Residuals (S, C, V) of the lines (S, C, p)."""
         residual = fit @ self.design
         return np.subtract(self.response[:, None], residual, out=residual)
 
 
-def mm_line(
-    x: np.ndarray,
-    y: np.ndarray,
-    root_weight: np.ndarray,
-    n: np.ndarray,
-    *,
-    intercept: bool,
-    exhaustive: bool = False,
-) -> MMLine:
+def mm_line(x: Array, y: Array, root_weight: Array, n: Array, *, intercept: bool) -> Line:
     """Fit y = intercept + slope x by MM-regression in every row.
 
     Parameters
@@ -103,12 +72,14 @@ def mm_line(
         Number of points of a row.
     intercept : bool
         Whether the line has an intercept.
-    exhaustive : bool
-        Screen every pair of points and refine 8 times as many, whatever the number of points.
 
     Returns
     -------
-    MMLine
+    Line
+        The M-estimate; standard errors from the asymptotic covariance, not divided by the scale;
+        the S-scale. `converged` is False where a step did not converge, more than half of the
+        points lie on one line exactly, so that there is no scale, or the rest has no slope or
+        scale that a change of the data would move a little: then there is no standard error.
 
     Notes
     -----
@@ -120,7 +91,7 @@ def mm_line(
     with np.errstate(all="ignore"):
         problem, line, to_line, unit = _standardise(x, y, root_weight, n, intercept)
         size = np.sqrt(((root_weight * y) ** 2).sum(axis=1) / n)
-        s_fit, scale, s_converged = _s_step(problem, _candidates(problem, exhaustive))
+        s_fit, scale, s_converged = _s_step(problem, _candidates(problem))
         fit, _, converged = _iterate(problem, s_fit, scale**2, TUNING_M)
         line = line + np.einsum("sij,sj->si", to_line, fit)
         covariance, known = _covariance(problem, fit, s_fit, scale)
@@ -130,62 +101,48 @@ def mm_line(
     converged &= s_converged & (scale > 1e-10) & (scale * unit > 1e-13 * size) & known
     no_intercept = np.zeros(len(line)), np.full(len(line), np.nan)
     a, a_se = (line[:, 0], se[:, 0]) if intercept else no_intercept
-    return MMLine(line[:, -1], a, se[:, -1], a_se, scale * unit, converged)
+    return Line(line[:, -1], a, se[:, -1], a_se, scale * unit, converged)
 
 
 def _standardise(
-    x: np.ndarray, y: np.ndarray, u: np.ndarray, n: np.ndarray, intercept: bool
-) -> tuple[_Problem, np.ndarray, np.ndarray, np.ndarray]:
+    x: Array, y: Array, u: Array, n: Array, intercept: bool
+) -> tuple[_Problem, Array, Array, Array]:
     """Return the problem, and the way back: line = least squares + to_line @ fit, and the unit."""
-    weight, zero = u**2, np.zeros(len(x))
-    total = weight.sum(axis=1)
-    mean_x = (weight * x).sum(axis=1) / total if intercept else zero
-    mean_y = (weight * y).sum(axis=1) / total if intercept else zero
-    dx, dy = x - mean_x[:, None], y - mean_y[:, None]
-    if intercept:  # as in `weighted_line`: what rounding left of the means
-        rest_x, rest_y = ((weight * d).sum(axis=1) / total for d in (dx, dy))
-        mean_x, mean_y = mean_x + rest_x, mean_y + rest_y
-        dx, dy = dx - rest_x[:, None], dy - rest_y[:, None]
+    mean_x, mean_y, dx, dy = centred(x, y, u**2, intercept)
     dx, dy = u * dx, u * dy
     slope = (dx * dy).sum(axis=1) / (dx**2).sum(axis=1)
     residual = dy - slope[:, None] * dx
     unit, norm_x, norm_1 = (np.sqrt((a**2).sum(axis=1) / n) for a in (residual, dx, u))
-    a, b = u / norm_1[:, None], dx / norm_x[:, None]
-    if intercept:
-        columns, products = [a, b], [a * a, a * b, b * b]
-        to_line = np.stack([unit / norm_1, -unit * mean_x / norm_x, zero, unit / norm_x], axis=1)
-        line = np.stack([mean_y - slope * mean_x, slope], axis=1)
-    else:
-        columns, products, to_line, line = [b], [b * b], unit / norm_x, slope[:, None]
-    p = len(columns)
+    line = np.stack([mean_y - slope * mean_x, slope], axis=1)
+    to_line = [unit / norm_1, -unit * mean_x / norm_x, np.zeros(len(x)), unit / norm_x]
+    to_line = np.stack(to_line, axis=1).reshape(-1, 2, 2)
+    columns, first = [u / norm_1[:, None], dx / norm_x[:, None]], 0 if intercept else 1
+    pairs = combinations_with_replacement(columns[first:], 2)
     problem = _Problem(
-        np.stack(columns, axis=1),
+        np.stack(columns[first:], axis=1),
         residual / unit[:, None],
-        np.stack(products, axis=2),
+        np.stack([a * b for a, b in pairs], axis=2),
         n,
-        BREAKDOWN * (n - p),
+        BREAKDOWN * (n - 2 + first),
     )
-    return problem, line, to_line.reshape(-1, p, p), unit
+    return problem, line[:, first:], to_line[:, first:, first:], unit
 
 
 @lru_cache(maxsize=4096)
-def _pairs(n: int, count: int) -> np.ndarray:
+def _pairs(n: int, count: int) -> Array:
     """Return pairs of n points, int (count, 2): all of them, or a seeded sample; padded by 0, 0."""
-    i, j = np.triu_indices(n, 1)
+    pairs = np.column_stack(np.triu_indices(n, 1))
     rng = np.random.default_rng(n)  # depends on n alone, so a row's fit is the same in any batch
-    order = rng.permutation(len(i))[:count]
-    pairs = np.zeros((count, 2), np.intp)
-    pairs[: len(order)] = np.column_stack([i[order], j[order]])
-    return pairs
+    drawn = pairs[rng.permutation(len(pairs))[:count]]
+    return np.pad(drawn, ((0, count - len(drawn)), (0, 0)))
 
 
-def _candidates(problem: _Problem, exhaustive: bool) -> np.ndarray:
+def _candidates(problem: _Problem) -> Array:
     """Best lines (S, C, p) among those through p points, by their rho at a common scale."""
     rows, p, width = problem.design.shape
     # From the width, not the largest n: which rows share a block must not change a result.
-    available = width if p == 1 else width * (width - 1) // 2
-    count = available if exhaustive or p == 1 else min(available, CANDIDATES)
-    keep = min(count, _kept(REFINED, width) * (8 if exhaustive else 1))
+    count = width if p == 1 else min(width * (width - 1) // 2, CANDIDATES)
+    keep = min(count, _kept(REFINED, width))
     best = np.empty((rows, keep, p))
     for part in blocks(rows, count * width):
         some = problem.rows(part)
@@ -207,7 +164,7 @@ def _kept(least: int, width: int) -> int:
     return max(least, least * 48 // width)
 
 
-def _elemental(problem: _Problem, count: int) -> np.ndarray:
+def _elemental(problem: _Problem, count: int) -> Array:
     """Lines (S, count, p) through p points; 0, the least-squares line, where there is none."""
     row, y = np.arange(len(problem.n))[:, None], problem.response
     if problem.design.shape[1] == 1:
@@ -226,16 +183,14 @@ def _elemental(problem: _Problem, count: int) -> np.ndarray:
     return lines
 
 
-def _rho_sum(v: np.ndarray) -> np.ndarray:
+def _rho_sum(v: Array) -> Array:
     """Sum of Tukey's rho (maximum 1) over the last axis; v = (r / (c s))^2 is overwritten."""
     np.minimum(v, 1, out=v)
     np.subtract(1, v, out=v)
     return v.shape[-1] - np.vecdot(v * v, v)
 
 
-def _m_scale2(
-    residual2: np.ndarray, target: np.ndarray, scale2: np.ndarray, iterations: int
-) -> np.ndarray:
+def _m_scale2(residual2: Array, target: Array, scale2: Array, iterations: int) -> Array:
     """Squared M-scales (S, C): sum rho(r / s) = target (S,), by Newton steps in log s^2."""
     scale2 = scale2.copy()
     for _ in range(iterations):
@@ -250,7 +205,7 @@ def _m_scale2(
     return scale2
 
 
-def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
+def _solve(gram: Array, moment: Array) -> Array:
     """Solve symmetric p x p systems, p = 1 or 2, given as (.., 1) or (.., 3) and (.., p)."""
     if moment.shape[-1] == 1:
         return moment / gram
@@ -261,9 +216,7 @@ def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
     return solution / determinant[..., None]
 
 
-def _reweight(
-    problem: _Problem, fit: np.ndarray, scale2: np.ndarray, tuning: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> tuple[Array, Array]:
     """One reweighted least-squares step (S, C, p), and the sum of rho (S, C) before it."""
     residual = problem.residuals(fit)
     v = residual * residual
@@ -278,7 +231,7 @@ def _reweight(
     return np.where(np.isfinite(change), change, 0), rho
 
 
-def _s_step(problem: _Problem, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _s_step(problem: _Problem, start: Array) -> tuple[Array, Array, Array]:
     """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
     rows, count, p = start.shape
     width = problem.design.shape[2]
@@ -305,7 +258,7 @@ def _s_step(problem: _Problem, start: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return fit, np.sqrt(scale2), converged
 
 
-def _smallest_distinct(lines: np.ndarray, scales2: np.ndarray) -> np.ndarray:
+def _smallest_distinct(lines: Array, scales2: Array) -> Array:
     """Order (S, C) of lines by their scale, with repetitions of the line before put last."""
     order = np.argsort(scales2, axis=1, kind="stable")
     lines = np.take_along_axis(lines, order[:, :, None], axis=1)
@@ -316,8 +269,8 @@ def _smallest_distinct(lines: np.ndarray, scales2: np.ndarray) -> np.ndarray:
 
 
 def _iterate(
-    problem: _Problem, fit: np.ndarray, scale2: np.ndarray, tuning: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    problem: _Problem, fit: Array, scale2: Array, tuning: float
+) -> tuple[Array, Array, Array]:
     """Reweight lines (S, p) until they stand still; in the S step the scale moves too."""
     fit, scale2 = fit.copy(), scale2.copy()
     last, active = np.zeros_like(fit), np.arange(len(fit))
@@ -346,9 +299,7 @@ def _iterate(
     return fit, scale2, converged
 
 
-def _covariance(
-    problem: _Problem, fit: np.ndarray, s_fit: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _covariance(problem: _Problem, fit: Array, s_fit: Array, scale: Array) -> tuple[Array, Array]:
     """Covariance (S, p, p) of the M-estimate, scale estimated too (`.vcov.avar1` of lmrob).
 
     Also whether there is one (S,). Croux, Dhaene and Hoorelbeke (2003), "Robust standard errors for
@@ -360,8 +311,13 @@ def _covariance(
     psi, psi_slope = u * (1 - v) ** 2, (1 - v) * (1 - 5 * v)
     chi, chi_slope_u0 = 1 - (1 - v0) ** 3, 6 * v0 * (1 - v0) ** 2
     gram = np.einsum("spv,sv,sqv->spq", design, psi_slope, design)
-    known = (chi_slope_u0.mean(axis=1) * v.shape[1] > FLAT * problem.n) & _regular(gram)
-    bread = scale[:, None, None] * _inverse(gram)
+    adjugate = np.array([[1, -1], [-1, 1]]) * gram[:, ::-1, ::-1]
+    adjugate = adjugate if gram.shape[1] == 2 else np.ones_like(gram)
+    terms = gram[:, 0] * adjugate[:, :, 0]  # of the determinant, of which only rounding may be left
+    determinant = terms.sum(axis=1)
+    known = np.abs(determinant) > 1e-10 * np.abs(terms).sum(axis=1)
+    known &= chi_slope_u0.sum(axis=1) > FLAT * problem.n
+    bread = scale[:, None, None] * (adjugate / determinant[:, None, None])
     influence = np.einsum("spv,sv->sp", design, psi_slope * u)
     influence /= chi_slope_u0.sum(axis=1, keepdims=True) / n
     a = np.einsum("spq,sq->sp", bread, influence)
@@ -371,20 +327,3 @@ def _covariance(
     chi2 = ((chi**2).sum(axis=1, keepdims=True) / n - BREAKDOWN**2) / n
     outer = chi2[:, None] * a[:, :, None] * a[:, None, :]
     return bread @ meat @ bread - cross - cross.transpose(0, 2, 1) + outer, known
-
-
-def _regular(matrix: np.ndarray) -> np.ndarray:
-    """Whether symmetric (S, p, p), p = 1 or 2, have a determinant that is not rounding."""
-    if matrix.shape[-1] == 1:
-        return matrix[:, 0, 0] != 0
-    product, square = matrix[:, 0, 0] * matrix[:, 1, 1], matrix[:, 0, 1] ** 2
-    return np.abs(product - square) > 1e-10 * (np.abs(product) + square)
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Inverse of symmetric (S, p, p), p = 1 or 2; infinite, not an error, where singular."""
-    if matrix.shape[-1] == 1:
-        return 1 / matrix
-    a, b, d = matrix[:, 0, 0], matrix[:, 0, 1], matrix[:, 1, 1]
-    adjugate = np.stack([d, -b, -b, a], axis=1).reshape(-1, 2, 2)
-    return adjugate / (a * d - b**2)[:, None, None]

@@ -1,14 +1,15 @@
 """Several exposures at once, and instruments whose effects are correlated."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .._checks import as_list, check_choice, check_number, numbers
+from .._checks import check_options, numbers
 from .._numerics import least_squares
+from ._rows import Array
+from .estimation import check_effects
 from .linear import Distribution, Fit, chi2_tail, summary
 
 COLUMNS = ["causal_effect", "se", "ci_low", "ci_high", "p", "conditional_f"]
@@ -24,7 +25,6 @@ def multivariable(
     *,
     correlation: ArrayLike | None = None,
     exposure_correlation: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
     effects: Literal["random", "fixed"] = "random",
     distribution: Distribution = "normal",
 ) -> pd.DataFrame:
@@ -35,7 +35,8 @@ def multivariable(
     Parameters
     ----------
     beta_exposures, se_exposures : array_like, float (V,) or (V, P)
-        Exposure effects and standard errors.
+        Exposure effects and standard errors. The columns of a DataFrame name the exposures; where
+        both have the same names, standard errors are taken by name.
     beta_outcome, se_outcome : array_like, float (V,)
         Outcome effects and standard errors. Rows that are NaN throughout are padding.
     method : {"ivw", "egger"}
@@ -48,9 +49,6 @@ def multivariable(
     exposure_correlation : array_like, float (P, P), optional
         Correlation of the errors of one instrument's exposure effects; none if not given. It enters
         the conditional F only.
-    names : sequence of str, optional
-        Names of the exposures; by default those of the columns where `beta_exposures` is a
-        DataFrame. Where `se_exposures` has columns of the same names, they are taken by name.
     effects : {"random", "fixed"}
         Whether over-dispersion widens the standard errors.
     distribution : {"normal", "t"}
@@ -78,25 +76,16 @@ def multivariable(
     by V - P + 1, its degrees of freedom; R's MVMR 0.4.6 divides by V, and its value is smaller by
     (V - P + 1) / V.
     """
-    for option, value, valid in (
-        ("method", method, ("ivw", "egger")),
-        ("effects", effects, ("random", "fixed")),
-        ("distribution", distribution, ("normal", "t")),
-    ):
-        check_choice(option, value, valid)
-    if isinstance(beta_exposures, pd.DataFrame):
-        labels = beta_exposures.columns
-        names = labels if names is None else names
-        same = isinstance(se_exposures, pd.DataFrame) and labels.is_unique
-        if same and set(se_exposures.columns) == set(labels):
-            se_exposures = se_exposures[labels]
+    check_options(
+        multivariable, {"method": method, "effects": effects, "distribution": distribution}
+    )
+    names = getattr(beta_exposures, "columns", None)
+    if names is not None and set(names) == set(getattr(se_exposures, "columns", ())):
+        se_exposures = se_exposures[names] if names.is_unique else se_exposures
     x, sx, y, sy, used = _checked(beta_exposures, se_exposures, beta_outcome, se_outcome)
     exposures = x.shape[1]
     rho = _correlation("correlation", correlation, used)
     error_rho = _correlation("exposure_correlation", exposure_correlation, np.ones(exposures, bool))
-    names = [f"exposure {k}" for k in range(exposures)] if names is None else as_list(names)
-    if len(names) != exposures:
-        raise ValueError(f"names must name the {exposures} exposures; got {names}")
     design = x
     if method == "egger":
         # By the first exposure that is affected; without any, an outcome effect has no direction.
@@ -106,7 +95,7 @@ def multivariable(
         design = np.column_stack([np.ones(len(y)), x])
     count, columns = design.shape
     table = pd.DataFrame(np.nan, range(exposures), COLUMNS)
-    table.insert(0, "exposure", names)
+    table.insert(0, "exposure", [f"exposure {k}" for k in table.index] if names is None else names)
     table["n_instruments"], table["status"] = count, "ok"
     if count <= columns:
         table["status"] = f"too few instruments: {count} of at least {columns + 1}"
@@ -131,13 +120,7 @@ def multivariable(
 
 
 def _fit(
-    design: np.ndarray,
-    y: np.ndarray,
-    sy: np.ndarray,
-    rho: np.ndarray,
-    *,
-    effects: str,
-    distribution: Distribution,
+    design: Array, y: Array, sy: Array, rho: Array, *, effects: str, distribution: Distribution
 ) -> Fit | None:
     """Generalised least squares on a design (V, P): arrays (P,); None if it is collinear."""
     root = np.linalg.cholesky(rho)
@@ -157,25 +140,16 @@ def _fit(
     return result | {"scale": 0 * df + scale, "q": 0 * df + q, "q_p": chi2_tail(df, q)}
 
 
-def correlation_from_members(
-    member_effects: ArrayLike,
-    method: Literal["ledoit_wolf", "low_rank"] = "ledoit_wolf",
-    *,
-    rank: int = 5,
-) -> np.ndarray:
+def correlation_from_members(member_effects: ArrayLike) -> Array:
     """Correlation of the effects of V instruments, from M ensemble members.
 
-    M is far below V as a rule, so the sample correlation is singular and has to be regularised.
+    M is far below V as a rule, so the sample correlation is singular. It is shrunk towards no
+    correlation by the amount that minimises the expected error.
 
     Parameters
     ----------
     member_effects : array_like, float (M, V)
         Effect of every instrument in every member.
-    method : {"ledoit_wolf", "low_rank"}
-        Shrink towards no correlation by the amount that minimises the expected error, or keep the
-        `rank` leading directions and let what is left be uncorrelated.
-    rank : int
-        Number of directions of the low-rank form.
 
     Returns
     -------
@@ -185,48 +159,31 @@ def correlation_from_members(
     Raises
     ------
     ValueError
-        If there are fewer than 3 members, an effect is not finite or does not vary, or method or
-        rank is not valid.
+        If there are fewer than 3 members, or an effect is not finite or does not vary.
 
     Notes
     -----
     Ledoit and Wolf (2004), J Multivar Anal 88:365.
     """
-    check_choice("method", method, ("ledoit_wolf", "low_rank"))
+    from sklearn.covariance import ledoit_wolf  # slow to import
+
     effects = numbers(member_effects, "member_effects")
     if effects.ndim != 2 or len(effects) < 3 or not effects.size:
         raise ValueError(
-            "member_effects must be finite, of shape (M, V) with at least 3 members; got shape "
+            "member_effects must be of shape (M, V) with at least 3 members; got shape "
             f"{effects.shape}"
         )
-    if not np.isfinite(effects).all():
-        member, instrument = np.argwhere(~np.isfinite(effects))[0]
-        raise ValueError(
-            f"member_effects must be finite; got {effects[member, instrument]} of member {member} "
-            f"and instrument {instrument}: leave one of them out"
-        )
     sd = effects.std(axis=0)
-    if (sd == 0).any():
+    bad = np.flatnonzero(~(np.isfinite(sd) & (sd > 0)))
+    if len(bad):
         raise ValueError(
-            f"instrument {int(np.argmax(sd == 0))} has the same effect in every member: drop it"
+            f"member_effects must be finite, and differ between members; got {effects[:, bad[0]]} "
+            f"of instrument {bad[0]}: drop it"
         )
-    z = (effects - effects.mean(axis=0)) / sd
-    if method == "ledoit_wolf":
-        from sklearn.covariance import ledoit_wolf  # slow to import
-
-        return ledoit_wolf(z, assume_centered=True)[0]
-    if not 1 <= check_number("rank", rank, whole=True) < len(z):
-        raise ValueError(f"rank must lie between 1 and M - 1 = {len(z) - 1}; got {rank}")
-    _, singular, directions = np.linalg.svd(z / np.sqrt(len(z)), full_matrices=False)
-    loadings = directions[:rank].T * singular[:rank]
-    shared = loadings @ loadings.T
-    # An instrument wholly within the kept directions would make the matrix singular.
-    own = np.fmax(1 - np.diag(shared), 0.01)
-    total = np.sqrt(np.diag(shared) + own)
-    return (shared + np.diag(own)) / total[:, None] / total
+    return ledoit_wolf((effects - effects.mean(axis=0)) / sd, assume_centered=True)[0]
 
 
-def _conditional_f(x: np.ndarray, sx: np.ndarray, rho: np.ndarray) -> np.ndarray:
+def _conditional_f(x: Array, sx: Array, rho: Array) -> Array:
     """Strength (P,) of the instruments for each exposure, given the others."""
     count, exposures = x.shape
     exponent = np.frexp(np.abs(x).max(axis=0))[1]  # units do not matter; their squares may overflow
@@ -242,40 +199,22 @@ def _conditional_f(x: np.ndarray, sx: np.ndarray, rho: np.ndarray) -> np.ndarray
     return result
 
 
-def _checked(
-    beta_exposures: ArrayLike,
-    se_exposures: ArrayLike,
-    beta_outcome: ArrayLike,
-    se_outcome: ArrayLike,
-) -> tuple[np.ndarray, ...]:
+def _checked(*values: ArrayLike) -> tuple[Array, ...]:
     """Arrays of the instruments in use, and which of all rows they are."""
-    given = {
-        "beta_exposures": beta_exposures, "se_exposures": se_exposures,
-        "beta_outcome": beta_outcome, "se_outcome": se_outcome,
-    }  # fmt: skip
-    x, sx, y, sy = (numbers(value, name) for name, value in given.items())
+    names = ("beta_exposures", "se_exposures", "beta_outcome", "se_outcome")
+    x, sx, y, sy = (numbers(value, name) for value, name in zip(values, names, strict=True))
     x, sx = (a[:, None] if a.ndim == 1 else a for a in (x, sx))
     if x.ndim != 2 or sx.shape != x.shape or y.shape != x.shape[:1] or sy.shape != y.shape:
-        raise ValueError(
-            "expected exposures (V, P) and outcomes (V,); got "
-            f"{x.shape}, {sx.shape}, {y.shape} and {sy.shape}"
-        )
-    table = np.column_stack([x, sx, y, sy])
-    missing = np.isnan(table)
-    half = missing.any(axis=1) & ~missing.all(axis=1)
-    for problem, bad in (
-        ("is half-missing: it needs all effects and standard errors", half),
-        ("holds an infinite value", np.isinf(table).any(axis=1)),
-        ("has a standard error that is not greater than 0", (sx <= 0).any(axis=1) | (sy <= 0)),
-    ):
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(f"instrument {row} {problem}; got {table[row]}: complete or drop it")
-    used = ~missing.all(axis=1)
+        shapes = f"{x.shape}, {sx.shape}, {y.shape} and {sy.shape}"
+        raise ValueError(f"expected exposures (V, P) and outcomes (V,); got {shapes}")
+    for k in range(x.shape[1]):
+        labels = [f"{i} of exposure {k}" for i in range(len(y))]
+        check_effects(x[:, k], sx[:, k], y, sy, labels=labels)
+    used = ~np.isnan(y)
     return x[used], sx[used], y[used], sy[used], used
 
 
-def _correlation(name: str, value: ArrayLike | None, used: np.ndarray) -> np.ndarray:
+def _correlation(name: str, value: ArrayLike | None, used: Array) -> Array:
     """The part (N, N) of a correlation that belongs to what is in use, N of S (S,)."""
     size, known = len(used), np.flatnonzero(used)
     if value is None:
@@ -284,24 +223,23 @@ def _correlation(name: str, value: ArrayLike | None, used: np.ndarray) -> np.nda
     if rho.shape != (size, size):
         raise ValueError(f"{name} must have shape ({size}, {size}); got {rho.shape}")
     inner = rho[np.ix_(known, known)]
-    if not np.isfinite(inner).all():
-        row, column = (known[i] for i in np.argwhere(~np.isfinite(inner))[0])
-        raise ValueError(
-            f"{name} must hold a number for each pair in use; got {rho[row, column]} in row {row}, "
-            f"column {column}: complete it, or leave one of the two out"
-        )
     # Rounding of a correlation computed elsewhere is no error.
     unlike = ~np.isclose(inner, inner.T, atol=1e-8)
     np.fill_diagonal(unlike, ~np.isclose(np.diag(inner), 1, atol=1e-8))
-    if unlike.any():
-        row, column = (known[i] for i in np.argwhere(unlike)[0])
+    for rule, bad in (
+        ("hold a number for each pair in use", ~np.isfinite(inner)),
+        ("be symmetric with ones on its diagonal", unlike),
+    ):
+        if bad.any():
+            i, j = (known[k] for k in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{name} must {rule}; got {rho[i, j]} in row {i}, column {j}, and {rho[j, i]} the "
+                "other way: complete it, or leave one of the two out"
+            )
+    least = np.linalg.eigvalsh(inner).min(initial=np.inf)
+    if least <= 0:
         raise ValueError(
-            f"{name} must be symmetric with ones on its diagonal; got {rho[row, column]} in row "
-            f"{row}, column {column}, and {rho[column, row]} the other way"
-        )
-    if len(inner) and np.linalg.eigvalsh(inner)[0] <= 0:
-        raise ValueError(
-            f"{name} must be positive definite; its smallest eigenvalue is "
-            f"{np.linalg.eigvalsh(inner)[0]:.3g}: shrink it, see correlation_from_members"
+            f"{name} must be positive definite; its smallest eigenvalue is {least:.3g}: shrink it, "
+            "see correlation_from_members"
         )
     return inner

@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from .._numerics import BLOCK, bisect, blocks, highest
+from ._rows import Array
 from .linear import Fit, Instruments, ivw
 from .median_mode import CHI2_95
 
@@ -14,7 +15,7 @@ DOMINANT = 1e-6  # part of a sum beside one of its terms, below which the sum is
 NEGLIGIBLE = 1e-8  # weight of a subset, relative to the largest, below which it is left out
 
 
-def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray | int = 0) -> Fit:
+def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: Array | int = 0) -> Fit:
     """Heterogeneity-penalised model averaging over all subsets of instruments.
 
     Parameters
@@ -33,11 +34,6 @@ def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray |
         the highest point of a mixture of normals, one for each subset, and the interval the hull
         of where twice its logarithm is within 3.84 of the top. `n_intervals` counts the pieces.
 
-    Raises
-    ------
-    ValueError
-        If the prior is not between 0 and 1.
-
     Notes
     -----
     Burgess, Zuber, Gkatzionis and Foley (2018), Int J Epidemiol 47:1242. A subset K of two or more
@@ -46,32 +42,26 @@ def hetpen(data: Instruments, *, prior: float = 0.5, unit_exponent: np.ndarray |
     As published the weights depend on the unit of the ratios: in units that make their standard
     errors small, large subsets gain.
     """
-    if not 0 < prior < 1:
-        raise ValueError(f"prior must lie between 0 and 1, both excluded; got {prior}")
-    columns = ("causal_effect", "ci_low", "ci_high", "n_intervals")
-    fit = {name: np.full(len(data.n), np.nan) for name in (*columns, "se", "p")}
+    peaks = np.full((4, len(data.n)), np.nan)
     # What a standard error of 1 / sqrt(weight) in the user's units multiplies the odds by.
     log_odds = np.log(prior / (1 - prior)) - np.broadcast_to(unit_exponent, len(data.n)) * np.log(2)
     for i, n in enumerate(data.n):
         ratio, weight = data.y[i, :n] / data.x[i, :n], (data.x[i, :n] / data.sy[i, :n]) ** 2
         mixture = _subset_mixture(ratio, weight, log_odds[i])
         if len(mixture[0]):  # none of the subsets is left where sums overflow
-            peak = _mixture_mode(*mixture)
-            for name, value in zip(columns, peak, strict=True):
-                fit[name][i] = value
-    return fit
+            peaks[:, i] = _mixture_mode(*mixture)
+    fit = dict(zip(("causal_effect", "ci_low", "ci_high", "n_intervals"), peaks, strict=True))
+    return fit | dict.fromkeys(("se", "p"), np.full(len(data.n), np.nan))
 
 
 @lru_cache
-def _subsets(n: int) -> np.ndarray:
+def _subsets(n: int) -> Array:
     """Membership (2^n - n - 1, n) of all subsets of two or more, as 0.0 and 1.0."""
     bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     return bits[bits.sum(axis=1) > 1].astype(float)
 
 
-def _subset_mixture(
-    ratio: np.ndarray, weight: np.ndarray, log_odds: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _subset_mixture(ratio: Array, weight: Array, log_odds: float) -> tuple[Array, Array, Array]:
     """Log weights, means and standard deviations of the subsets that matter."""
     members = _subsets(len(ratio))
     center = np.median(ratio)  # sums of small numbers keep their digits
@@ -85,17 +75,15 @@ def _subset_mixture(
     return log_weight[keep] - log_weight.max(), (center + shift)[keep], sd[keep]
 
 
-def _mixture_mode(
-    log_weight: np.ndarray, mean: np.ndarray, sd: np.ndarray
-) -> tuple[float, float, float, float]:
+def _mixture_mode(log_weight: Array, mean: Array, sd: Array) -> tuple[float, float, float, float]:
     """Highest point of a mixture of normals, its likelihood interval, and number of pieces."""
     height = np.exp(log_weight) / sd
 
-    def bells(at: np.ndarray) -> np.ndarray:
+    def bells(at: Array) -> Array:
         z = (at[:, None] - mean) / sd
         return np.exp(-z * z / 2) * height
 
-    def density(at: np.ndarray) -> np.ndarray:
+    def density(at: Array) -> Array:
         parts = [bells(at[part]).sum(axis=1) for part in blocks(len(at), len(mean))]
         return np.concatenate(parts)
 
@@ -106,20 +94,17 @@ def _mixture_mode(
     top = grid[highest(values[None], grid[None])]
     for _ in range(200):  # mean shift: a fixed point is a stationary point of the density
         share = bells(top) / sd**2
-        moved = (share * mean).sum(axis=1) / share.sum(axis=1)
-        done = np.abs(moved - top) <= 1e-14 * np.abs(top)
-        top = moved
-        if done[0]:
+        last, top = top, (share * mean).sum(axis=1) / share.sum(axis=1)
+        if np.abs(top - last)[0] <= 1e-14 * np.abs(last)[0]:
             break
     cut = density(top)[0] * np.exp(-CHI2_95 / 2)
-    inside = np.concatenate([[False], values > cut, [False]])
-    pieces = int((inside[1:] & ~inside[:-1]).sum())
-    if not pieces:
+    inside = np.flatnonzero(values > cut)
+    if not len(inside):
         return float(top[0]), np.nan, np.nan, np.nan
-    first, last = np.argmax(values > cut), len(grid) - 1 - np.argmax(values[::-1] > cut)
+    first, last = inside[[0, -1]]
     outer = grid[[max(first - 1, 0), min(last + 1, len(grid) - 1)]]
     low, high = bisect(lambda at: density(at) - cut, grid[[first, last]], outer)
-    return float(top[0]), float(low), float(high), float(pieces)
+    return float(top[0]), low, high, 1.0 + (np.diff(inside) > 1).sum()
 
 
 def presso(
@@ -176,9 +161,9 @@ def presso(
         x=np.where(outlier, 0, x), y=np.where(outlier, 0, y), sy=np.where(outlier, np.inf, data.sy)
     )
     fit = ivw(kept._replace(n=n - outlier.sum(axis=1)), effects="random")
-    reasons = {ALL_OUTLIERS: n - outlier.sum(axis=1) < 2, NO_OTHERS: untested}
     everything = (weight * x * y).sum(axis=1) / (weight * x**2).sum(axis=1)
     distortion = (everything - fit["causal_effect"]) / np.abs(fit["causal_effect"])
+    distortion[~outlier.any(axis=1)] = np.nan
     distortion_p = np.full(len(n), np.nan)
     uniform = streams[2].random((x.shape[1], draws)).T
     for i in np.flatnonzero(outlier.any(axis=1)):
@@ -191,17 +176,16 @@ def presso(
         random = top[chosen].sum(axis=1) / bottom[chosen].sum(axis=1)
         expected = np.abs((everything[i] - random) / random)
         distortion_p[i] = (np.sum(expected > np.abs(distortion[i])) + 1) / (draws + 1)
-    any_outlier = outlier.any(axis=1)
     return fit | {
         "global_p": global_p,
         "n_outliers": outlier.sum(axis=1).astype(float),
-        "distortion": np.where(any_outlier, distortion, np.nan),
+        "distortion": distortion,
         "distortion_p": distortion_p,
-        "reasons": reasons,
+        "reasons": {ALL_OUTLIERS: n - outlier.sum(axis=1) < 2, NO_OTHERS: untested},
     }
 
 
-def _leave_one_out(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _leave_one_out(x: Array, y: Array, weight: Array) -> Array:
     """Weighted slopes through the origin (.., S, V), each without its own point."""
     top, bottom = weight * x * y, weight * x * x
     top_sum, bottom_sum = top.sum(axis=-1, keepdims=True), bottom.sum(axis=-1, keepdims=True)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .._numerics import highest
+from ._rows import Array, row_quantile
 from .linear import Fit, Instruments, summary
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
@@ -56,11 +57,9 @@ def divw(data: Instruments, *, overdispersion: bool = True) -> Fit:
     strength = np.where(strength > 1e-12 * signal.sum(axis=1), strength, np.nan)
     theta = (weight * y * x).sum(axis=1) / strength
     slope = theta[:, None]
-    tau2 = np.zeros(len(theta))
-    if overdispersion:
-        excess = weight * (y - slope * x) ** 2 - 1 - weight * (slope * sx) ** 2
-        excess = np.where(data.mask, excess, 0).sum(axis=1)
-        tau2 = np.fmax(0, excess / weight.sum(axis=1))
+    excess = weight * (y - slope * x) ** 2 - 1 - weight * (slope * sx) ** 2
+    excess = np.where(data.mask, excess, 0).sum(axis=1)
+    tau2 = np.fmax(0, excess / weight.sum(axis=1)) * overdispersion
     spread = signal + slope**2 * ratio * (signal + ratio) + tau2[:, None] * signal * weight
     se = np.sqrt(spread.sum(axis=1)) / strength
     return summary(theta, se) | {
@@ -93,115 +92,98 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
     Zhao, Wang, Hemani, Bowden and Small (2020), Ann Stat 48:1742; the equations as published, not
     as in mr.raps 0.4.2, whose robust over-dispersed form uses the largest variance for all.
     """
-    keep = data.mask
+    keep, tau2, theta = data.mask, np.zeros(len(data.n)), np.zeros(len(data.n))
     if overdispersion:
-        keep = keep & (data.sx <= 10 * _row_quantile(data.sx, data.n, 0.5)[:, None])
+        keep = keep & (data.sx <= 10 * row_quantile(data.sx, data.mask)[:, None])
     x, sx, y = (np.where(keep, a, 0) for a in (data.x, data.sx, data.y))
-    model = _Model(x, sx**2, y, np.where(keep, data.sy, np.inf) ** 2, loss)
+    limit = row_quantile(data.sy**2, data.mask, 0.95) * overdispersion
+    model = _Model(x, sx**2, y, np.where(keep, data.sy, np.inf) ** 2, loss, limit)
     candidates = _ratio_quantiles(data, keep)
-    tau2 = np.zeros(len(x))
-    theta = np.zeros(len(x))
-    sy2_95 = None
     if overdispersion:
         # Of several solutions the one of larger tau2: start where all residuals look small, and a
         # robust fit where the other ends.
-        sy2_95 = _row_quantile(data.sy**2, data.n, 0.95)
-        tau2 = np.fmax(LARGE_TAU2 * sy2_95, (y**2).max(axis=1))
+        tau2 = np.fmax(LARGE_TAU2 * limit, (y**2).max(axis=1))
         theta = _best_theta(model, candidates, tau2)
         if loss != "l2":
-            plain = model._replace(loss="l2")
-            theta, tau2 = _alternate(plain, candidates, theta, sy2_95)
+            theta, tau2 = _alternate(model._replace(loss="l2"), candidates, theta)
     converged = np.zeros(len(x), bool)
     for attempt in range(ATTEMPTS):
         rows = np.flatnonzero(~converged)
-        part = _Model(*(a[rows] for a in model[:4]), loss)
-        limit = None if sy2_95 is None else sy2_95[rows]
-        start = _alternate(part, candidates[rows], theta[rows], limit, grids=2 + attempt)
-        theta[rows], tau2[rows], converged[rows] = _polish(part, *start)
-        failed = ~converged[rows]
-        theta[rows[failed]], tau2[rows[failed]] = start[0][failed], start[1][failed]
+        part = model.rows(rows)
+        start = _alternate(part, candidates[rows], theta[rows], grids=2 + attempt)
+        *end, good = _polish(part, *start)
+        theta[rows], tau2[rows] = (np.where(good, a, b) for a, b in zip(end, start, strict=True))
+        converged[rows] = good
         if converged.all():
             break
     variance, tau2_variance = _variances(model, theta, tau2, overdispersion)
     return summary(theta, np.sqrt(variance)) | {
         "tau2": tau2,
-        "tau2_se": np.sqrt(tau2_variance) if overdispersion else np.full(len(theta), np.nan),
+        "tau2_se": np.where(overdispersion, np.sqrt(tau2_variance), np.nan),
         "n_pruned": (data.mask & ~keep).sum(axis=1).astype(float),
         "converged": converged,
     }
 
 
 class _Model(NamedTuple):
-    """Data (S, V) and loss of the profile likelihood."""
+    """Data (S, V) and loss of the profile likelihood, and the scale (S,) of tau2, or 0."""
 
-    x: np.ndarray
-    sx2: np.ndarray
-    y: np.ndarray
-    sy2: np.ndarray
+    x: Array
+    sx2: Array
+    y: Array
+    sy2: Array
     loss: Loss
+    limit: Array | None = None
+
+    def rows(self, part: Array) -> "_Model":
+        return _Model(*(a[part] for a in self[:4]), self.loss, self.limit[part])
+
+    def standardised(self, theta: Array, tau2: Array) -> tuple[Array, Array]:
+        """Residual and its variance v (S, V) at theta, tau2 (S,)."""
+        slope = theta[:, None]
+        return self.y - slope * self.x, tau2[:, None] + self.sy2 + slope**2 * self.sx2
 
 
-def _standardised(
-    model: _Model, theta: np.ndarray, tau2: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Residual and its variance v (S, V) at theta, tau2 (S,)."""
-    slope = theta[:, None]
-    return model.y - slope * model.x, tau2[:, None] + model.sy2 + slope**2 * model.sx2
+_RHO = {  # of a squared residual
+    "l2": lambda t2: t2,
+    "huber": lambda t2: np.where(t2 <= HUBER**2, t2, 2 * HUBER * np.sqrt(t2) - HUBER**2),
+    "tukey": lambda t2: 1 - (1 - np.fmin(t2 / TUKEY**2, 1)) ** 3,
+}
+_PSI = {
+    "l2": lambda t: t,
+    "huber": lambda t: np.clip(t, -HUBER, HUBER),
+    "tukey": lambda t: t * (1 - np.fmin((t / TUKEY) ** 2, 1)) ** 2,
+}
 
 
-def _criterion(model: _Model, theta: np.ndarray, tau2: np.ndarray) -> np.ndarray:
+def _criterion(model: _Model, theta: Array, tau2: Array) -> Array:
     """Sum of losses (S,), least at the estimate of theta."""
-    residual, v = _standardised(model, theta, tau2)
-    t2 = residual**2 / v
-    if model.loss == "l2":
-        rho = t2
-    elif model.loss == "huber":
-        rho = np.where(t2 <= HUBER**2, t2, 2 * HUBER * np.sqrt(t2) - HUBER**2)
-    else:
-        rho = 1 - (1 - np.fmin(t2 / TUKEY**2, 1)) ** 3
-    return rho.sum(axis=1)
-
-
-def _psi(t: np.ndarray, loss: Loss) -> np.ndarray:
-    if loss == "l2":
-        return t
-    if loss == "huber":
-        return np.clip(t, -HUBER, HUBER)
-    return t * (1 - np.fmin((t / TUKEY) ** 2, 1)) ** 2
+    residual, v = model.standardised(theta, tau2)
+    return _RHO[model.loss](residual**2 / v).sum(axis=1)
 
 
 @lru_cache
 def _constants(loss: Loss) -> tuple[float, float, float, float]:
     """Return delta, c1, c2, c3: moments of psi under the standard normal."""
     z = np.linspace(-12, 12, 480_001)  # trapezoids of 5e-5 leave an error of 1e-10
-    psi, density = _psi(z, loss), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    psi, density = _PSI[loss](z), np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     moments = [z * psi, psi**2, (z * psi) ** 2, z**2 * np.gradient(psi, z)]
     delta, c1, c2, c3 = (float(np.trapezoid(m * density, z)) for m in moments)
     return delta, c1, c2 - delta**2, c3
 
 
-def _scores(model: _Model, theta: np.ndarray, tau2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _scores(model: _Model, theta: Array, tau2: Array) -> tuple[Array, Array]:
     """Left sides (S,) of the estimating equations of theta and tau2."""
-    residual, v = _standardised(model, theta, tau2)
+    residual, v = model.standardised(theta, tau2)
     root = np.sqrt(v)
     t = residual / root
-    psi = _psi(t, model.loss)
+    psi = _PSI[model.loss](t)
     theta_score = psi * (model.x + t * theta[:, None] * model.sx2 / root) / root
     tau2_score = model.sx2 * (t * psi - _constants(model.loss)[0]) / v
     return theta_score.sum(axis=1), tau2_score.sum(axis=1)
 
 
-def _row_quantile(values: np.ndarray, n: np.ndarray, level: float) -> np.ndarray:
-    """Quantile (S,) of the first n values of each row, by linear interpolation."""
-    ordered = np.where(np.arange(values.shape[1]) < n[:, None], values, np.inf)
-    ordered.sort(axis=1)
-    at = level * (n - 1)
-    below, row = np.floor(at).astype(int), np.arange(len(n))
-    low, high = ordered[row, below], ordered[row, np.fmin(below + 1, n - 1)]
-    return low + (at - below) * (high - low)
-
-
-def _ratio_quantiles(data: Instruments, keep: np.ndarray) -> np.ndarray:
+def _ratio_quantiles(data: Instruments, keep: Array) -> Array:
     """Candidates of theta (S, K): quantiles of the ratios, dense where instruments are, and beyond.
 
     All ratios are among them, and places in between, where they are fewer than CANDIDATES. Errors
@@ -211,25 +193,20 @@ def _ratio_quantiles(data: Instruments, keep: np.ndarray) -> np.ndarray:
     ratio.sort(axis=1)
     ratio[:, 1:][np.diff(ratio, axis=1) <= 1e-9 * np.abs(ratio[:, 1:])] = np.inf  # each one once
     ratio.sort(axis=1)
-    count = np.isfinite(ratio).sum(axis=1)[:, None]
-    place = np.linspace(0, 1, CANDIDATES) * np.fmax(count - 1, 0)
-    whole = np.abs(place - np.rint(place)) <= np.fmax(count - 1, 0) / (CANDIDATES - 1) / 2
+    last = np.fmax(np.isfinite(ratio).sum(axis=1)[:, None] - 1, 0)
+    place = np.linspace(0, 1, CANDIDATES) * last
+    whole = np.abs(place - np.rint(place)) <= last / (CANDIDATES - 1) / 2
     place = np.where(whole, np.rint(place), place)
     below = place.astype(int)
-    low, high = (
-        np.take_along_axis(ratio, np.fmin(at, np.fmax(count - 1, 0)), axis=1)
-        for at in (below, below + 1)
-    )
+    places = (below, np.fmin(below + 1, last))
+    low, high = (np.take_along_axis(ratio, at, axis=1) for at in places)
     inner = low + (place - below) * (high - low)
-    reach = np.fmax(np.abs(inner[:, :1]), np.abs(inner[:, -1:]))
-    return np.concatenate(
-        [inner[:, :1] - reach * BEYOND[::-1], inner, inner[:, -1:] + reach * BEYOND], axis=1
-    )
+    first, last = inner[:, :1], inner[:, -1:]
+    reach = BEYOND * np.fmax(np.abs(first), np.abs(last))
+    return np.concatenate([first - reach[:, ::-1], inner, last + reach], axis=1)
 
 
-def _best_theta(
-    model: _Model, candidates: np.ndarray, tau2: np.ndarray, grids: int = 2
-) -> np.ndarray:
+def _best_theta(model: _Model, candidates: Array, tau2: Array, grids: int = 2) -> Array:
     """Near the global minimum of the criterion (S,) at given tau2, by ever finer grids."""
     values = np.stack([_criterion(model, theta, tau2) for theta in candidates.T], axis=1)
     # With few instruments the deepest of several valleys need not hold the lowest candidate.
@@ -244,8 +221,8 @@ def _best_theta(
 
 
 def _refined(
-    model: _Model, candidates: np.ndarray, at: np.ndarray, tau2: np.ndarray, grids: int
-) -> tuple[np.ndarray, np.ndarray]:
+    model: _Model, candidates: Array, at: Array, tau2: Array, grids: int
+) -> tuple[Array, Array]:
     """Lowest point (S,) near the candidates of index `at` (S,), and the criterion there."""
     row = np.arange(len(tau2))
     for _ in range(grids - 1):
@@ -260,14 +237,14 @@ def _refined(
     return candidates[row, at], values[row, at]
 
 
-def _best_tau2(model: _Model, theta: np.ndarray, sy2_95: np.ndarray, grids: int = 2) -> np.ndarray:
+def _best_tau2(model: _Model, theta: Array, grids: int = 2) -> Array:
     """Near the root of the equation of tau2 (S,) at given theta; 0 where there is none."""
     row = np.arange(len(theta))
     # Where tau2 is twice the largest squared residual, each term of the equation is negative.
     largest = ((model.y - theta[:, None] * model.x) ** 2).max(axis=1)
-    decades = np.log10(np.fmax(LARGE_TAU2, 2 * largest / sy2_95))
+    decades = np.log10(np.fmax(LARGE_TAU2, 2 * largest / model.limit))
     powers = -6 + (decades[:, None] + 6) * np.linspace(0, 1, 25)
-    grid = sy2_95[:, None] * np.pad(10.0**powers, ((0, 0), (1, 0)))
+    grid = model.limit[:, None] * np.pad(10.0**powers, ((0, 0), (1, 0)))
     for _ in range(grids):
         positive = np.stack([_scores(model, theta, tau2)[1] > 0 for tau2 in grid.T], axis=1)
         crossing = positive[:, :-1] & ~positive[:, 1:]
@@ -279,48 +256,43 @@ def _best_tau2(model: _Model, theta: np.ndarray, sy2_95: np.ndarray, grids: int 
 
 
 def _alternate(
-    model: _Model,
-    candidates: np.ndarray,
-    theta: np.ndarray,
-    sy2_95: np.ndarray | None,
-    grids: int = 2,
-) -> tuple[np.ndarray, np.ndarray]:
+    model: _Model, candidates: Array, theta: Array, grids: int = 2
+) -> tuple[Array, Array]:
     """Estimate tau2 given theta and theta given tau2 in turn; tau2 = 0 without a limit for it."""
-    if sy2_95 is None:
+    if not model.limit.any():
         return _best_theta(model, candidates, 0 * theta, grids), 0 * theta
     for _ in range(ALTERNATIONS):
-        tau2 = _best_tau2(model, theta, sy2_95, grids)
+        tau2 = _best_tau2(model, theta, grids)
         theta = _best_theta(model, candidates, tau2, grids)
     return theta, tau2
 
 
-def _polish(
-    model: _Model, theta: np.ndarray, tau2: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _slopes(model: _Model, theta: Array, tau2: Array, step: Array, tau2_step: Array) -> list[Array]:
+    """Central differences of both scores, where one of the steps (S,) is 0."""
+    up = _scores(model, theta + step, tau2 + tau2_step)
+    down = _scores(model, theta - step, tau2 - tau2_step)
+    return [(a - b) / (2 * (step + tau2_step)) for a, b in zip(up, down, strict=True)]
+
+
+def _polish(model: _Model, theta: Array, tau2: Array) -> tuple[Array, Array, Array]:
     """Newton steps on both equations, on that of theta alone where tau2 is 0."""
     start, theta, tau2 = theta, theta.copy(), tau2.copy()
     active = np.arange(len(theta))
     for step in range(NEWTON_STEPS):
-        part = _Model(*(a[active] for a in model[:4]), model.loss)
+        part = model.rows(active)
         at, dispersion = theta[active], tau2[active]
         free = dispersion > 0
         # Central differences, wide enough for 1e-9 relative and narrow enough for the kinks.
         h = 1e-5 * np.sqrt((part.sy2.min(axis=1) + dispersion) / part.x.max(axis=1) ** 2)
-        k = np.where(free, 1e-5 * dispersion, 1)
         score, tau2_score = _scores(part, at, dispersion)
-        up, tau2_up = _scores(part, at + h, dispersion)
-        down, tau2_down = _scores(part, at - h, dispersion)
-        a, c = (up - down) / (2 * h), (tau2_up - tau2_down) / (2 * h)
-        if free.any():
-            up, tau2_up = _scores(part, at, dispersion + np.where(free, k, 0))
-            down, tau2_down = _scores(part, at, dispersion - np.where(free, k, 0))
-        b = np.where(free, (up - down) / (2 * k), 0)
-        d = np.where(free, (tau2_up - tau2_down) / (2 * k), 1)
+        a, c = _slopes(part, at, dispersion, h, 0 * h)
+        b, d = _slopes(part, at, dispersion, 0 * h, 1e-5 * dispersion) if free.any() else (a, c)
+        b, c, d = np.where(free, b, 0), np.where(free, c, 0), np.where(free, d, 1)
         tau2_score = np.where(free, tau2_score, 0)
-        determinant = a * d - b * np.where(free, c, 0)
+        determinant = a * d - b * c
         damping = 1 if step < 10 else 0.5  # a step back and forth over a kink needs a shorter one
         theta_step = damping * (d * score - b * tau2_score) / determinant
-        tau2_step = damping * (a * tau2_score - np.where(free, c, 0) * score) / determinant
+        tau2_step = damping * (a * tau2_score - c * score) / determinant
         theta[active] = at - theta_step
         # A step below 0 ends at 0 if the equation has no root in between.
         shrunk = np.where(_scores(part, at, 0 * at)[1] > 0, dispersion / 10, 0)
@@ -338,12 +310,12 @@ def _polish(
 
 
 def _variances(
-    model: _Model, theta: np.ndarray, tau2: np.ndarray, overdispersion: bool
-) -> tuple[np.ndarray, np.ndarray]:
+    model: _Model, theta: Array, tau2: Array, overdispersion: bool
+) -> tuple[Array, Array]:
     """Sandwich variances (S,) of theta and tau2."""
     delta, c1, c2, c3 = _constants(model.loss)
-    x, sx2, y, sy2, _ = model
-    v = _standardised(model, theta, tau2)[1]
+    x, sx2, y, sy2 = model[:4]
+    v = model.standardised(theta, tau2)[1]
     # Divided by v before anything is multiplied, so that padding of infinite sy adds 0.
     noise, x_part, y_part = (tau2[:, None] + sy2) / v, (x**2 - sx2) / v, y**2 / v
     share = sx2 / v
@@ -351,9 +323,7 @@ def _variances(
     information = x_part * noise + (y_part - noise) * share
     s = c1 * (information + share * noise).sum(axis=1)
     a = delta * information.sum(axis=1)
-    a = np.where(
-        np.abs(a) > 1e-10 * np.abs(information).sum(axis=1), a, np.nan
-    )  # 0 but for rounding
+    a = np.where(np.abs(a) > 1e-10 * np.abs(information).sum(axis=1), a, np.nan)  # rounding alone
     variance = s / a**2
     t = c2 * (share**2).sum(axis=1)
     d = (delta + c3) / 2 * (share / v).sum(axis=1)

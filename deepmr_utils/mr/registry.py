@@ -1,9 +1,13 @@
 """The estimators of Mendelian randomization by name, and what a reader has to know of each."""
 
+import inspect
 import math
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from .._checks import as_list, check_choice
 from .linear import Fit, egger, ivw
 from .median_mode import conmix, median, mode
 from .presso import hetpen, presso
@@ -38,14 +42,15 @@ class Method(NamedTuple):
         return self.fit.func in (median, mode, conmix, hetpen)
 
     @property
-    def units(self) -> bool:
-        """Whether an option or the published method depends on the unit of the ratios."""
-        return self.fit.func in (conmix, hetpen)
+    def has_se(self) -> bool:
+        """Whether it has a standard error; the others have intervals alone, and know of units."""
+        return self.fit.func not in (conmix, hetpen)
 
     @property
-    def has_se(self) -> bool:
-        """Whether it has a standard error; the others have intervals alone."""
-        return self.fit.func not in (conmix, hetpen)
+    def options(self) -> list[str]:
+        """Names of the keyword arguments that it leaves to the user."""
+        bound = ("data", "unit_exponent", *self.fit.keywords)
+        return [name for name in inspect.signature(self.fit.func).parameters if name not in bound]
 
 
 BURGESS_2013 = "Burgess, Butterworth and Thompson 2013, Genet Epidemiol 37:658"
@@ -67,7 +72,6 @@ OUTLIERS = "; a minority of outliers"
 HALF = "instruments with half of the weight valid"
 PLURALITY = "the largest group of instruments with one ratio is the valid one"
 WEAK = "; weak instruments allowed"
-RAPS_COLUMNS = ("tau2", "tau2_se", "n_pruned")
 CONMIX_COLUMNS = ("psi", "overdispersion", "n_valid", "n_intervals")
 # What these say does not hang on the estimate.
 DIAGNOSTICS = ("f_stat", "bandwidth", "condition", "global_p", "n_outliers", "n_pruned")
@@ -91,19 +95,18 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
      BOWDEN_2016),
     ("median_weighted", median, {"weighting": "weighted"}, 3, HALF, BOWDEN_2016),
     ("median_penalized", median, {"weighting": "penalized"}, 3, HALF, BOWDEN_2016),
-    ("mbe_simple", mode, {"weighting": "simple"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
-    ("mbe_weighted", mode, {"weighting": "weighted"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
+    ("mode_simple", mode, {"weighting": "simple"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
+    ("mode_weighted", mode, {"weighting": "weighted"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
     ("conmix", conmix, {}, 3, PLURALITY, BURGESS_2020, CONMIX_COLUMNS),
     ("hetpen", hetpen, {}, 2, PLURALITY, BURGESS_2018, ("n_intervals",), 15),
     ("presso", presso, {}, 4, "half of the instruments valid, the others independent of strength",
      VERBANCK_2018, PRESSO_COLUMNS),
     ("divw", divw, {}, 1, BALANCED + WEAK, YE_2021, ("tau2", "condition")),
-    *(
-        (f"raps_{name}", raps, {"loss": loss, "overdispersion": name.startswith("over")}, minimum,
-         assumption + WEAK + ("" if loss == "l2" else OUTLIERS), ZHAO_2020, RAPS_COLUMNS)
-        for kind, minimum, assumption in (("simple", 2, ALL_VALID), ("overdispersed", 3, BALANCED))
-        for loss, name in (("l2", kind), ("huber", f"{kind}_huber"), ("tukey", f"{kind}_tukey"))
-    ),
+    *((f"raps_{kind}{suffix}", raps, {"loss": loss, "overdispersion": minimum == 3}, minimum,
+       assumption + WEAK + more, ZHAO_2020, ("tau2", "tau2_se", "n_pruned"))
+      for kind, minimum, assumption in (("simple", 2, ALL_VALID), ("overdispersed", 3, BALANCED))
+      for loss, suffix, more in (("l2", "", ""), ("huber", "_huber", OUTLIERS),
+                                 ("tukey", "_tukey", OUTLIERS))),
 ]
 # fmt: on
 
@@ -111,11 +114,23 @@ REGISTRY = {name: Method(partial(fit, **bound), *facts) for name, fit, bound, *f
 
 # What the numbers among options may be: lowest, highest, and whether these two are allowed. Choices
 # are those of the annotations of the fits. The bootstrap needs the spread of two draws.
-RANGES = {
-    "draws": (2, math.inf, True),
-    "seed": (0, math.inf, True),
-    "significance": (0, 1, False),
-    "prior": (0, 1, False),
-    "phi": (0, math.inf, False),
-    "psi": (0, math.inf, False),
-}
+RANGES = dict.fromkeys(("phi", "psi"), (0, math.inf, False))
+RANGES |= dict.fromkeys(("significance", "prior"), (0, 1, False))
+RANGES |= {"draws": (2, math.inf, True), "seed": (0, math.inf, True)}
+
+
+def check_methods(methods: str | Sequence[str]) -> list[str]:
+    """Names of methods, each once, or a ValueError where one is unknown or there is none."""
+    found = list(dict.fromkeys(method_name(name) for name in as_list(methods)))
+    if not found:
+        raise ValueError(f"method must name one at least; got none: choose among {list(REGISTRY)}")
+    return found
+
+
+def method_name(name: str) -> str:
+    """Today's name of one method, or a ValueError where it is unknown."""
+    new = str(name).replace("mbe_", "mode_")
+    if new != name and new in REGISTRY:
+        warnings.warn(f"method {name!r} is called {new!r} now", FutureWarning, stacklevel=3)
+        return new
+    return check_choice("method", name, tuple(REGISTRY))

@@ -1,5 +1,8 @@
 """The contract of estimate and local_mr: columns, bad input, invariances."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,7 +94,7 @@ BAD = [
     (lambda a: put(a, 3, -np.inf), "se_outcome must be finite"),
     (
         lambda a: put(a, 2, np.nan),
-        "half-missing instrument: beta_outcome is NaN at row 1, column 2",
+        r"beta_outcome must be known.*half-missing instrument.; got nan at row 1, column 2",
     ),
     (lambda a: put(a, 1, 0.0), "se_exposure must be greater than 0; got 0.0 at row 1, column 2"),
     (lambda a: put(a, 3, -1.0), "se_outcome must be greater than 0; got -1.0"),
@@ -114,7 +117,9 @@ def test_unknown_names_are_errors_that_list_the_valid_ones():
         mr.estimate(*instruments(), "eggar")
     with pytest.raises(ValueError, match="unknown distribution 'z': choose one of normal, t"):
         mr.estimate(*instruments(), distribution="z")
-    with pytest.raises(ValueError, match="unknown option 'robust' of method 'egger_robust'"):
+    with pytest.raises(
+        ValueError, match="unknown option of egger_robust 'robust': choose one of pen"
+    ):
         mr.estimate(*instruments(), robust=False)
 
 
@@ -139,7 +144,7 @@ def test_registry_table():
     assert (table["assumption"].str.len() > 10).all()
     assert (table["minimum_instruments"] >= 1).all()
     assert table.set_index("name")["options"]["ivw_robust"] == (
-        "effects, penalized, weights, distribution, exhaustive"
+        "effects, penalized, weights, distribution"
     )
 
 
@@ -172,9 +177,13 @@ def test_local_mr_rejects_bad_tables():
     table = tidy(instruments(rows=2))
     with pytest.raises(ValueError, match=r"\['se_outcome'\] missing"):
         mr.local_mr(table.drop(columns="se_outcome"))
-    with pytest.raises(ValueError, match="sequence_id is missing in row 3"):
+    with pytest.raises(
+        ValueError, match="belong to a sequence; row 3 has sequence_id nan: fill it in"
+    ):
         mr.local_mr(table.assign(sequence_id=table["sequence_id"].where(table.index != 3)))
-    with pytest.raises(ValueError, match="position 0 to C twice"):
+    with pytest.raises(
+        ValueError, match=r"listed once; row 0 has .* position 0, alternate C as a row before"
+    ):
         mr.local_mr(pd.concat([table, table.iloc[:1]]))
 
 
@@ -190,7 +199,7 @@ def test_masked_instruments_are_padding():
     assert masked["causal_effect"][0] == pytest.approx(0.405588, rel=1e-5)
     assert masked["n_instruments"][0] == 5
     half = [np.ma.array(values[0], mask=mask), *values[1:]]
-    with pytest.raises(ValueError, match="half-missing instrument: beta_exposure is NaN"):
+    with pytest.raises(ValueError, match=r"beta_exposure must be known.*half-missing instrument"):
         mr.estimate(*half, "ivw")
     several = mr.multivariable(*(np.ma.array(v, mask=mask) for v in values))
     assert several["causal_effect"][0] == pytest.approx(0.405588, rel=1e-5)
@@ -203,7 +212,9 @@ def test_several_methods():
         alone = mr.local_mr(table, method)
         got = part.reset_index(drop=True)[alone.columns]
         pd.testing.assert_frame_equal(got, alone)
-    with pytest.raises(TypeError, match=r"method must be one name; got \['ivw'\].* local_mr"):
+    with pytest.raises(
+        TypeError, match=r"method must be one of ivw.*; got \['ivw'\]: give one at a time"
+    ):
         mr.estimate(*instruments(), ["ivw"])
     with pytest.raises(ValueError, match="unknown method 'eger'"):
         mr.local_mr(table, ["ivw", "eger"])
@@ -219,7 +230,7 @@ def test_tables_from_elsewhere():
     got = mr.local_mr(nullable, "ivw")["causal_effect"]
     np.testing.assert_array_equal(got, mr.local_mr(table, "ivw")["causal_effect"])
     text.loc[4, "beta_outcome"] = "."
-    with pytest.raises(ValueError, match="half-missing instrument: beta_outcome is NaN at row 4 "):
+    with pytest.raises(ValueError, match=r"beta_outcome must be known.* got nan at row 4:"):
         mr.local_mr(text, "ivw")
     text.loc[4, mr.EFFECTS] = "."
     assert mr.local_mr(text, "ivw")["n_instruments"].tolist() == [14, 15]
@@ -229,5 +240,24 @@ def test_tables_from_elsewhere():
     with pytest.raises(ValueError, match="an instrument table must have each column once"):
         mr.local_mr(pd.concat([table, table[["se_outcome"]]], axis=1))
     lower = pd.concat([table, table.iloc[:1].assign(alternate="c")])
-    with pytest.raises(ValueError, match=r"may be listed once; .* position 0 to c twice"):
+    with pytest.raises(ValueError, match=r"may be listed once; .* position 0, alternate c"):
         mr.local_mr(lower)
+
+
+def test_it_loads_neither_torch_nor_xarray():
+    code = "import sys, deepmr_utils.mr; print({'torch', 'xarray', 'sklearn'} & set(sys.modules))"
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert got.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("weighting", ["simple", "weighted"])
+def test_names_of_the_modes_that_were(weighting):
+    arrays, new = instruments(rows=2), f"mode_{weighting}"
+    with pytest.warns(FutureWarning, match=f"method 'mbe_{weighting}' is called '{new}' now"):
+        old = mr.estimate(*arrays, f"mbe_{weighting}", draws=20)
+    pd.testing.assert_frame_equal(old, mr.estimate(*arrays, new, draws=20))
+    with pytest.warns(FutureWarning, match=new):
+        local = mr.local_mr(tidy(arrays), f"mbe_{weighting}", draws=20)
+    assert (local["method"] == new).all()
+    with pytest.warns(FutureWarning, match=new):
+        assert mr.check_methods(["ivw", f"mbe_{weighting}", new]) == ["ivw", new]

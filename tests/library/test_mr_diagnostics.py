@@ -77,7 +77,7 @@ def test_leave_one_out():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="standard deviations must be greater than 0"):
+    with pytest.raises(ValueError, match="exposure_sd must be a number greater than 0; got 0"):
         diagnostics.diagnostics(*padded(), exposure_sd=0)
     empty = diagnostics.diagnostics(*np.full((4, 2, 3), np.nan))
     assert empty[["f_mean", "r2_exposure", "steiger_p"]].isna().all(axis=None)

@@ -35,7 +35,7 @@ def tables(size, rows=3):
 
 
 def fit(values, method):
-    drawn = "draws" in mr.estimation._options(mr.REGISTRY[method])
+    drawn = "draws" in mr.REGISTRY[method].options
     return mr.estimate(*values, method, **({"draws": 25} if drawn else {}))
 
 
@@ -195,7 +195,7 @@ def test_slope_of_nearly_equal_exposure_effects():
     assert table["se"][0] == pytest.approx(0.5 / np.sqrt(17.5) * 2**30, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["mbe_simple", "mbe_weighted"])
+@pytest.mark.parametrize("method", ["mode_simple", "mode_weighted"])
 def test_mode_of_ratios_that_agree(method):
     x = np.array([0.5, 1, 2, 4, 3, 0.7])
     s = np.full(6, 0.1)
@@ -250,6 +250,6 @@ def test_symmetric_data_have_no_effect_or_no_unique_one():
     x, y = np.array([1.0, 1, 2, 2, 3, 3]), np.array([1.0, -1, 2, -2, 3, -3])
     s = np.full(6, 0.1)
     assert mr.estimate(x, s, y, s, "ivw")["causal_effect"][0] == 0
-    for method in ("mbe_simple", "conmix", "hetpen", "raps_simple_tukey"):
+    for method in ("mode_simple", "conmix", "hetpen", "raps_simple_tukey"):
         status = mr.estimate(x, s, y, s, method)["status"][0]
         assert status == "not unique: an effect and its opposite fit equally well"

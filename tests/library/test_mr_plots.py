@@ -103,7 +103,7 @@ def test_method_scores_places_every_method():
 def test_scatter_draws_every_method_apart():
     arrays = sequence()
     points = pd.DataFrame(dict(zip(NAMES, arrays, strict=True)))
-    names = [name for name in mr.REGISTRY if not name.startswith(("hetpen", "mbe", "median"))]
+    names = [name for name in mr.REGISTRY if not name.startswith(("hetpen", "mode", "median"))]
     local = pd.concat([mr.estimate(*arrays, name).assign(method=name) for name in names])
     ax = plots.effect_scatter(points, local)
     lines = [by_label(ax, f"{name}:") for name in names]

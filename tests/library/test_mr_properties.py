@@ -10,7 +10,7 @@ from deepmr_utils import meta, mr
 
 METHODS = list(mr.REGISTRY)
 # Their standard errors come from a bootstrap; their estimates are as exact as the others'.
-DRAWN = [m for m in METHODS if m.startswith(("median", "mbe", "presso"))]
+DRAWN = [m for m in METHODS if m.startswith(("median", "mode", "presso"))]
 
 
 def data(rows=6, width=14, seed=2):
@@ -84,7 +84,7 @@ def test_reversing_the_outcome_reverses_the_estimate(method):
     np.testing.assert_allclose(mirrored["ci_low"], -base["ci_high"], rtol=rtol, atol=rtol / 10)
 
 
-@pytest.mark.parametrize("method", ["median_weighted", "mbe_weighted", "presso"])
+@pytest.mark.parametrize("method", ["median_weighted", "mode_weighted", "presso"])
 def test_seed_changes_only_what_is_drawn(method):
     first, again = fit(data(), method), fit(data(), method)
     same(first, again, rtol=0)

@@ -58,7 +58,7 @@ def test_assumptions_of_every_method():
     assert holds["egger"] == {"none", "balanced", "directional", "outliers"}
     assert holds["egger_robust"] == {*holds["egger"], "correlated"}
     assert holds["median_weighted"] == {"none", "outliers", "correlated"}
-    assert holds["conmix"] == holds["mbe_simple"] == holds["hetpen"] == holds["median_weighted"]
+    assert holds["conmix"] == holds["mode_simple"] == holds["hetpen"] == holds["median_weighted"]
     assert holds["presso"] == {"none", "outliers"}
     assert holds["divw"] == {"none", "balanced", "weak"}
     assert holds["raps_simple_tukey"] == {"none", "outliers", "correlated", "weak"}
@@ -87,5 +87,5 @@ def test_score_passes_options_and_counts_failures():
                   options={"ivw": {"distribution": "t"}})  # fmt: skip
     assert table["failed"].tolist() == [0, 1]
     assert table["bias"].isna().tolist() == [False, True]
-    with pytest.raises(ValueError, match="unknown option 'phi'"):
+    with pytest.raises(ValueError, match="unknown option of ivw 'phi'"):
         benchmark.score(["ivw"], ["none"], datasets=2, options={"ivw": {"phi": 1}})
