@@ -33,14 +33,11 @@ def as_module(module: Any) -> nn.Module:
     ValueError
         If it has no weights yet.
     """
-    while True:
-        inner = getattr(module, "_orig_mod", None)  # of torch.compile
-        if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
-            module = module.module
-        elif isinstance(inner, nn.Module):
-            module = inner
-        else:
-            break
+    inner = getattr(module, "_orig_mod", None)  # of torch.compile
+    if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
+        inner = module.module
+    if isinstance(inner, nn.Module):
+        return as_module(inner)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ValueError(

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -185,16 +186,14 @@ def block_moments(
     together : bool
         Hold the effects of all members at once, which a transform needs, and return them.
     """
+    reduce = partial(_together, transform=transform) if together else _streamed
     parts, start = [], 0
     while start < max(1, len(sites.sequence)):
         chosen = slice(start, start + limits.sites())
         sequence = sites.sequence[chosen]
         try:
             predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
-            if together:
-                parts.append(_together(predictions, sequence, transform))
-            else:
-                parts.append(_streamed(predictions, sequence))
+            parts.append(reduce(predictions, sequence))
         except torch.OutOfMemoryError as error:
             limits.halve(error, len(sequence))
             continue
