@@ -33,14 +33,11 @@ def as_module(module: Any) -> nn.Module:
     ValueError
         If it has no weights yet.
     """
-    while True:
-        inner = getattr(module, "_orig_mod", None)  # of torch.compile
-        if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
-            module = module.module
-        elif isinstance(inner, nn.Module):
-            module = inner
-        else:
-            break
+    inner = getattr(module, "_orig_mod", None)  # of torch.compile
+    if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
+        inner = module.module
+    if isinstance(inner, nn.Module):
+        return as_module(inner)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ValueError(
@@ -80,16 +77,15 @@ def leading(labels: Sequence[list[str] | None]) -> int:
 def check_places(labels: Sequence[list[str] | None], widths: Sequence[int]) -> None:
     """Raise a ValueError where members, of which some have no names, cannot go by place."""
     first = leading(labels)
-    outputs = [
-        f"{width} without names" if names is None else listed(names)
-        for names, width in zip(labels, widths, strict=True)
-    ]
-    for m, width in enumerate(widths):
-        if width != widths[first] or labels[m] not in (None, labels[first]):
+    for m, names in enumerate(labels):
+        if widths[m] != widths[first] or names not in (None, labels[first]):
+            theirs, ours = (
+                listed(labels[i]) if labels[i] else f"{widths[i]} without names" for i in (m, first)
+            )
             raise ValueError(
-                f"member {m} has the outputs {outputs[m]}, and member {first} {outputs[first]}: "
-                "members must have the same features; give all of them feature_names, and they are "
-                "matched by name"
+                f"member {m} has the outputs {theirs}, and member {first} {ours}: members must "
+                "have the same features; give all of them feature_names, and they are matched by "
+                "name"
             )
 
 
@@ -197,10 +193,8 @@ def left_as_they_were(members: Sequence[nn.Module]) -> Iterator[None]:
         for part in parts
         for name, value in part.named_buffers(recurse=False)
     ]
-    homes = [
-        next((t.device for t in (*m.parameters(), *m.buffers())), torch.device("cpu"))
-        for m in members
-    ]
+    tensors = [[*member.parameters(), *member.buffers()] for member in members]
+    homes = [held[0].device if held else torch.device("cpu") for held in tensors]
     try:
         yield
     finally:

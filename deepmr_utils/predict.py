@@ -87,8 +87,7 @@ class _Draw(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with ExitStack() as stack:
             for i, layer in enumerate(_dropout_layers(self.module)):
-                hook = layer.register_forward_hook(partial(self._masked, i))
-                stack.callback(hook.remove)
+                stack.callback(layer.register_forward_hook(partial(self._masked, i)).remove)
             return self.module(x)
 
 

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -185,16 +186,14 @@ def block_moments(
     together : bool
         Hold the effects of all members at once, which a transform needs, and return them.
     """
+    reduce = partial(_together, transform=transform) if together else _streamed
     parts, start = [], 0
     while start < max(1, len(sites.sequence)):
         chosen = slice(start, start + limits.sites())
         sequence = sites.sequence[chosen]
         try:
             predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
-            if together:
-                parts.append(_together(predictions, sequence, transform))
-            else:
-                parts.append(_streamed(predictions, sequence))
+            parts.append(reduce(predictions, sequence))
         except torch.OutOfMemoryError as error:
             limits.halve(error, len(sequence))
             continue
@@ -212,7 +211,7 @@ def _streamed(predictions: Iterator[Predictions], sequence: np.ndarray) -> Momen
     for m, (reference, mutants) in enumerate(predictions, start=1):
         rows = torch.from_numpy(sequence).to(reference.device)
         difference = mutants - reference[rows][:, None]
-        _check_finite(difference, "the model")
+        _check_finite(torch.isfinite(difference), "the model")
         mean = mean + (reference - mean) / m
         deviation = difference - effect
         effect = effect + deviation / m
@@ -233,14 +232,14 @@ def _together(
         reference = transform(reference)
         mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
     difference = mutants - reference[:, sequence][:, :, None]
-    _check_finite(torch.from_numpy(difference), what)
+    _check_finite(np.isfinite(difference), what)
     several = len(difference) > 1
     se = difference.std(0, ddof=1) if several else np.full_like(difference[0], np.nan)
     return Moments(reference.mean(0), difference.mean(0), se, difference)
 
 
-def _check_finite(effects: torch.Tensor, what: str) -> None:
-    if not torch.isfinite(effects).all():
+def _check_finite(finite: torch.Tensor | np.ndarray, what: str) -> None:
+    if not finite.all():
         raise ValueError(
             f"{what} gives NaN or infinity for a sequence or a mutant: check its weights; where "
             "probabilities saturate at 0 or 1, take effects from a model that gives logits"

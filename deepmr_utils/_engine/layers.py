@@ -24,8 +24,8 @@ def is_sum(step: Step) -> bool:
 
 def is_scaling(step: Step) -> bool:
     """A product with, or division by, a constant."""
-    alone = len(step.inputs) == 1 and isinstance(step.args[0], Ref)
-    return step.name in ("mul", "div") and alone and step.kwargs.get("rounding_mode") is None
+    whole = step.kwargs.get("rounding_mode") is not None
+    return step.name in ("mul", "div") and step.is_unary and not whole
 
 
 def is_view(step: Step) -> bool:
@@ -42,10 +42,9 @@ def reads_absolute(step: Step) -> bool:
 
 def convolution(net: Network, step: Step) -> Action:
     """``W * difference``: only the changed positions, without their surroundings."""
-    source, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
+    _, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
     step.refuse_if(transposed, "is a transposed convolution")
-    if not isinstance(source, Ref) or len(step.inputs) > 1:
-        raise step.unsupported("has weights that depend on the sequence")
+    step.refuse_if(not step.is_unary, "has weights that depend on the sequence")
     if weight.ndim == 4 and (weight.shape[2] != 1 or padding[0] != 0):
         raise step.unsupported("has a kernel higher than 1")
     stride, padding, dilation = last(stride), last(padding), last(dilation)
@@ -171,7 +170,7 @@ def pointwise(net: Network, step: Step) -> Action:
 
     keep = output in net.wants_absolute
     in_place = step.function
-    if len(step.inputs) == 1 and isinstance(step.args[0], Ref):  # it may overwrite its argument
+    if step.is_unary:  # it may overwrite its argument
         in_place = overload(step.name + "_", step.op._overloadname) or in_place
     return scale if is_scaling(step) else general
 

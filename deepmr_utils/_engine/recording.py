@@ -72,6 +72,11 @@ class Step:
         return leaves((self.args, self.kwargs), Tensor)
 
     @property
+    def is_unary(self) -> bool:
+        """Whether the first argument alone depends on the input."""
+        return len(self.inputs) == 1 and isinstance(self.args[0], Ref)
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether every element of the output depends on the same element of the inputs."""
         # a copy is one, too, and handled as the view that it might as well be
