@@ -43,7 +43,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils import _atlas_plan, atlas
-from deepmr_utils._meta_batch import random_means
+from deepmr_utils.meta import random_means
 
 GPU_FLOPS = 30e12  # half of what an H100 or H200 does in float64 on its matrix units
 
@@ -90,7 +90,8 @@ def main() -> None:
 
     start, cpu = time.perf_counter(), time.process_time()
     plan = _atlas_plan.make_plan(blocks, "pooled", 1.0, ("ivw", "egger"), None, None, 2**30)
-    rules = _atlas_plan.moments(plan)
+    mean, sd = _atlas_plan.moments(plan)
+    rules = plan.rules._replace(mean=mean, sd=sd)
     first = time.process_time() - cpu
     plan, cpu_local, used = plan._replace(rules=rules), time.process_time(), []
     for window in _atlas_plan.windows(block, plan.features, members=bool(chosen.members)):

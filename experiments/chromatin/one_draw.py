@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from torch import nn
 
-from deepmr_utils.analysis import PAIR, Chain, PairEffects, eligible, pair_effects, summarise
+from deepmr_utils.analysis import PAIR, Chain, PairEffects, pair_effects, summarise
 from deepmr_utils.calibration import classifier_metrics
+from deepmr_utils.instruments import eligible
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
 from deepmr_utils.mutagenesis import saturation_mutagenesis
