@@ -5,13 +5,30 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
+import torch
 import xarray as xr
 
-from ._atlas_sums import METHODS, Rules, Window, instrument_mask, windows
-from ._checks import as_list, check_choice
+from ._checks import as_list, check_choice, did_you_mean
 from .instruments import RULES, SE_FLOOR_QUANTILE, check_threshold
 
+METHODS = ("ivw", "egger")
 Blocks = Sequence[Callable[[], xr.Dataset]]
+
+
+class Window(NamedTuple):
+    """The V substitutions of one window that have effects, on K features.
+
+    Attributes
+    ----------
+    effect, se : np.ndarray, float64 (V, K)
+        Effects and standard errors.
+    members : np.ndarray, float64 (M, V, K)
+        Effects by member.
+    """
+
+    effect: np.ndarray
+    se: np.ndarray
+    members: np.ndarray
 
 
 class Plan(NamedTuple):
@@ -25,10 +42,14 @@ class Plan(NamedTuple):
         The first of them.
     features, exposures, outcomes : list of str
         Features that are read, and their roles.
-    methods : tuple of str
-    rules : Rules
+    methods : list of str
+    rule, threshold
+        What makes instruments, as in `deepmr_utils.instruments.select_instruments`.
     members : int
         Members whose effects are there.
+    moments : np.ndarray, float64 (2, A)
+        Of the rule "pooled": see `moments`.
+    device : torch.device
     """
 
     blocks: Blocks
@@ -36,9 +57,12 @@ class Plan(NamedTuple):
     features: list[str]
     exposures: list[str]
     outcomes: list[str]
-    methods: tuple[str, ...]
-    rules: Rules
+    methods: list[str]
+    rule: str
+    threshold: float
     members: int
+    moments: np.ndarray = np.zeros((2, 0))
+    device: torch.device = torch.device("cpu")
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
@@ -56,20 +80,32 @@ class Plan(NamedTuple):
         block = self.first if i == 0 else self.blocks[i]()
         return windows(block, self.features, members=members)
 
+    def instruments(self, window: Window) -> np.ndarray:
+        """Which substitutions (V, A) are instruments, as `select_instruments` decides."""
+        effect, se = (values[:, self.columns[0]] for values in (window.effect, window.se))
+        usable = se != 0
+        if self.rule == "pooled":
+            mean, sd = self.moments
+            strength = np.where(sd > 0, np.abs(effect - mean) / np.where(sd > 0, sd, 1), 0)
+        else:
+            strength = np.abs(effect) / np.where(usable, se, 1)
+        return usable & (strength >= self.threshold)
+
+    def still(self, window: Window, kept: np.ndarray) -> np.ndarray:
+        """Which pairs (A, B) have an instrument, of ``kept``, whose outcome's error is 0."""
+        still = window.se[:, self.columns[1]] == 0
+        rows = kept.any(axis=1) & still.any(axis=1)
+        return (kept[rows].T.astype(np.float32) @ still[rows].astype(np.float32)) > 0
+
     def all_windows(self) -> Iterator[Window]:
         """The windows of all blocks, without the effects of members."""
         return (window for i in range(len(self.blocks)) for window in self.windows(i))
 
 
 def make_plan(
-    effects: xr.Dataset | Blocks,
-    rule: str,
-    threshold: float,
-    methods: Sequence[str],
-    exposures: Sequence[str] | None,
-    outcomes: Sequence[str] | None,
-    max_memory: int,
-) -> Plan:
+    effects: xr.Dataset | Blocks, rule: str, threshold: float, methods: Sequence[str],
+    exposures: Sequence[str] | None, outcomes: Sequence[str] | None, max_memory: int,
+) -> Plan:  # fmt: skip
     """Check what is asked for.
 
     Parameters
@@ -77,19 +113,16 @@ def make_plan(
     effects, rule, threshold, methods, exposures, outcomes, max_memory
         As `deepmr_utils.atlas.causal_atlas` takes them.
     """
-    methods = tuple(as_list(methods))
     check_choice("rule", rule, RULES)
     check_threshold(threshold)
-    for method in methods:  # for others there is analysis.pair_effects
-        check_choice("method", method, METHODS)
     whole = isinstance(effects, xr.Dataset)
     if not (effects.sizes["sequence"] if whole else len(effects)):
         raise ValueError("effects of at least one window are needed; got none")
     first = effects if whole else effects[0]()
     names = first["feature"].to_numpy().tolist()
     chosen = {
-        "methods": (list(methods), METHODS),
-        "features of the effects": (names, names),
+        "methods": (as_list(methods), METHODS),
+        "features (assign_coords renames them)": (names, names),
         "exposures": (names if exposures is None else as_list(exposures), names),
         "outcomes": (names if outcomes is None else as_list(outcomes), names),
     }
@@ -98,9 +131,9 @@ def make_plan(
         if wrong or not given:
             raise ValueError(
                 f"{role} must be some of {', '.join(map(str, known))}, each once; got "
-                f"{wrong or given}"
+                f"{wrong or given}{did_you_mean(wrong[0], known) if wrong else ''}"
             )
-    exposures, outcomes = (chosen[role][0] for role in ("exposures", "outcomes"))
+    methods, _, exposures, outcomes = (given for given, _ in chosen.values())
     if exposures == outcomes and len(exposures) == 1:
         raise ValueError(f"an atlas needs two features; exposure and outcome are {exposures}")
     if first.attrs.get("n_members", 2) < 2:
@@ -114,8 +147,42 @@ def make_plan(
     if whole:
         blocks = _blocks_of(effects, len(features), len(exposures) * len(outcomes), max_memory)
         first = blocks[0]()
-    rules = Rules(rule, threshold, np.zeros(0), np.zeros(0))
-    return Plan(blocks, first, features, exposures, outcomes, methods, rules, members)
+    return Plan(blocks, first, features, exposures, outcomes, methods, rule, threshold, members)
+
+
+def windows(effects: xr.Dataset, features: Sequence[str], *, members: bool) -> Iterator[Window]:
+    """Substitutions of each window of a block of variant effects.
+
+    Raises
+    ------
+    ValueError
+        If a substitution has an effect on some features only, or no standard error with it.
+    """
+    names = ["effect", "se", *(["member_effect"] if members else [])]
+    block = effects[names]
+    if block["feature"].to_numpy().tolist() != list(features):
+        block = block.sel(feature=list(features))
+    block = block.load()
+    order = ("sequence", "position", "allele", "feature")
+    effect, se = (block[name].transpose(*order).to_numpy() for name in names[:2])
+    each = block["member_effect"].transpose("member", *order).to_numpy() if members else None
+    for i, name in enumerate(block["sequence"].to_numpy().tolist()):
+        finite = np.isfinite(effect[i])
+        valid = finite.all(axis=-1)
+        if (finite.any(axis=-1) != valid).any():
+            feature = features[int(np.argmin(finite[finite.any(axis=-1)].all(axis=0)))]
+            raise ValueError(
+                f"all features must have effects of the same substitutions; window {name!r} lacks "
+                f"some of {feature!r}: leave that feature out, or use select_instruments"
+            )
+        error = se[i][valid].astype(np.float64)
+        if not (np.isfinite(error) & (error >= 0)).all():
+            raise ValueError(
+                f"a standard error must be finite and at least 0 where there is an effect; window "
+                f"{name!r} has {error[~(np.isfinite(error) & (error >= 0))][0]}: compute it again"
+            )
+        own = each[:, i][:, valid].astype(np.float64) if members else np.zeros((0, 0, 0))
+        yield Window(effect[i][valid].astype(np.float64), error, own)
 
 
 def _blocks_of(effects: xr.Dataset, features: int, pairs: int, max_memory: int) -> Blocks:
@@ -161,8 +228,7 @@ def floors(plan: Plan, max_memory: int) -> np.ndarray:
     a, b = plan.columns
     needed, total = np.zeros((len(a), len(b)), bool), 0
     for window in plan.all_windows():
-        kept = instrument_mask(window.effect[:, a], window.se[:, a], plan.rules)
-        needed |= still_outcomes(kept, window.se[:, b])
+        needed |= plan.still(window, plan.instruments(window))
         total += len(window.se)
     needed &= ~plan.itself
     used = np.union1d(np.array(a)[needed.any(1)], np.array(b)[needed.any(0)]).astype(int)
@@ -188,13 +254,6 @@ def floors(plan: Plan, max_memory: int) -> np.ndarray:
 
 def _low_quantile(errors: np.ndarray) -> float:
     return np.quantile(errors, SE_FLOOR_QUANTILE) if len(errors) else np.nan
-
-
-def still_outcomes(kept: np.ndarray, se_outcome: np.ndarray) -> np.ndarray:
-    """Which pairs (A, B) have an instrument, of ``kept`` (V, A), whose outcome's error is 0."""
-    still = se_outcome == 0
-    rows = kept.any(axis=1) & still.any(axis=1)
-    return (kept[rows].T.astype(np.float32) @ still[rows].astype(np.float32)) > 0
 
 
 def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:

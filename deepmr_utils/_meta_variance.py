@@ -158,8 +158,7 @@ def restricted_likelihood(studies: Studies) -> Array:
     nothing = 0 * variance[0]
     rising = _score(y, variance, nothing)[0] > 0
     falls, bracket = 0 * studies.k, [nothing] * 4
-    for step in _steps(y, variance, STEP):
-        fall = _falls(step)
+    for fall, step in _steps(y, variance, STEP):
         first = fall & (falls == 0)
         bracket = [xp.where(first, new, old) for new, old in zip(step, bracket, strict=True)]
         falls = falls + fall
@@ -170,8 +169,8 @@ def restricted_likelihood(studies: Studies) -> Array:
     return tau2
 
 
-def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, ...]]:
-    """Pairs of neighbouring variances and their scores, four arrays (G,), upwards from 0."""
+def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, tuple[Array, ...]]]:
+    """Whether the score falls through 0; neighbouring variances (G,) and their scores; upwards."""
     xp = _module(y)
     at = 0 * variance[0]
     value, further = _score(y, variance, at, bound=True)
@@ -179,12 +178,8 @@ def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, ..
         step = xp.where(at > 0, at * factor, LOWEST * variance[0])
         after = xp.where(further, step, at)
         after_value, there = _score(y, variance, after, bound=True)
-        yield at, after, value, after_value
+        yield (value > 0) & ~(after_value > 0), (at, after, value, after_value)
         at, value, further = after, after_value, further & there
-
-
-def _falls(step: tuple[Array, Array, Array, Array]) -> Array:
-    return (step[2] > 0) & ~(step[3] > 0)
 
 
 def _highest(y: Array, variance: Array) -> Array:
@@ -192,8 +187,7 @@ def _highest(y: Array, variance: Array) -> Array:
     xp = _module(y)
     tau2 = 0 * variance[0]
     best = _likelihood(y, variance, tau2)
-    for step in _steps(y, variance, FINE_STEP):
-        fall = _falls(step)
+    for fall, step in _steps(y, variance, FINE_STEP):
         if fall.any():
             root = _root(y, variance, *(xp.where(fall, a, 0) for a in step))
             value = _likelihood(y, variance, root)

@@ -104,9 +104,7 @@ def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> Pa
         if "member_effect" in effects:
             one = member_local(effects, found, chain.method).astype({"sequence_id": str})
             members.append(one.assign(**pair))
-    local = pd.concat(tables, ignore_index=True)
-    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
-    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
+    return _together(tables, members)
 
 
 def direct_effects(
@@ -167,8 +165,7 @@ def direct_effects(
             status=np.tile(status, len(exposures)),
         ))  # fmt: skip
         members += [frame.assign(member=m, causal_effect=v) for m, (v, _) in enumerate(by_member)]
-    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
-    return PairEffects(pd.concat(tables, ignore_index=True), by_member)
+    return _together(tables, members)
 
 
 def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +192,12 @@ def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.n
     se = unit * np.sqrt(np.maximum(q / np.maximum(count - exposures, 1), 1))[:, None]
     solvable = full & (count > exposures)
     return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
+
+
+def _together(tables: list[pd.DataFrame], members: list[pd.DataFrame]) -> PairEffects:
+    local = pd.concat(tables, ignore_index=True)
+    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
+    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
 
 
 def _features(effects: xr.Dataset) -> list[str]:

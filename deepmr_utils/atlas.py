@@ -11,21 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from . import __version__
-from ._atlas_plan import Blocks, Plan, fingerprint, floors, make_plan, moments, still_outcomes
+from ._atlas_plan import METHODS, Blocks, Plan, fingerprint, floors, make_plan, moments
 from ._atlas_store import FINISHED, Folder
-from ._atlas_sums import METHODS, Fits, Window, all_pairs, instrument_mask
+from ._atlas_sums import fit_window
 from ._checks import check_choice
 from .intervals import PAIR, RULES, intervals, q_values
 from .meta import mean_table, random_means
 from .predict import progress_bar, resolve_device
 
 __all__ = ["causal_atlas"]
-
-Floors = Callable[[], np.ndarray]
 
 
 def causal_atlas(
@@ -36,7 +33,6 @@ def causal_atlas(
     methods: Sequence[str] = METHODS,
     exposures: Sequence[str] | None = None,
     outcomes: Sequence[str] | None = None,
-    tau2_method: str = "reml",
     interval: str | None = None,
     store: str | Path | None = None,
     share: tuple[int, int] = (0, 1),
@@ -59,8 +55,6 @@ def causal_atlas(
     methods : sequence of {"ivw", "egger"}
     exposures, outcomes : sequence of str, optional
         Features; all by default.
-    tau2_method : {"reml", "dl"}
-        Between-window variance, as in `deepmr_utils.meta.random_effects`.
     interval : str, optional
         Rule of `deepmr_utils.intervals.total_variance`; "rubin" by default where effects
         have members, else "plain": given the model.
@@ -103,10 +97,9 @@ def causal_atlas(
     ``8 ((20 + M) V K + (4 A + 20 min(A, 256)) B)`` bytes.
     """
     plan = make_plan(effects, rule, threshold, methods, exposures, outcomes, max_memory)
-    device = resolve_device(device)
+    plan = plan._replace(device=resolve_device(device))
     interval = interval or ("rubin" if plan.members else "plain")
     check_choice("rule", interval, RULES)
-    check_choice("tau2_method", tau2_method, ("reml", "dl"))
     if interval != "plain" and plan.members < 2:
         raise ValueError(
             f"interval {interval!r} needs the effects of at least 2 members; got {plan.members}: "
@@ -116,24 +109,24 @@ def causal_atlas(
         raise ValueError(f"share (i, n) must have 0 <= i < n; got {share}")
     n_blocks = len(plan.blocks)
     settings = {
-        "rule": rule, "threshold": threshold, "methods": list(plan.methods),
-        "tau2_method": tau2_method, "interval": interval, "members": plan.members,
-        "exposures": plan.exposures, "outcomes": plan.outcomes, "blocks": n_blocks,
-        "version": __version__, "effects": fingerprint(plan, effects),
+        "rule": rule, "threshold": threshold, "methods": plan.methods,
+        "interval": interval, "members": plan.members, "exposures": plan.exposures,
+        "outcomes": plan.outcomes, "blocks": n_blocks, "version": __version__,
+        "effects": fingerprint(plan, effects),
     }  # fmt: skip
     versions = str(plan.first.attrs.get("versions", "unknown"))
     folder = Folder(store, settings, max_memory, versions)
     if folder.has(FINISHED):
         return folder.table(FINISHED, pd.DataFrame)
     if rule == "pooled":
-        mean, sd = folder.array("moments.npy", partial(moments, plan))
-        plan = plan._replace(rules=plan.rules._replace(mean=mean, sd=sd))
+        plan = plan._replace(moments=folder.array("moments.npy", partial(moments, plan)))
     lowest = cache(lambda: floors(plan, max_memory))
 
     def block(i: int) -> np.ndarray:
         """Local effects (2 + M, methods, n, A, B) of a block of windows."""
-        compute = partial(_block_effects, plan, i, lowest, device)
-        return folder.array(f"local/{i:06d}.npy", compute, n_blocks)
+        return folder.array(
+            f"local/{i:06d}.npy", partial(_local_effects, plan, i, lowest), n_blocks
+        )
 
     for i in progress_bar(range(share[0], n_blocks, share[1]), progress, desc="windows"):
         block(i)
@@ -143,74 +136,41 @@ def causal_atlas(
     size = max(1, max_memory // (24 * sum(block(i)[:, :, :, :1].size for i in range(n_blocks))))
     tables = []
     for first in progress_bar(range(0, len(plan.exposures), size), progress, desc="exposures"):
-        chosen = slice(first, first + size)
-
-        def part(chosen: slice = chosen) -> pd.DataFrame:
-            local = np.concatenate([block(i)[:, :, :, chosen] for i in range(n_blocks)], axis=2)
-            return _global_effects(local, plan, chosen, tau2_method, interval, device)
-
-        tables.append(folder.table(f"pairs-{chosen.start:06d}-{chosen.stop:06d}.parquet", part))
+        name, chosen = f"pairs-{first:06d}-{first + size:06d}.parquet", slice(first, first + size)
+        compute = partial(_global_effects, plan, chosen, block, interval)
+        tables.append(folder.table(name, compute))
     table = pd.concat(tables, ignore_index=True)
     table = table.assign(q_value=q_values(table, ["method"]))
-    rank = table["method"].map(METHODS.index)
-    table = table.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)
+    table = table.iloc[np.argsort(table["method"].map(METHODS.index), kind="stable")]
+    table = table.reset_index(drop=True)
     table.attrs = settings
     table = folder.table(FINISHED, lambda: table)
     folder.tidy()
     return table
 
 
-def _fit_window(
-    window: Window, plan: Plan, lowest: Floors, device: torch.device, member: int | None = None
-) -> dict[str, Fits]:
-    """Estimates of all pairs in one window, by the ensemble or one member's effects."""
-    a, b = plan.columns
-    kept = instrument_mask(window.effect[:, a], window.se[:, a], plan.rules)
-    needed = still_outcomes(kept, window.se[:, b]).any()
-    effect = window.effect if member is None else window.members[member]
-    fits = all_pairs(
-        effect[:, a], window.se[:, a], effect[:, b], window.se[:, b], kept, plan.methods,
-        floor=lowest() if needed else None, device=device,
-    )  # fmt: skip
-    for fit in fits.values():
-        for values in fit[:3]:
-            values[plan.itself] = np.nan
-    return fits
-
-
-def _window_effects(window: Window, plan: Plan, lowest: Floors, device: torch.device) -> np.ndarray:
-    """Effect, standard error and each member's effect (2 + M, methods, A, B) in one window."""
-    fits = _fit_window(window, plan, lowest, device)
-    each = [_fit_window(window, plan, lowest, device, member) for member in range(plan.members)]
-    rows = [[fit[m].effect for m in plan.methods] for fit in (fits, *each)]
-    return np.array([rows[0], [fits[m].se for m in plan.methods], *rows[1:]])
-
-
-def _block_effects(plan: Plan, i: int, lowest: Floors, device: torch.device) -> np.ndarray:
-    """Local effects (2 + M, methods, n, A, B) of a block of windows."""
-    found = plan.windows(i, members=bool(plan.members))
-    return np.stack([_window_effects(one, plan, lowest, device) for one in found], axis=2)
+def _local_effects(plan: Plan, i: int, lowest: Callable[[], np.ndarray]) -> np.ndarray:
+    """Local effects (2 + M, methods, n, A, B) in a block of windows."""
+    found = plan.windows(i, members=plan.members > 0)
+    return np.stack([fit_window(window, plan, lowest) for window in found], axis=2)
 
 
 def _global_effects(
-    local: np.ndarray,
-    plan: Plan,
-    chosen: slice,
-    tau2_method: str,
-    interval: str,
-    device: torch.device,
+    plan: Plan, chosen: slice, block: Callable[[int], np.ndarray], interval: str
 ) -> pd.DataFrame:
-    """Means over windows of local effects (2 + M, methods, N, a, B), with their intervals."""
+    """Means over windows of the local effects of some exposures, with their intervals."""
+    # (2 + M, methods, N, a, B)
+    local = np.concatenate([block(i)[:, :, :, chosen] for i in range(len(plan.blocks))], axis=2)
     pair = ~plan.itself[chosen].ravel()
     names = pd.MultiIndex.from_product([plan.exposures[chosen], plan.outcomes], names=PAIR)
     tables = []
     for method, values in zip(plan.methods, np.moveaxis(local, 1, 0), strict=True):
         values = values.reshape(*values.shape[:2], -1)[..., pair]
         effect, se, *members = values
-        means = mean_table(random_means(effect, se, tau2_method, device=device), len(effect))
+        means = mean_table(random_means(effect, se, device=plan.device), len(effect))
         common = np.isfinite(values).all(axis=0)
         each = [
-            random_means(np.where(common, own, np.nan), se, tau2_method, device=device)["effect"]
+            random_means(np.where(common, own, np.nan), se, device=plan.device)["effect"]
             for own in members
         ]
         spread = pd.DataFrame(each, columns=range(len(means)), dtype=float)

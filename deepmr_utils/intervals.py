@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from ._checks import as_list, check_choice, check_columns, numbers
 from ._numerics import pad_groups
@@ -25,14 +25,9 @@ PAIR = ["exposure", "outcome"]
 
 
 def total_variance(
-    within: ArrayLike,
-    between: ArrayLike,
-    n_members: ArrayLike,
-    rule: str = "rubin",
-    *,
-    complete_df: ArrayLike = np.inf,
-    between_df: ArrayLike | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    within: ArrayLike, between: ArrayLike, n_members: ArrayLike, rule: str = "rubin", *,
+    complete_df: ArrayLike = np.inf, between_df: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Combine the variance of an estimate given the model with that between members.
 
     Parameters
@@ -125,18 +120,10 @@ def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, 
     centre = logs.mean() - special.digamma(df / 2) + np.log(df / 2)
     if spread <= 0:  # no more than chance: one variance for all
         return np.where(np.isnan(between), np.nan, np.exp(centre)), np.inf
-    half = _inverse_trigamma(spread)
+    ends = 0.5 / spread, (1 + np.sqrt(1 + 4 * spread)) / spread  # 1/x < trigamma < 1/x + 1/x^2
+    half = optimize.brentq(lambda at: special.polygamma(1, at) - spread, *ends, xtol=1e-14)
     prior = np.exp(centre + special.digamma(half) - np.log(half))
     return (2 * half * prior + df * between) / (2 * half + df), 2 * half + df
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Argument at which trigamma has a value, by Newton's method on 1 / trigamma (Smyth, 2004)."""
-    at = 0.5 + 1 / value
-    for _ in range(50):  # convex: converges monotonically, in under ten steps
-        trigamma = special.polygamma(1, at)
-        at += trigamma * (1 - trigamma / value) / special.polygamma(2, at)
-    return float(at)
 
 
 def member_local(
@@ -231,15 +218,10 @@ def member_global(
 
 
 def add_intervals(
-    estimates: pd.DataFrame,
-    members: pd.DataFrame,
-    on: Sequence[str],
-    effect: str = "causal_effect",
-    *,
-    rule: str = "rubin",
-    complete_df: str | None = None,
+    estimates: pd.DataFrame, members: pd.DataFrame, on: Sequence[str],
+    effect: str = "causal_effect", *, rule: str = "rubin", complete_df: str | None = None,
     moderate: bool = False,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Add 95 % intervals that carry the variance between members.
 
     Parameters
@@ -271,30 +253,19 @@ def add_intervals(
     needed = [*on, effect, "se", *([] if complete_df is None else [complete_df])]
     check_columns(estimates, needed, "the table of estimates")
     check_columns(members, [*on, effect], "the table of effects by member")
-    if on:
-        groups = members.groupby(on, observed=True, dropna=False)[effect]
-        spread = groups.agg(["std", "count"]).reset_index()
-        table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
-    else:
-        table = pd.DataFrame([members[effect].agg(["std", "count"])] * len(estimates))
-    between, count = table["std"].to_numpy(), table["count"].to_numpy()
+    keys = [*on, "_all"]  # there is a key, then, also without `on`
+    groups = members.assign(_all=0).groupby(keys, observed=True, dropna=False)[effect]
+    spread = groups.agg(["std", "count"]).reset_index()
+    table = estimates[on].assign(_all=0).merge(spread, on=keys, how="left", validate="m:1")
     df = np.inf if complete_df is None else estimates[complete_df]
-    columns = intervals(
-        estimates[effect], estimates["se"], between, count, rule, df, moderate=moderate
-    )
-    return estimates.assign(**columns)
+    known = estimates[effect], estimates["se"], table["std"], table["count"]
+    return estimates.assign(**intervals(*known, rule, df, moderate=moderate))
 
 
 def intervals(
-    effect: ArrayLike,
-    se: ArrayLike,
-    between_se: ArrayLike,
-    n_members: ArrayLike,
-    rule: str = "rubin",
-    complete_df: ArrayLike = np.inf,
-    *,
-    moderate: bool = False,
-) -> dict[str, np.ndarray]:
+    effect: ArrayLike, se: ArrayLike, between_se: ArrayLike, n_members: ArrayLike,
+    rule: str = "rubin", complete_df: ArrayLike = np.inf, *, moderate: bool = False,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """95 % intervals of effects.
 
     Parameters

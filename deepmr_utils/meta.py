@@ -112,9 +112,7 @@ def global_effects(
     *,
     effect: str = "causal_effect",
     se: str = "se",
-    tau2_method: Literal["reml", "dl", "pm", "common"] = "reml",
-    hartung_knapp: bool | Literal["adhoc"] = False,
-    prediction: Literal["hts", "v", "hk"] = "hts",
+    **options: object,
 ) -> pd.DataFrame:
     """Global causal effect of every group of a tidy table of local effects.
 
@@ -127,8 +125,8 @@ def global_effects(
         Columns whose values make the groups; none for one group.
     effect, se : str
         Columns of the effects and standard errors.
-    tau2_method, hartung_knapp, prediction
-        As in `random_effects`.
+    **options
+        ``tau2_method``, ``hartung_knapp`` and ``prediction``, as in `random_effects`.
 
     Returns
     -------
@@ -152,11 +150,8 @@ def global_effects(
     values = [numbers(local[name], name) for name in (effect, se)]
     reason = why_left_out(*values)
     values = [np.where(reason == "", value, np.nan) for value in values]
-    effects, errors, member = pad_groups(codes, groups, *values, np.ones(len(local)))
-    table = random_effects(
-        effects, errors, tau2_method, hartung_knapp=hartung_knapp, prediction=prediction
-    )
-    table["n_excluded"] = (member == 1).sum(axis=1) - table["k"]  # padding is not left out
+    table = random_effects(*pad_groups(codes, groups, *values), **options)
+    table["n_excluded"] = np.bincount(codes, minlength=groups) - table["k"]  # without padding
     counts = {text: np.bincount(codes[reason == text], minlength=groups) for text in LEFT_OUT}
     table["excluded"] = [
         ", ".join(f"{n[i]} {text}" for text, n in counts.items() if n[i]) for i in range(groups)
@@ -212,13 +207,9 @@ def _checked(effect: ArrayLike, se: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_means(
-    effect: np.ndarray,
-    se: np.ndarray,
-    tau2_method: str = "reml",
-    *,
-    profile: bool = False,
+    effect: np.ndarray, se: np.ndarray, tau2_method: str = "reml", *, profile: bool = False,
     device: str = "cpu",
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Means and variances of very many meta-analyses, a block at a time.
 
     Parameters
@@ -290,11 +281,9 @@ def _squared(tau2: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def mean_table(
-    fit: dict[str, np.ndarray],
-    studies: int,
-    hartung_knapp: bool | Literal["adhoc"] = False,
-    prediction: Literal["hts", "v", "hk"] = "hts",
-) -> pd.DataFrame:
+    fit: dict[str, np.ndarray], studies: int, hartung_knapp: bool | str = False,
+    prediction: str = "hts",
+) -> pd.DataFrame:  # fmt: skip
     """The columns of `random_effects` by what `random_means` found in so many studies."""
     effect, classic_se, hk_se, tau, q, k = (
         fit[name] for name in ("effect", "classic_se", "hk_se", "tau", "q", "k")
@@ -306,10 +295,9 @@ def mean_table(
             se = hk_se if hartung_knapp is True else np.fmax(hk_se, classic_se)
             quantile = special.stdtrit(freedom, 0.975)
             tail = partial(special.stdtr, freedom)
-        reach = special.stdtrit(np.where(k > 2, k - 2.0, np.nan), 0.975)
-        if prediction != "hts":
-            reach = special.stdtrit(freedom, 0.975)
-        reach = reach * np.hypot(hk_se if prediction == "hk" else classic_se, tau)
+        beyond = np.where(k > 2, freedom - 1, np.nan) if prediction == "hts" else freedom
+        reach = np.hypot(hk_se if prediction == "hk" else classic_se, tau)
+        reach = reach * special.stdtrit(beyond, 0.975)
         columns = fit | {
             "se": se, "ci_low": effect - quantile * se, "ci_high": effect + quantile * se,
             "p": 2 * tail(-np.abs(effect / se)),
@@ -323,5 +311,4 @@ def mean_table(
     exact &= hartung_knapp is True or prediction == "hk"
     frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
     reason = np.select([k == 0, np.isnan(effect), k == 1, exact], [0, 1, 2, 3], 4)
-    texts = np.array(STATUS, object)[reason]
-    return frame.assign(k=k, n_excluded=studies - k, status=texts)
+    return frame.assign(k=k, n_excluded=studies - k, status=np.array(STATUS, object)[reason])
