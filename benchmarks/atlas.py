@@ -42,8 +42,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from deepmr_utils import _atlas_plan, atlas
-from deepmr_utils._meta_batch import random_means
+from deepmr_utils import _atlas_plan, _atlas_sums, atlas
+from deepmr_utils.meta import random_means
 
 GPU_FLOPS = 30e12  # half of what an H100 or H200 does in float64 on its matrix units
 
@@ -90,13 +90,13 @@ def main() -> None:
 
     start, cpu = time.perf_counter(), time.process_time()
     plan = _atlas_plan.make_plan(blocks, "pooled", 1.0, ("ivw", "egger"), None, None, 2**30)
-    rules = _atlas_plan.moments(plan)
+    found = _atlas_plan.moments(plan)
     first = time.process_time() - cpu
-    plan, cpu_local, used = plan._replace(rules=rules), time.process_time(), []
+    plan = plan._replace(moments=found, device=torch.device(chosen.device))
+    cpu_local, used = time.process_time(), []
     for window in _atlas_plan.windows(block, plan.features, members=bool(chosen.members)):
-        kept = _atlas_plan.instrument_mask(window.effect, window.se, rules)
-        used.append(kept.any(axis=1).sum())
-        atlas._window_effects(window, plan, lambda: np.zeros(0), torch.device(chosen.device))
+        used.append(plan.instruments(window).any(axis=1).sum())
+        _atlas_sums.fit_window(window, plan, lambda: np.zeros(0))
     local = (time.process_time() - cpu_local) / size
     print(
         f"{k} features, {chosen.length} bp, {chosen.members} members, {chosen.threads} threads: "

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepmr_utils import analysis
+from deepmr_utils import analysis, instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
 from experiments.binding import genome, genomes, one_genome, sources
@@ -51,7 +51,7 @@ def one_run(graph: str, number: int) -> pd.DataFrame:
     )
     true = sources.perfect_effects(parameters, windows)
     instances = one_genome.factor_instances(windows)
-    allowed = analysis.eligible(true, analysis.CHAINS["motif"].source, instances)
+    allowed = instruments.eligible(true, analysis.CHAINS["motif"].source, instances)
     quality = quality.set_index("task")
     rows = []
     for exposure in genome.FACTORS:

@@ -1,19 +1,34 @@
 """What a causal atlas estimates: checked options, blocks of windows, and what all these decide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import joblib
 import numpy as np
+import torch
 import xarray as xr
 
-from ._atlas_sums import METHODS, Rules, instrument_mask, windows
-from ._checks import check_choice, check_number, did_you_mean
-from ._meta_batch import TAU2_METHODS
+from ._checks import as_list, check_choice, check_number, did_you_mean
 from .instruments import RULES, SE_FLOOR_QUANTILE
-from .intervals import check_rule
 
+METHODS = ("ivw", "egger")
 Blocks = Sequence[Callable[[], xr.Dataset]]
+
+
+class Window(NamedTuple):
+    """The V substitutions of one window that have effects, on K features.
+
+    Attributes
+    ----------
+    effect, se : np.ndarray, float64 (V, K)
+        Effects and standard errors.
+    members : np.ndarray, float64 (M, V, K)
+        Effects by member.
+    """
+
+    effect: np.ndarray
+    se: np.ndarray
+    members: np.ndarray
 
 
 class Plan(NamedTuple):
@@ -27,10 +42,14 @@ class Plan(NamedTuple):
         The first of them.
     features, exposures, outcomes : list of str
         Features that are read, and their roles.
-    methods : tuple of str
-    rules : Rules
+    methods : list of str
+    rule, threshold
+        What makes instruments, as in `deepmr_utils.instruments.select_instruments`.
     members : int
         Members whose effects are there.
+    moments : np.ndarray, float64 (2, A)
+        Of the rule "pooled": see `moments`.
+    device : torch.device
     """
 
     blocks: Blocks
@@ -38,9 +57,12 @@ class Plan(NamedTuple):
     features: list[str]
     exposures: list[str]
     outcomes: list[str]
-    methods: tuple[str, ...]
-    rules: Rules
+    methods: list[str]
+    rule: str
+    threshold: float
     members: int
+    moments: np.ndarray = np.zeros((2, 0))
+    device: torch.device = torch.device("cpu")
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
@@ -53,20 +75,37 @@ class Plan(NamedTuple):
         """Which pairs are of a feature with itself, bool (A, B)."""
         return np.array(self.exposures)[:, None] == np.array(self.outcomes)
 
-    def block(self, i: int) -> xr.Dataset:
-        """The effects of a block of windows; the first is not computed twice."""
-        return self.first if i == 0 else self.blocks[i]()
+    def windows(self, i: int, *, members: bool = False) -> Iterator[Window]:
+        """The windows of a block; the effects of the first are not computed twice."""
+        block = self.first if i == 0 else self.blocks[i]()
+        return windows(block, self.features, members=members)
+
+    def instruments(self, window: Window) -> np.ndarray:
+        """Which substitutions (V, A) are instruments, as `select_instruments` decides."""
+        effect, se = (values[:, self.columns[0]] for values in (window.effect, window.se))
+        usable = se != 0
+        if self.rule == "pooled":
+            mean, sd = self.moments
+            strength = np.where(sd > 0, np.abs(effect - mean) / np.where(sd > 0, sd, 1), 0)
+        else:
+            strength = np.abs(effect) / np.where(usable, se, 1)
+        return usable & (strength >= self.threshold)
+
+    def still(self, window: Window, kept: np.ndarray) -> np.ndarray:
+        """Which pairs (A, B) have an instrument, of ``kept``, whose outcome's error is 0."""
+        still = window.se[:, self.columns[1]] == 0
+        rows = kept.any(axis=1) & still.any(axis=1)
+        return (kept[rows].T.astype(np.float32) @ still[rows].astype(np.float32)) > 0
+
+    def all_windows(self) -> Iterator[Window]:
+        """The windows of all blocks, without the effects of members."""
+        return (window for i in range(len(self.blocks)) for window in self.windows(i))
 
 
 def make_plan(
-    effects: xr.Dataset | Blocks,
-    rule: str,
-    threshold: float,
-    methods: Sequence[str],
-    exposures: Sequence[str] | None,
-    outcomes: Sequence[str] | None,
-    max_memory: int,
-) -> Plan:
+    effects: xr.Dataset | Blocks, rule: str, threshold: float, methods: Sequence[str],
+    exposures: Sequence[str] | None, outcomes: Sequence[str] | None, max_memory: int,
+) -> Plan:  # fmt: skip
     """Check what is asked for.
 
     Parameters
@@ -74,79 +113,76 @@ def make_plan(
     effects, rule, threshold, methods, exposures, outcomes, max_memory
         As `deepmr_utils.atlas.causal_atlas` takes them.
     """
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
     check_choice("rule", rule, RULES)
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(
-                f"unknown method {method!r}: choose among {', '.join(METHODS)}; for others there "
-                f"is robust_pairs{did_you_mean(method, METHODS)}"
-            )
-    if not methods or len(set(methods)) < len(methods):
-        raise ValueError(f"methods must be named, and once each; got {list(methods)}")
     check_number("threshold", threshold, low=0)
     whole = isinstance(effects, xr.Dataset)
     if not (effects.sizes["sequence"] if whole else len(effects)):
         raise ValueError("effects of at least one window are needed; got none")
     first = effects if whole else effects[0]()
     names = first["feature"].to_numpy().tolist()
-    if len(set(names)) < len(names):
-        again = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"features must have names of their own; {again!r} is there twice: rename them with "
-            "effects.assign_coords(feature=...)"
-        )
+    chosen = {
+        "methods": (as_list(methods), METHODS),
+        "features (assign_coords renames them)": (names, names),
+        "exposures": (names if exposures is None else as_list(exposures), names),
+        "outcomes": (names if outcomes is None else as_list(outcomes), names),
+    }
+    for role, (given, known) in chosen.items():
+        wrong = [name for name in given if name not in known or given.count(name) > 1]
+        if wrong or not given:
+            raise ValueError(
+                f"{role} must be some of {', '.join(map(str, known))}, each once; got "
+                f"{wrong or given}{did_you_mean(wrong[0], known) if wrong else ''}"
+            )
+    methods, _, exposures, outcomes = (given for given, _ in chosen.values())
+    if exposures == outcomes and len(exposures) == 1:
+        raise ValueError(f"an atlas needs two features; exposure and outcome are {exposures}")
     if first.attrs.get("n_members", 2) < 2:
         raise ValueError(
             "effects of a single member have no standard errors, which instruments need: use an "
             "ensemble or MC-dropout"
         )
-    sides = []
-    for role, side in (("exposures", exposures), ("outcomes", outcomes)):
-        chosen = names if side is None else [side] if isinstance(side, str) else list(side)
-        unknown = [name for name in chosen if name not in names]
-        if unknown or not chosen or len(set(chosen)) < len(chosen):
-            raise ValueError(
-                f"{role} must be features, each once; got {unknown or chosen}: the features are "
-                f"{', '.join(map(str, names))}"
-            )
-        sides.append(chosen)
-    if not (np.array(sides[0])[:, None] != np.array(sides[1])).any():
-        raise ValueError(f"an atlas needs two features; exposure and outcome are {sides[0]}")
-    features = [name for name in names if name in {*sides[0], *sides[1]}]
+    features = [name for name in names if name in {*exposures, *outcomes}]
     members = first.sizes["member"] if "member_effect" in first else 0
     blocks = effects
     if whole:
-        blocks = _blocks_of(effects, len(features), len(sides[0]) * len(sides[1]), max_memory)
+        blocks = _blocks_of(effects, len(features), len(exposures) * len(outcomes), max_memory)
         first = blocks[0]()
-    rules = Rules(rule, threshold, np.zeros(0), np.zeros(0))
-    return Plan(blocks, first, features, *sides, methods, rules, members)
+    return Plan(blocks, first, features, exposures, outcomes, methods, rule, threshold, members)
 
 
-def check_options(
-    plan: Plan, tau2_method: str, interval: str, share: tuple[int, int], dtype: str
-) -> None:
-    """Check the options of the meta-analysis.
+def windows(effects: xr.Dataset, features: Sequence[str], *, members: bool) -> Iterator[Window]:
+    """Substitutions of each window of a block of variant effects.
 
-    Parameters
-    ----------
-    plan : Plan
-    tau2_method, interval, share, dtype
-        As `deepmr_utils.atlas.causal_atlas` takes them.
+    Raises
+    ------
+    ValueError
+        If a substitution has an effect on some features only, or no standard error with it.
     """
-    check_rule(interval)
-    for name, value, valid in (
-        ("tau2_method", tau2_method, TAU2_METHODS),
-        ("dtype", dtype, ("float64", "float32")),
-    ):
-        check_choice(name, value, valid)
-    if interval != "plain" and plan.members < 2:
-        raise ValueError(
-            f"interval {interval!r} needs the effects of at least 2 members; got {plan.members}: "
-            "compute them with keep_members=True, or take interval='plain'"
-        )
-    if not 0 <= share[0] < share[1]:
-        raise ValueError(f"share (i, n) must have 0 <= i < n; got {share}")
+    names = ["effect", "se", *(["member_effect"] if members else [])]
+    block = effects[names]
+    if block["feature"].to_numpy().tolist() != list(features):
+        block = block.sel(feature=list(features))
+    block = block.load()
+    order = ("sequence", "position", "allele", "feature")
+    effect, se = (block[name].transpose(*order).to_numpy() for name in names[:2])
+    each = block["member_effect"].transpose("member", *order).to_numpy() if members else None
+    for i, name in enumerate(block["sequence"].to_numpy().tolist()):
+        finite = np.isfinite(effect[i])
+        valid = finite.all(axis=-1)
+        if (finite.any(axis=-1) != valid).any():
+            feature = features[int(np.argmin(finite[finite.any(axis=-1)].all(axis=0)))]
+            raise ValueError(
+                f"all features must have effects of the same substitutions; window {name!r} lacks "
+                f"some of {feature!r}: leave that feature out, or use select_instruments"
+            )
+        error = se[i][valid].astype(np.float64)
+        if not (np.isfinite(error) & (error >= 0)).all():
+            raise ValueError(
+                f"a standard error must be finite and at least 0 where there is an effect; window "
+                f"{name!r} has {error[~(np.isfinite(error) & (error >= 0))][0]}: compute it again"
+            )
+        own = each[:, i][:, valid].astype(np.float64) if members else np.zeros((0, 0, 0))
+        yield Window(effect[i][valid].astype(np.float64), error, own)
 
 
 def _blocks_of(effects: xr.Dataset, features: int, pairs: int, max_memory: int) -> Blocks:
@@ -163,8 +199,8 @@ def _blocks_of(effects: xr.Dataset, features: int, pairs: int, max_memory: int) 
     return [lambda rows=slice(i, i + size): effects.isel(sequence=rows) for i in range(0, n, size)]
 
 
-def moments(plan: Plan) -> Rules:
-    """Mean and sd (ddof 0) of the exposures' effects of all valid substitutions of all windows.
+def moments(plan: Plan) -> np.ndarray:
+    """Mean and sd (ddof 0) of the exposures' effects (2, A) of all substitutions of all windows.
 
     Notes
     -----
@@ -172,16 +208,15 @@ def moments(plan: Plan) -> Rules:
     """
     count, (columns, _) = 0, plan.columns
     mean, squares = np.zeros((2, len(columns)))
-    for i in range(len(plan.blocks)):
-        for window in windows(plan.block(i), plan.features, members=False):
-            n, effect = len(window.effect), window.effect[:, columns]
-            if n:
-                centre = effect.mean(axis=0)
-                step = centre - mean
-                squares += ((effect - centre) ** 2).sum(axis=0) + step**2 * count * n / (count + n)
-                count += n
-                mean = mean + step * n / count
-    return plan.rules._replace(mean=mean, sd=np.sqrt(squares / max(count, 1)))
+    for window in plan.all_windows():
+        n, effect = len(window.effect), window.effect[:, columns]
+        if n:
+            centre = effect.mean(axis=0)
+            step = centre - mean
+            squares += ((effect - centre) ** 2).sum(axis=0) + step**2 * count * n / (count + n)
+            count += n
+            mean = mean + step * n / count
+    return np.stack([mean, np.sqrt(squares / max(count, 1))])
 
 
 def floors(plan: Plan, max_memory: int) -> np.ndarray:
@@ -192,41 +227,33 @@ def floors(plan: Plan, max_memory: int) -> np.ndarray:
     """
     a, b = plan.columns
     needed, total = np.zeros((len(a), len(b)), bool), 0
-    for i in range(len(plan.blocks)):
-        for window in windows(plan.block(i), plan.features, members=False):
-            kept = instrument_mask(window.effect[:, a], window.se[:, a], plan.rules)
-            still = window.se[:, b] == 0
-            needed |= (kept.T.astype(np.float32) @ still.astype(np.float32)) > 0
-            total += len(window.se)
+    for window in plan.all_windows():
+        needed |= plan.still(window, plan.instruments(window))
+        total += len(window.se)
     needed &= ~plan.itself
-    rows, columns = np.array(a)[needed.any(1)], np.array(b)[needed.any(0)]
-    used = np.union1d(rows, columns).astype(int)
+    used = np.union1d(np.array(a)[needed.any(1)], np.array(b)[needed.any(0)]).astype(int)
     if (size := 8 * total * len(used)) > max_memory:
         raise ValueError(
             f"outcomes have a standard error of 0 where an instrument of an exposure has not; the "
             f"floor takes those of {len(used)} features in memory, {size} bytes, and max_memory is "
             f"{max_memory}: raise it, or take effects on the logit scale, which does not saturate"
         )
-    parts = [
-        window.se[:, used]
-        for i in range(len(plan.blocks))
-        for window in windows(plan.block(i), plan.features, members=False)
-    ]
+    parts = [window.se[:, used] for window in plan.all_windows()]
     errors = dict(zip(used, np.concatenate(parts).T, strict=True))
     result = np.full(needed.shape, np.nan)
     for j in np.flatnonzero(needed.any(axis=0)):
         outcome = errors[b[j]]
-        own = None  # that of all substitutions, for exposures that move wherever the outcome does
+        moved = outcome > 0
+        all_of_them = _low_quantile(outcome[moved])  # of exposures that move wherever this does
         for i in np.flatnonzero(needed[:, j]):
-            frozen = (errors[a[i]] == 0) & (outcome > 0)
-            if frozen.any() or own is None:
-                positive = outcome[(outcome > 0) & ~frozen]
-                value = np.quantile(positive, SE_FLOOR_QUANTILE) if len(positive) else np.nan
-                own = own if frozen.any() else value
-            else:
-                value = own
-            result[i, j] = value
+            both = moved & (errors[a[i]] > 0)
+            same = both.sum() == moved.sum()
+            result[i, j] = all_of_them if same else _low_quantile(outcome[both])
     return result
+
+
+def _low_quantile(errors: np.ndarray) -> float:
+    return np.quantile(errors, SE_FLOOR_QUANTILE) if len(errors) else np.nan
 
 
 def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:

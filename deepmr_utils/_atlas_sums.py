@@ -1,152 +1,37 @@
-"""Instruments and estimates of all pairs of features in one window, as products of matrices."""
+"""Estimates of all pairs of features in one window, as products of matrices."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 
+from ._atlas_plan import Plan, Window
 from .mr import estimate
 from .mr.registry import REGISTRY
 
-METHODS = ("ivw", "egger")
 EXPOSURES = 256  # exposures of one product: with thousands of outcomes its sums stay small
 # Relative error of a difference of sums is about 1e-16 of what cancels: above this share of the
 # difference the pair is fitted by `estimate`, from centred values.
 CANCELLED = 1e6
 
 
-class Rules(NamedTuple):
-    """What decides which substitutions are instruments, of each of A exposures.
-
-    Attributes
-    ----------
-    rule, threshold
-        As in `deepmr_utils.instruments.select_instruments`.
-    mean, sd : np.ndarray, float64 (A,)
-        Of all valid substitutions of all windows (ddof 0); of the rule "pooled" alone.
-    """
-
-    rule: str
-    threshold: float
-    mean: np.ndarray
-    sd: np.ndarray
-
-
-class Window(NamedTuple):
-    """The V substitutions of one window that have effects, on K features.
-
-    Attributes
-    ----------
-    effect, se : np.ndarray, float64 (V, K)
-        Effects and standard errors.
-    members : np.ndarray, float64 (M, V, K), or None
-        Effects by member.
-    """
-
-    effect: np.ndarray
-    se: np.ndarray
-    members: np.ndarray | None
-
-
-class Fits(NamedTuple):
-    """Estimates of A exposures on B outcomes in one window, arrays (A, B); NaN where there is none.
-
-    Attributes
-    ----------
-    effect, se, scale : np.ndarray, float64 (A, B)
-        Causal effect, its standard error, residual standard error (to few digits where it is below
-        0.1, since nothing depends on it there).
-    n : np.ndarray, int (A,)
-        Instruments of each exposure.
-    """
-
-    effect: np.ndarray
-    se: np.ndarray
-    scale: np.ndarray
-    n: np.ndarray
-
-
-def windows(effects: xr.Dataset, features: Sequence[str], *, members: bool) -> Iterator[Window]:
-    """Substitutions of each window of a block of variant effects.
-
-    Raises
-    ------
-    ValueError
-        If a substitution has an effect on some features only, or no standard error with it.
-    """
-    names = ["effect", "se", *(["member_effect"] if members else [])]
-    block = effects[names]
-    if block["feature"].to_numpy().tolist() != list(features):
-        block = block.sel(feature=list(features))
-    block = block.load()
-    order = ("sequence", "position", "allele", "feature")
-    effect, se = (block[name].transpose(*order).to_numpy() for name in names[:2])
-    each = block["member_effect"].transpose("member", *order).to_numpy() if members else None
-    for i, name in enumerate(block["sequence"].to_numpy().tolist()):
-        finite = np.isfinite(effect[i])
-        valid = finite.all(axis=-1)
-        if (finite.any(axis=-1) != valid).any():
-            feature = features[int(np.argmin(finite[finite.any(axis=-1)].all(axis=0)))]
-            raise ValueError(
-                f"all features must have effects of the same substitutions; window {name!r} lacks "
-                f"some of {feature!r}: leave that feature out, or use select_instruments"
-            )
-        error = se[i][valid].astype(np.float64)
-        if not (np.isfinite(error) & (error >= 0)).all():
-            raise ValueError(
-                f"a standard error must be finite and at least 0 where there is an effect; window "
-                f"{name!r} has {error[~(np.isfinite(error) & (error >= 0))][0]}: compute it again"
-            )
-        own = None if each is None else each[:, i][:, valid].astype(np.float64)
-        yield Window(effect[i][valid].astype(np.float64), error, own)
-
-
-def instrument_mask(effect: np.ndarray, se: np.ndarray, rules: Rules) -> np.ndarray:
-    """Which substitutions (V, A) are instruments, as `select_instruments` decides."""
-    usable = se != 0
-    if rules.rule == "pooled":
-        spread = np.where(rules.sd > 0, rules.sd, 1)
-        strength = np.where(rules.sd > 0, np.abs(effect - rules.mean) / spread, 0)
-    else:
-        strength = np.abs(effect) / np.where(usable, se, 1)
-    return usable & (strength >= rules.threshold)
-
-
-def all_pairs(
-    exposure: np.ndarray,
-    se_exposure: np.ndarray,
-    outcome: np.ndarray,
-    se_outcome: np.ndarray,
-    kept: np.ndarray,
-    methods: Sequence[str] = METHODS,
-    *,
-    floor: np.ndarray | None = None,
-    device: str | torch.device = "cpu",
-) -> dict[str, Fits]:
+def fit_window(window: Window, plan: Plan, lowest: Callable[[], np.ndarray]) -> np.ndarray:
     """Estimates of every exposure on every outcome in one window.
 
     Parameters
     ----------
-    exposure, se_exposure : np.ndarray, float64 (V, A)
-        Effects on A exposures, and their standard errors.
-    outcome, se_outcome : np.ndarray, float64 (V, B)
-        Effects on B outcomes, and their standard errors.
-    kept : np.ndarray, bool (V, A)
-        Instruments of each exposure, `instrument_mask`.
-    methods : sequence of {"ivw", "egger"}
-    floor : np.ndarray, float64 (A, B), optional
-        Standard error of an outcome where it is 0, of each pair; NaN where there is none. Needed
-        where an instrument has such an outcome.
-    device : str
-        Where the products are computed.
+    window : Window
+    plan : Plan
+    lowest : callable
+        Gives the standard error (A, B) of an outcome where it is 0, see `_atlas_plan.floors`;
+        called where an instrument has such an outcome.
 
     Returns
     -------
-    dict of Fits
-        By method, what `deepmr_utils.mr.estimate` gives pair by pair.
+    np.ndarray, float64 (2 + M, methods, A, B)
+        Effect and standard error as `deepmr_utils.mr.estimate` gives them pair by pair, and the
+        effect by each member; NaN where there is no estimate, and for a feature on itself.
 
     Notes
     -----
@@ -157,40 +42,41 @@ def all_pairs(
     away from 0, so little cancels when the sums are centred; pairs in which more does than
     `CANCELLED` are fitted again one by one.
     """
-    fits = {
-        method: Fits(*np.full((3, exposure.shape[1], outcome.shape[1]), np.nan), kept.sum(axis=0))
-        for method in methods
-    }
-    for first in range(0, exposure.shape[1], EXPOSURES):
+    (exposures, outcomes), kept = plan.columns, plan.instruments(window)
+    needed = plan.still(window, kept).any()
+    shape = len(plan.methods), len(exposures), len(outcomes)
+    found = np.full((2 + len(window.members), *shape), np.nan)
+    for first in range(0, len(exposures), EXPOSURES):
         part = slice(first, first + EXPOSURES)
         rows = kept[:, part].any(axis=1)
-        x, mask = exposure[rows, part], kept[rows, part]
-        y, error = outcome[rows], se_outcome[rows]
-        lowest = None if floor is None else floor[part]
-        sums = _sums(*(_tensor(a, device) for a in (x, mask, y, error)), lowest)
-        for method in methods:
-            new, doubtful = _fit(method, sums, _tensor(mask.sum(axis=0)[:, None], device))
-            a, b = doubtful.nonzero()
-            if len(a):
-                data = x, se_exposure[rows, part], mask, y, error
-                for values, exact in zip(new, _one_by_one(method, a, b, data, lowest), strict=True):
-                    values[a, b] = exact
-            for whole, values in zip(fits[method], new, strict=False):
-                whole[part] = values
-    return fits
+        left, right = np.ix_(rows, exposures[part]), np.ix_(rows, outcomes)
+        mask, error = kept[rows, part], window.se[right]
+        floor = lowest()[part] if needed else None
+        n = mask.sum(axis=0)[:, None]
+        for i, effect in enumerate((window.effect, *window.members)):
+            x, y = effect[left], effect[right]
+            sums = _sums(*(_tensor(values, plan) for values in (x, mask, y, error)), floor)
+            for m, method in enumerate(plan.methods):
+                values, doubtful = _fit(method, sums, _tensor(n, plan))
+                a, b = doubtful.nonzero()
+                if len(a):
+                    data = x, window.se[left], mask, y, error
+                    values[:, a, b] = _one_by_one(method, a, b, data, floor)
+                found[1 + i, m, part] = values[0]
+                if i == 0:
+                    found[:2, m, part] = values
+    found[..., plan.itself] = np.nan
+    return found
 
 
-def _tensor(array: np.ndarray, device: str | torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float64)).to(device)
+def _tensor(array: np.ndarray, plan: Plan) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float64)).to(plan.device)
 
 
 def _sums(
-    x: torch.Tensor,
-    mask: torch.Tensor,
-    y: torch.Tensor,
-    se: torch.Tensor,
+    x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, se: torch.Tensor,
     floor: np.ndarray | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Sums (A, B) over instruments; "zero" is Syy without instruments of exactly no effect."""
     sign = torch.sign(x) * mask
     size = x.abs() * mask
@@ -223,8 +109,8 @@ def _sums(
 
 def _fit(
     method: str, sums: dict[str, torch.Tensor], n: torch.Tensor
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Effect, se and scale (A, B) by sums, and for which pairs these are no good."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Effect and se (2, A, B) by sums, and for which pairs these are no good."""
     xx, xy = sums["xx"], sums["xy"]
     information, product, left = xx, xy, sums["yy"]
     freedom, fixed = n - 1, n < 4  # "auto": random effects from 4 instruments on
@@ -241,18 +127,15 @@ def _fit(
     clear = torch.isfinite(effect) & torch.isfinite(se) & (information * CANCELLED > xx)
     # nothing depends on a scale that is far below 1
     clear &= (squares * CANCELLED > sums["yy"]) | (scale < 0.1) | (freedom <= 0)
-    values = [torch.where(enough, a, torch.nan).cpu().numpy() for a in (effect, se, scale)]
-    return values, (enough & ~clear).cpu().numpy()
+    values = torch.where(enough, torch.stack([effect, se]), torch.nan)
+    return values.cpu().numpy(), (enough & ~clear).cpu().numpy()
 
 
 def _one_by_one(
-    method: str,
-    a: np.ndarray,
-    b: np.ndarray,
-    data: tuple[np.ndarray, ...],
+    method: str, a: np.ndarray, b: np.ndarray, data: tuple[np.ndarray, ...],
     floor: np.ndarray | None,
-) -> list[np.ndarray]:
-    """Effect, se and scale (P,) of pairs of exposures and outcomes by `estimate`."""
+) -> np.ndarray:  # fmt: skip
+    """Effect and se (2, P) of pairs of exposures and outcomes by `estimate`."""
     x, se_x, mask, y, se_y = data
     step = max(1, 2**21 // max(1, len(x)))
     tables = []
@@ -265,4 +148,4 @@ def _one_by_one(
         arrays = (x.T[i], se_x.T[i], y.T[j], error)
         tables.append(estimate(*(np.where(there, v, np.nan) for v in arrays), method))
     table = pd.concat(tables)
-    return [table[name].to_numpy() for name in ("causal_effect", "se", "scale")]
+    return table[["causal_effect", "se"]].to_numpy().T

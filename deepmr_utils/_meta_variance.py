@@ -1,13 +1,14 @@
 """Between-study variances of many meta-analyses at once, of NumPy arrays and of torch's alike.
 
-`meta` and `meta_batch` take their weighted means and variances from here, so that both give the
-same. Studies are rows (S, G), so that sums over them run along contiguous memory.
+Studies are rows (S, G), so that sums over them run along contiguous memory.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ._numerics import bisect
 
 Array = Any  # np.ndarray or torch.Tensor
 
@@ -58,17 +59,11 @@ def standardise(effect: Array, se: Array, used: Array) -> Studies:
     """
     xp = _module(effect)
     se = xp.where(used, se, np.inf)
-    if not len(se):
-        none = se.sum(0)
-        return Studies(se, se, used.sum(0), none * np.nan, none + 1)
     first, k = se.argmin(0), used.sum(0)
     column = xp.ones_like(k).cumsum(0) - 1
-    arrays = []
-    for values in (effect, se):
-        ordered = values.copy() if xp is np else values.clone()
+    y, variance = 1 * effect, 1 * se
+    for ordered, values in ((y, effect), (variance, se)):
         ordered[0], ordered[first, column] = values[first, column], values[0]
-        arrays.append(ordered)
-    y, variance = arrays
     centre, unit = xp.where(k > 0, y[0], np.nan), _power_of_two(variance[0])
     variance *= 1 / unit
     variance *= variance
@@ -84,15 +79,7 @@ def _power_of_two(values: Array) -> Array:
     plain = values if isinstance(values, np.ndarray) else values.cpu().numpy()
     exponent = np.where(np.isfinite(plain), np.frexp(plain)[1], 0)
     unit = np.ldexp(1.0, np.clip(exponent, -1021, 1022))
-    return unit if isinstance(values, np.ndarray) else _module(values).from_numpy(unit).to(values)
-
-
-def squared_unit(tau2: Array, unit: Array) -> Array:
-    """Variances (G,) in the units that were given; NaN where float64 cannot hold them."""
-    xp = _module(tau2)
-    given = tau2 * unit * unit
-    held = (given >= np.finfo(float).tiny) & xp.isfinite(given)
-    return xp.where(held | (tau2 == 0), given, np.nan)
+    return unit if plain is values else _module(values).from_numpy(unit).to(values)
 
 
 def weighted(y: Array, variance: Array, tau2: Array) -> tuple[Array, Array, Array]:
@@ -101,14 +88,6 @@ def weighted(y: Array, variance: Array, tau2: Array) -> tuple[Array, Array, Arra
     total = weight.sum(0)
     mean = (weight * y).sum(0) / total
     return mean, total, (weight * (y - mean) ** 2).sum(0)
-
-
-def squares(studies: Studies) -> Array:
-    """Unweighted sum of squares (G,) of the effects in use."""
-    xp = _module(studies.y)
-    used = ~xp.isinf(studies.variance)
-    mean = studies.y.sum(0) / studies.k
-    return (xp.where(used, studies.y - mean, 0) ** 2).sum(0)
 
 
 def _lost(weight: Array) -> tuple[Array, Array]:
@@ -122,22 +101,32 @@ def _lost(weight: Array) -> tuple[Array, Array]:
 def dersimonian_laird(studies: Studies) -> Array:
     """Variance (G,) by the method of moments (DerSimonian and Laird, 1986)."""
     y, variance, k, *_ = studies
-    xp = _module(y)
     excess = weighted(y, variance, 0 * variance[0])[2] - (k - 1)
-    return xp.where(excess < 0, 0, excess / _lost(1 / variance)[1])
+    return _module(y).where(excess < 0, 0, excess / _lost(1 / variance)[1])
 
 
-def score(y: Array, variance: Array, tau2: Array) -> Array:
-    """Derivative (G,) of twice the restricted log-likelihood (Viechtbauer 2005, eq. 11)."""
-    return _score(y, variance, tau2)[0]
+def paule_mandel(studies: Studies) -> Array:
+    """Variance (G,) at which Q is its expectation (Paule and Mandel, 1982). Of NumPy arrays."""
+    return q_root(studies, np.where(studies.k > 1, studies.k - 1.0, np.nan))
+
+
+def q_root(studies: Studies, target: np.ndarray) -> np.ndarray:
+    """Variance (G,) at which Q equals the target; 0 where Q is smaller at 0. Of NumPy arrays."""
+    y, variance, k, *_ = studies
+    nothing = 0 * target
+    # Q(tau2) <= sum of squares / tau2, so the root is below their quotient.
+    spread = (np.where(np.isinf(variance), 0, y - y.sum(0) / k) ** 2).sum(0)
+    high = np.where(weighted(y, variance, nothing)[2] > target, spread / target, nothing)
+    return bisect(lambda tau2: weighted(y, variance, tau2)[2] - target, nothing, high)
 
 
 def _score(y: Array, variance: Array, tau2: Array, *, bound: bool = False) -> tuple[Array, Array]:
-    """The score, and whether it may be above 0 at a larger variance, too.
+    """The score (Viechtbauer 2005, eq. 11), and whether it may be above 0 beyond, too.
 
-    It is y'PPy - tr P, P being the weights less their share in the mean. The first term is at most
-    the largest weight times Q = y'Py, which falls as tau2 grows, while tr P over the largest weight
-    grows: where the latter is above Q, the score is negative from there on.
+    It is the derivative of twice the restricted log-likelihood, y'PPy - tr P, P being the weights
+    less their share in the mean. The first term is at most the largest weight times Q = y'Py, which
+    falls as tau2 grows, while tr P over the largest weight grows: where the latter is above Q, the
+    score is negative from there on.
     """
     weight = 1 / (variance + tau2)
     total, lost = _lost(weight)
@@ -147,7 +136,7 @@ def _score(y: Array, variance: Array, tau2: Array, *, bound: bool = False) -> tu
     return value, (deviation * residual).sum(0) > lost / weight[0] if bound else value
 
 
-def likelihood(y: Array, variance: Array, tau2: Array) -> Array:
+def _likelihood(y: Array, variance: Array, tau2: Array) -> Array:
     """Restricted log-likelihood (G,), without its constant."""
     xp = _module(y)
     _, total, spread = weighted(y, variance, tau2)
@@ -166,13 +155,10 @@ def restricted_likelihood(studies: Studies) -> Array:
     """
     y, variance = studies.y, studies.variance
     xp = _module(y)
-    if not len(y):
-        return studies.centre
     nothing = 0 * variance[0]
-    rising = score(y, variance, nothing) > 0
+    rising = _score(y, variance, nothing)[0] > 0
     falls, bracket = 0 * studies.k, [nothing] * 4
-    for step in _steps(y, variance, STEP):
-        fall = _falls(step)
+    for fall, step in _steps(y, variance, STEP):
         first = fall & (falls == 0)
         bracket = [xp.where(first, new, old) for new, old in zip(step, bracket, strict=True)]
         falls = falls + fall
@@ -183,8 +169,8 @@ def restricted_likelihood(studies: Studies) -> Array:
     return tau2
 
 
-def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, ...]]:
-    """Pairs of neighbouring variances and their scores, four arrays (G,), upwards from 0."""
+def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, tuple[Array, ...]]]:
+    """Whether the score falls through 0; neighbouring variances (G,) and their scores; upwards."""
     xp = _module(y)
     at = 0 * variance[0]
     value, further = _score(y, variance, at, bound=True)
@@ -192,24 +178,19 @@ def _steps(y: Array, variance: Array, factor: float) -> Iterator[tuple[Array, ..
         step = xp.where(at > 0, at * factor, LOWEST * variance[0])
         after = xp.where(further, step, at)
         after_value, there = _score(y, variance, after, bound=True)
-        yield at, after, value, after_value
+        yield (value > 0) & ~(after_value > 0), (at, after, value, after_value)
         at, value, further = after, after_value, further & there
-
-
-def _falls(step: tuple[Array, Array, Array, Array]) -> Array:
-    return (step[2] > 0) & ~(step[3] > 0)
 
 
 def _highest(y: Array, variance: Array) -> Array:
     """The best of all maxima that fine steps find, 0 among them."""
     xp = _module(y)
     tau2 = 0 * variance[0]
-    best = likelihood(y, variance, tau2)
-    for step in _steps(y, variance, FINE_STEP):
-        fall = _falls(step)
+    best = _likelihood(y, variance, tau2)
+    for fall, step in _steps(y, variance, FINE_STEP):
         if fall.any():
             root = _root(y, variance, *(xp.where(fall, a, 0) for a in step))
-            value = likelihood(y, variance, root)
+            value = _likelihood(y, variance, root)
             better = fall & (value > best)
             tau2, best = xp.where(better, root, tau2), xp.where(better, value, best)
     return tau2
@@ -240,7 +221,7 @@ def _root(
         step = xp.where(bad, (low + high) / 2, step)
         step = xp.minimum(xp.maximum(step, low + tolerance), high - tolerance)
         root = xp.where(open_, step, root)
-        value = score(y, variance, root)
+        value = _score(y, variance, root)[0]
         positive = value > 0
         up, down = open_ & positive, open_ & ~positive
         factor = 1 - value / xp.where(positive, score_low, score_high)
@@ -250,3 +231,11 @@ def _root(
         last_up, last_down = up, down
         low, high = xp.where(up, root, low), xp.where(down, root, high)
     return root
+
+
+TAU2 = {
+    "reml": restricted_likelihood,
+    "dl": dersimonian_laird,
+    "pm": paule_mandel,
+    "common": lambda studies: 0 * studies.variance[0],
+}

@@ -12,18 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy import special
 
-from ._checks import as_list, check_choice, check_columns
+from ._checks import as_list
 from ._numerics import least_squares, pad_groups
-from .instruments import select_instruments
-from .intervals import add_intervals, member_global, member_local
+from .instruments import places, select_instruments
+from .intervals import PAIR, add_intervals, intervals, member_global, member_local, q_values
 from .meta import global_effects
 from .mr import local_mr
 
-SOURCES = ("motif", "strongest", "all")
-PAIR = ["exposure", "outcome"]
-_TOTAL = ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
 COLLINEAR = 1e-5  # effects are float32: features equal but for its rounding determine no slopes
 MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
 
@@ -56,56 +52,6 @@ class PairEffects(NamedTuple):
     members: pd.DataFrame
 
 
-def eligible(
-    effects: xr.Dataset, source: str = "motif", instances: pd.DataFrame | None = None
-) -> xr.DataArray:
-    """Which substitution may be an instrument for which feature.
-
-    Parameters
-    ----------
-    effects : xr.Dataset
-        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
-    source : {"motif", "strongest", "all"}
-        ``"motif"``: those inside an instance of the feature's own motif, so that they act through
-        it. ``"strongest"``: those that move no other feature more, in units of the standard
-        deviation of each feature's effects: a Steiger filter against all others at once, for which
-        no motif has to be known. ``"all"``: all, as published.
-    instances : pd.DataFrame, optional
-        ``sequence_id, factor, start, end`` as `deepmr_utils.motifs.find_instances` gives them;
-        needed for "motif".
-
-    Returns
-    -------
-    xr.DataArray, bool (sequence, position, allele, feature)
-    """
-    dims = ("sequence", "position", "allele", "feature")
-    values = effects["effect"].transpose(*dims)
-    check_choice("source", source, SOURCES)
-    if source == "all":
-        return xr.ones_like(values, dtype=bool)
-    if source == "strongest":
-        size = np.abs(values / values.std(dims[:3]))
-        return size == size.max("feature")
-    features = effects.indexes["feature"]
-    if instances is not None:
-        check_columns(instances, ["sequence_id", "factor", "start", "end"], "motif instances")
-    if instances is None or not set(features) <= set(instances["factor"]):
-        held = [] if instances is None else sorted(instances["factor"].unique())
-        raise ValueError(
-            f"source 'motif' needs motif instances of every feature ({', '.join(features)}); got "
-            f"those of {', '.join(held) or 'none'}: give instances, or use source 'strongest'"
-        )
-    result = np.zeros(values.shape, bool)
-    used = instances[instances["factor"].isin(features)]
-    row = effects.indexes["sequence"].get_indexer(used["sequence_id"])
-    used, row = used[row >= 0], row[row >= 0]
-    position = effects.indexes["position"].to_numpy()
-    first, last = (np.searchsorted(position, used[name]) for name in ("start", "end"))
-    for i, a, b, k in zip(row, first, last, features.get_indexer(used["factor"]), strict=True):
-        result[i, a:b, :, k] = True
-    return xr.DataArray(result, values.coords, dims)
-
-
 def choose_instruments(
     effects: xr.Dataset, exposure: str, outcome: str, chain: Chain, allowed: xr.DataArray
 ) -> pd.DataFrame:
@@ -127,7 +73,7 @@ def choose_instruments(
         As `deepmr_utils.instruments.select_instruments` gives it.
     """
     table = select_instruments(effects, exposure, outcome, chain.rule, chain.threshold)
-    kept = allowed.sel(feature=exposure).to_numpy()[_places(effects, table)]
+    kept = allowed.sel(feature=exposure).to_numpy()[places(effects, table)]
     result = table[kept].reset_index(drop=True)
     result.attrs = table.attrs
     return result
@@ -158,9 +104,7 @@ def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> Pa
         if "member_effect" in effects:
             one = member_local(effects, found, chain.method).astype({"sequence_id": str})
             members.append(one.assign(**pair))
-    local = pd.concat(tables, ignore_index=True)
-    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
-    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
+    return _together(tables, members)
 
 
 def direct_effects(
@@ -190,6 +134,9 @@ def direct_effects(
     instruments of all other features. Without curvature it is `deepmr_utils.mr.multivariable`.
     """
     features = _features(effects)
+    layers = [effects["effect"]]
+    if "member_effect" in effects:
+        layers += list(effects["member_effect"].transpose("member", ...))
     tables, members = [], []
     for outcome in features:
         exposures = [name for name in features if name != outcome]
@@ -199,29 +146,26 @@ def direct_effects(
         enough = own.min(0) >= MIN_OWN
         union = pd.concat(chosen, ignore_index=True)
         union = union.drop_duplicates(["sequence_id", "position", "alternate"])
-        place = _places(effects, union)
-        columns = {"ids": ids, "codes": union["sequence_id"].cat.codes.to_numpy().astype(np.intp)}
-        columns |= {"weight": union["se_outcome"] ** -2, "curved": curved}
+        place, weight = places(effects, union), union["se_outcome"] ** -2
+        codes = union["sequence_id"].cat.codes.to_numpy().astype(np.intp)
+        fits = []
+        for layer in layers:
+            values = layer.sel(feature=[*exposures, outcome])
+            values = values.transpose("sequence", "position", "allele", "feature").to_numpy()
+            *x, y, w = pad_groups(codes, len(ids), *values[place].T, weight)
+            terms = [*x, *(one**2 for one in x)] if curved else x
+            fit = weighted_fit(np.stack(terms, -1), y, w)
+            fits.append([np.where(enough, part[:, : len(x)].T, np.nan).ravel() for part in fit])
         frame = pd.MultiIndex.from_product([exposures, ids], names=["exposure", "sequence_id"])
         frame = frame.to_frame(index=False).assign(outcome=outcome, method="multivariable")
-        shown = np.tile(enough, len(exposures))
-
-        effect, se = _fit(effects["effect"], [*exposures, outcome], place, **columns)
+        (effect, se), *by_member = fits
         status = np.where(enough, "ok", f"an exposure has fewer than {MIN_OWN} instruments")
-        tables.append(
-            frame.assign(
-                causal_effect=np.where(shown, effect.T.ravel(), np.nan),
-                se=np.where(shown, se.T.ravel(), np.nan),
-                n_instruments=np.tile(own.sum(0), len(exposures)),
-                status=np.tile(status, len(exposures)),
-            )
-        )
-        for m in range(effects.sizes.get("member", 0)):
-            values = effects["member_effect"].isel(member=m)
-            one = _fit(values, [*exposures, outcome], place, **columns)[0].T.ravel()
-            members.append(frame.assign(member=m, causal_effect=np.where(shown, one, np.nan)))
-    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
-    return PairEffects(pd.concat(tables, ignore_index=True), by_member)
+        tables.append(frame.assign(
+            causal_effect=effect, se=se, n_instruments=np.tile(own.sum(0), len(exposures)),
+            status=np.tile(status, len(exposures)),
+        ))  # fmt: skip
+        members += [frame.assign(member=m, causal_effect=v) for m, (v, _) in enumerate(by_member)]
+    return _together(tables, members)
 
 
 def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -250,16 +194,10 @@ def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.n
     return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
 
 
-def _fit(
-    values: xr.DataArray, features: list[str], place: tuple, *, ids: pd.Index, codes: np.ndarray,
-    weight: pd.Series, curved: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """`weighted_fit` of the last feature on the others, at the places of long tables."""
-    values = values.sel(feature=features).transpose("sequence", "position", "allele", "feature")
-    *x, y, w = pad_groups(codes, len(ids), *values.to_numpy()[place].T, weight)
-    terms = [*x, *(one**2 for one in x)] if curved else x
-    effect, se = weighted_fit(np.stack(terms, -1), y, w)
-    return effect[:, : len(x)], se[:, : len(x)]
+def _together(tables: list[pd.DataFrame], members: list[pd.DataFrame]) -> PairEffects:
+    local = pd.concat(tables, ignore_index=True)
+    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
+    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
 
 
 def _features(effects: xr.Dataset) -> list[str]:
@@ -269,19 +207,10 @@ def _features(effects: xr.Dataset) -> list[str]:
     return names
 
 
-def _places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, ...]:
-    """Indices (sequence, position, allele) of instruments."""
-    names = instruments["sequence_id"].cat.categories
-    sequence = effects.indexes["sequence"].get_indexer(names)
-    return (
-        sequence[instruments["sequence_id"].cat.codes],
-        effects.indexes["position"].get_indexer(instruments["position"]),
-        effects.indexes["allele"].get_indexer(instruments["alternate"]),
-    )
-
-
-def summarise(pairs: PairEffects, by: Sequence[str] = PAIR) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Global effects of all pairs, with intervals and p-values that carry the model's doubt.
+def summarise(
+    pairs: PairEffects, by: Sequence[str] = (*PAIR, "method")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of all pairs: global effects with intervals and p-values that carry the model.
 
     Parameters
     ----------
@@ -293,26 +222,88 @@ def summarise(pairs: PairEffects, by: Sequence[str] = PAIR) -> tuple[pd.DataFram
     Returns
     -------
     tuple of pd.DataFrame
-        A row a group: `deepmr_utils.meta.global_effects`, the columns of
-        `deepmr_utils.intervals.add_intervals`, and ``total_p``. Then the same effects by
-        member: the columns of ``by``, ``member``, ``effect``. A single model has no members:
-        its total columns are NaN.
+        A row a group. First the columns of ``by``; then those of
+        `deepmr_utils.meta.random_effects`, with ``k`` sequences, in which ``se, ci_low, ci_high,
+        p`` take the model for known; then ``between_se, total_se, total_df, total_ci_low,
+        total_ci_high, total_p, total_status`` of `deepmr_utils.intervals.add_intervals`, **the
+        interval and p-value to report**; then ``q_value``, see `deepmr_utils.intervals.q_values`,
+        over all pairs that agree in the other columns of ``by``, such as the method.
+        `deepmr_utils.atlas.causal_atlas` gives the same columns. A single model has no members:
+        its total columns are NaN, and ``total_status`` says so.
+
+        Then the same effects by member: the columns of ``by``, ``member``, ``effect``.
     """
     by = as_list(by)
     table = global_effects(pairs.local, by)
-    if not len(pairs.members):
-        nothing = dict.fromkeys(["between_se", *_TOTAL], np.nan)
-        nothing["total_status"] = "fewer than 2 members gave an estimate"
-        return table.assign(**nothing), pd.DataFrame(columns=[*by, "member", "effect"])
-    members = pd.concat(
-        [
-            member_global(local, pairs.members.merge(local[PAIR].iloc[:1], on=PAIR), by)
-            for _, local in pairs.local.groupby(PAIR, sort=False)
-        ],
-        ignore_index=True,
-    )
+    members = table[by].iloc[:0].assign(member=0, effect=0.0)
+    if len(pairs.members):
+        members = member_global(pairs.local, pairs.members, by)
     table = add_intervals(table, members, by, "effect")
-    p = 2 * special.stdtr(
-        table["total_df"].clip(upper=1e9), -abs(table["effect"]) / table["total_se"]
+    return table.assign(q_value=q_values(table, [n for n in by if n not in PAIR])), members
+
+
+def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """Ask whether the effect of one feature on another is larger than the reverse one.
+
+    Parameters
+    ----------
+    table, members : pd.DataFrame
+        Of `summarise`, by pair.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row an unordered pair, the stronger way first: ``exposure, outcome, forward, reverse,
+        difference`` of their absolute values, ``total_se, total_df, p``.
+
+    Notes
+    -----
+    Both ways come from one ensemble, so that the variance between members is that of each member's
+    own difference; the errors given the model, of different instruments, are added. Combined as
+    global effects are (`deepmr_utils.intervals.total_variance`, "rubin"). Effects must be
+    on comparable scales.
+    """
+    ways = table.set_index(PAIR)
+    back = ways.index.swaplevel()
+    if (alone := ~back.isin(ways.index)).any():
+        a, b = ways.index[alone][0]
+        raise ValueError(f"a direction needs both ways; there is no effect of {b} on {a}")
+    wide = members.pivot_table("effect", PAIR, "member").reindex(ways.index)
+    size = wide.mul(np.sign(ways["effect"]), axis=0)
+    forward, reverse = ways["effect"], ways["effect"].reindex(back).to_numpy()
+    columns = intervals(
+        forward.abs() - np.abs(reverse),
+        np.hypot(ways["se"], ways["se"].reindex(back).to_numpy()),
+        (size - size.reindex(back).to_numpy()).std(axis=1),
+        wide.shape[1],
     )
-    return table.assign(total_p=p), members
+    found = pd.DataFrame({"forward": forward, "reverse": reverse})
+    found = found.assign(
+        difference=forward.abs() - np.abs(reverse), total_se=columns["total_se"],
+        total_df=columns["total_df"], p=columns["total_p"],
+    )  # fmt: skip
+    return found[found["difference"] > 0].reset_index()
+
+
+def call_direct(total: pd.DataFrame, direct: pd.DataFrame, least: float = 0.5) -> pd.DataFrame:
+    """Tell direct effects from those that pass through other features.
+
+    Parameters
+    ----------
+    total, direct : pd.DataFrame
+        Of `summarise`, by pair: of all effects, and of those with other features held fixed, which
+        also has ``total_effect``, the total one in the same sequences.
+    least : float
+        Share of the total effect that must be direct.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``direct``, by exposure and outcome, with ``share`` and ``called``: both effects are told
+        from 0, and the share is as large.
+    """
+    table = direct.set_index(PAIR)
+    told = total.set_index(PAIR)["total_p"].reindex(table.index) < 0.05
+    share = table["effect"] / table["total_effect"]
+    called = told & (table["total_p"] < 0.05) & (share >= least)
+    return table.assign(share=share, called=called)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._checks import check_choice, check_number
+from ._checks import check_choice, check_columns, check_number
 from .sequences import ALPHABET
 
 if TYPE_CHECKING:
     import xarray as xr
 
 RULES = ("pooled", "wald")
+SOURCES = ("motif", "strongest", "all")
 SE_FLOOR_QUANTILE = 0.01
 
 
@@ -111,3 +112,72 @@ def select_instruments(
         },
     }  # fmt: skip
     return table
+
+
+def eligible(
+    effects: xr.Dataset, source: str = "motif", instances: pd.DataFrame | None = None
+) -> xr.DataArray:
+    """Which substitution may be an instrument for which feature.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+    source : {"motif", "strongest", "all"}
+        ``"motif"``: those inside an instance of the feature's own motif, so that they act through
+        it. ``"strongest"``: those that move no other feature more, in units of the standard
+        deviation of each feature's effects: a Steiger filter against all others at once, for which
+        no motif has to be known. ``"all"``: all, as published.
+    instances : pd.DataFrame, optional
+        ``sequence_id, factor, start, end`` as `deepmr_utils.motifs.find_instances` gives them;
+        needed for "motif".
+
+    Returns
+    -------
+    xr.DataArray, bool (sequence, position, allele, feature)
+    """
+    dims = ("sequence", "position", "allele", "feature")
+    values = effects["effect"].transpose(*dims)
+    check_choice("source", source, SOURCES)
+    if source == "all":
+        return xr.ones_like(values, dtype=bool)
+    if source == "strongest":
+        size = np.abs(values / values.std(dims[:3]))
+        return size == size.max("feature")
+    features = effects.indexes["feature"]
+    if instances is not None:
+        check_columns(instances, ["sequence_id", "factor", "start", "end"], "motif instances")
+    if instances is None or not set(features) <= set(instances["factor"]):
+        held = [] if instances is None else sorted(instances["factor"].unique())
+        raise ValueError(
+            f"source 'motif' needs motif instances of every feature ({', '.join(features)}); got "
+            f"those of {', '.join(held) or 'none'}: give instances, or use source 'strongest'"
+        )
+    result = np.zeros(values.shape, bool)
+    used = instances[instances["factor"].isin(features)]
+    row = effects.indexes["sequence"].get_indexer(used["sequence_id"])
+    used, row = used[row >= 0], row[row >= 0]
+    position = effects.indexes["position"].to_numpy()
+    first, last = (np.searchsorted(position, used[name]) for name in ("start", "end"))
+    for i, a, b, k in zip(row, first, last, features.get_indexer(used["factor"]), strict=True):
+        result[i, a:b, :, k] = True
+    return xr.DataArray(result, values.coords, dims)
+
+
+def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, ...]:
+    """Indices (sequence, position, allele) of instruments in the effects they were selected from.
+
+    Raises
+    ------
+    ValueError
+        If they are from others.
+    """
+    ids = instruments["sequence_id"].cat
+    found = (
+        effects.indexes["sequence"].get_indexer(ids.categories)[ids.codes],
+        effects.indexes["position"].get_indexer(instruments["position"]),
+        effects.indexes["allele"].get_indexer(instruments["alternate"]),
+    )
+    if min(index.min(initial=0) for index in found) < 0:
+        raise ValueError("instruments are not from these effects: select them from the same ones")
+    return found

@@ -6,37 +6,28 @@ number of instruments or sequences averages it away. The analysis is therefore r
 predictions of each member, and the variance between the answers is added.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import optimize, special, stats
 
 from ._checks import as_list, check_choice, check_columns, numbers
 from ._numerics import pad_groups
-from .meta import random_effects, why_left_out
+from .instruments import places
+from .meta import global_effects, why_left_out
 from .mr import check_methods, estimate
 
 RULES = ("rubin", "rubin_few", "mean", "plain")
-COLUMNS = ["between_se", "total_se", "total_df", "total_ci_low", "total_ci_high", "total_status"]
-
-
-def check_rule(rule: str) -> None:
-    """Raise a ValueError for a rule that `total_variance` does not know."""
-    check_choice("rule", rule, RULES)
+PAIR = ["exposure", "outcome"]
 
 
 def total_variance(
-    within: ArrayLike,
-    between: ArrayLike,
-    n_members: ArrayLike,
-    rule: str = "rubin",
-    *,
-    complete_df: ArrayLike = np.inf,
-    between_df: ArrayLike | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    within: ArrayLike, between: ArrayLike, n_members: ArrayLike, rule: str = "rubin", *,
+    complete_df: ArrayLike = np.inf, between_df: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Combine the variance of an estimate given the model with that between members.
 
     Parameters
@@ -73,16 +64,10 @@ def total_variance(
     B. For a finite `complete_df` the degrees of freedom are those of Barnard and Rubin (1999),
     Biometrika 86:948, eq. 3.
     """
-    check_rule(rule)
-    within, between, members, complete = np.broadcast_arrays(
-        *(
-            numbers(a, name)
-            for a, name in (
-                (within, "within"), (between, "between"), (n_members, "n_members"),
-                (complete_df, "complete_df"),
-            )
-        )
-    )  # fmt: skip
+    check_choice("rule", rule, RULES)
+    within, between, members, complete = _broadcast(
+        within=within, between=between, n_members=n_members, complete_df=complete_df
+    )
     if (within < 0).any() or (between < 0).any():
         raise ValueError("variances must be 0 or more: give squared standard errors")
     with np.errstate(all="ignore"):
@@ -99,6 +84,10 @@ def total_variance(
         )
         observed = (complete + 1) / (complete + 3) * complete * within / total
         return total, np.where(np.isinf(complete), df, 1 / (1 / df + 1 / observed))
+
+
+def _broadcast(**arrays: ArrayLike) -> list[np.ndarray]:
+    return np.broadcast_arrays(*(numbers(array, name) for name, array in arrays.items()))
 
 
 def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, float]:
@@ -131,18 +120,10 @@ def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, 
     centre = logs.mean() - special.digamma(df / 2) + np.log(df / 2)
     if spread <= 0:  # no more than chance: one variance for all
         return np.where(np.isnan(between), np.nan, np.exp(centre)), np.inf
-    half = _inverse_trigamma(spread)
+    ends = 0.5 / spread, (1 + np.sqrt(1 + 4 * spread)) / spread  # 1/x < trigamma < 1/x + 1/x^2
+    half = optimize.brentq(lambda at: special.polygamma(1, at) - spread, *ends, xtol=1e-14)
     prior = np.exp(centre + special.digamma(half) - np.log(half))
     return (2 * half * prior + df * between) / (2 * half + df), 2 * half + df
-
-
-def _inverse_trigamma(value: float) -> float:
-    """Argument at which trigamma has a value, by Newton's method on 1 / trigamma (Smyth, 2004)."""
-    at = 0.5 + 1 / value
-    for _ in range(50):  # convex: converges monotonically, in under ten steps
-        trigamma = special.polygamma(1, at)
-        at += trigamma * (1 - trigamma / value) / special.polygamma(2, at)
-    return float(at)
 
 
 def member_local(
@@ -172,39 +153,27 @@ def member_local(
     Instruments and standard errors are those of the ensemble, so that what differs between members
     is what they predict. All members are one call of the estimator.
     """
-    if not isinstance(method, str):
-        tables = [member_local(effects, instruments, m, **options) for m in check_methods(method)]
-        return pd.concat(tables, ignore_index=True)
     if "member_effect" not in effects:
         raise ValueError("effects have no member_effect: compute them with keep_members=True")
-    ids = effects.indexes["sequence"]
-    names = instruments["sequence_id"].cat.categories
-    sequence = ids.get_indexer(names)[instruments["sequence_id"].cat.codes]
-    position = effects.indexes["position"].get_indexer(instruments["position"])
-    allele = effects.indexes["allele"].get_indexer(instruments["alternate"])
-    if min(index.min(initial=0) for index in (sequence, position, allele)) < 0:
-        raise ValueError("instruments are not from these effects: select them from the same ones")
+    place, ids = places(effects, instruments), instruments["sequence_id"]
+    codes, groups = ids.cat.codes.to_numpy().astype(np.intp), len(ids.cat.categories)
     arrays = []
-    codes = instruments["sequence_id"].cat.codes.to_numpy().astype(np.intp)
-    dims = ("member", "sequence", "position", "allele")
     for role in ("exposure", "outcome"):
         values = effects["member_effect"].sel(feature=instruments.attrs[role])
-        values = values.transpose(*dims).to_numpy()[:, sequence, position, allele]
-        (se,) = pad_groups(codes, len(names), instruments[f"se_{role}"])
+        values = values.transpose("member", "sequence", "position", "allele").to_numpy()[:, *place]
+        (se,) = pad_groups(codes, groups, instruments[f"se_{role}"])
         arrays += [
-            np.concatenate([pad_groups(codes, len(names), member)[0] for member in values]),
+            np.concatenate([pad_groups(codes, groups, member)[0] for member in values]),
             np.tile(se, (len(values), 1)),
         ]
-    table = estimate(*arrays, method, **options)
-    members = len(values)
-    return pd.DataFrame({
-        "member": np.repeat(np.arange(members), len(names)),
-        "sequence_id": pd.Categorical.from_codes(
-            np.tile(np.arange(len(names)), members), dtype=instruments["sequence_id"].dtype
-        ),
-        "method": method,
-        "causal_effect": table["causal_effect"],
-    })  # fmt: skip
+    members, sequence = np.indices((len(values), groups)).reshape(2, -1)
+    ids = pd.Categorical.from_codes(sequence, dtype=ids.dtype)
+    frame = pd.DataFrame({"member": members, "sequence_id": ids})
+    tables = []
+    for one in check_methods(method):
+        effect = estimate(*arrays, one, **options)["causal_effect"]
+        tables.append(frame.assign(method=one, causal_effect=effect))
+    return pd.concat(tables, ignore_index=True)
 
 
 def member_global(
@@ -229,46 +198,30 @@ def member_global(
     -------
     pd.DataFrame
         The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
-        ensemble and of every member enter.
+        ensemble and of every member enter. Rows of both tables belong together by sequence and
+        method, and by exposure and outcome where both have these.
     """
     by, keys = as_list(by), ["sequence_id", "method"]
     check_columns(local, [*by, *keys, "causal_effect", "se"], "the table of local effects")
     check_columns(members, [*keys, "member", "causal_effect"], "the table of effects by member")
-    wide = members.pivot_table("causal_effect", keys, "member", observed=True, dropna=False)
-    wide = wide.replace([np.inf, -np.inf], np.nan).dropna()
-    names = wide.columns
+    keys = [*keys, *(name for name in PAIR if name in local and name in members)]
+    values = members["causal_effect"].replace([np.inf, -np.inf], np.nan)
+    grouped = members.assign(member_effect=values).groupby([*keys, "member"], observed=True)
+    wide = grouped["member_effect"].mean().unstack().dropna().reset_index()
+    each = wide.melt(keys, var_name="member", value_name="member_effect")
     enters = why_left_out(*(numbers(local[n], n) for n in ("causal_effect", "se"))) == ""
-    used = local[enters].merge(wide.reset_index(), on=keys)
-    tables = []
-    for key, group in _groups(used, by):
-        table = random_effects(
-            group[names].to_numpy().T, np.tile(group["se"], (len(names), 1)), **options
-        )
-        table = pd.DataFrame({"member": names, "effect": table["effect"]})
-        tables.append(table.assign(**dict(zip(by, key, strict=True)))[[*by, "member", "effect"]])
-    if not tables:  # no sequence has an estimate
-        return used.iloc[:0][by].assign(member=0, effect=0.0)
-    return pd.concat(tables, ignore_index=True)
-
-
-def _groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple, pd.DataFrame]]:
-    """Groups as `deepmr_utils.meta.global_effects` makes them; without columns, one of all rows."""
-    if by:
-        yield from table.groupby(by, sort=False, observed=True, dropna=False)
-    elif len(table):
-        yield (), table
+    used = local.loc[enters, [*dict.fromkeys([*by, *keys, "se"])]].merge(each, on=keys)
+    if not len(used):  # no sequence has an estimate
+        return used[by].assign(member=0, effect=0.0)
+    table = global_effects(used, [*by, "member"], effect="member_effect", **options)
+    return table[[*by, "member", "effect"]]
 
 
 def add_intervals(
-    estimates: pd.DataFrame,
-    members: pd.DataFrame,
-    on: Sequence[str],
-    effect: str = "causal_effect",
-    *,
-    rule: str = "rubin",
-    complete_df: str | None = None,
+    estimates: pd.DataFrame, members: pd.DataFrame, on: Sequence[str],
+    effect: str = "causal_effect", *, rule: str = "rubin", complete_df: str | None = None,
     moderate: bool = False,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Add 95 % intervals that carry the variance between members.
 
     Parameters
@@ -292,38 +245,27 @@ def add_intervals(
     -------
     pd.DataFrame
         `estimates`, in their order, with ``between_se`` (standard deviation over members),
-        ``total_se``, ``total_df`` and ``total_ci_low, total_ci_high``, and ``total_status``, "ok"
-        or why there is no interval. ``ci_low, ci_high`` stay what they were: intervals given the
-        model.
+        ``total_se``, ``total_df``, ``total_ci_low, total_ci_high`` and the two-sided ``total_p`` of
+        the same t distribution, and ``total_status``, "ok" or why there is no interval. ``ci_low,
+        ci_high`` stay what they were: intervals given the model.
     """
     on = as_list(on)
     needed = [*on, effect, "se", *([] if complete_df is None else [complete_df])]
     check_columns(estimates, needed, "the table of estimates")
     check_columns(members, [*on, effect], "the table of effects by member")
-    if on:
-        groups = members.groupby(on, observed=True, dropna=False)[effect]
-        spread = groups.agg(["std", "count"]).reset_index()
-        table = estimates[on].merge(spread, on=on, how="left", validate="m:1")
-    else:
-        table = pd.DataFrame([members[effect].agg(["std", "count"])] * len(estimates))
-    between, count = table["std"].to_numpy(), table["count"].to_numpy()
+    keys = [*on, "_all"]  # there is a key, then, also without `on`
+    groups = members.assign(_all=0).groupby(keys, observed=True, dropna=False)[effect]
+    spread = groups.agg(["std", "count"]).reset_index()
+    table = estimates[on].assign(_all=0).merge(spread, on=keys, how="left", validate="m:1")
     df = np.inf if complete_df is None else estimates[complete_df]
-    columns = intervals(
-        estimates[effect], estimates["se"], between, count, rule, df, moderate=moderate
-    )
-    return estimates.assign(**columns)
+    known = estimates[effect], estimates["se"], table["std"], table["count"]
+    return estimates.assign(**intervals(*known, rule, df, moderate=moderate))
 
 
 def intervals(
-    effect: ArrayLike,
-    se: ArrayLike,
-    between_se: ArrayLike,
-    n_members: ArrayLike,
-    rule: str = "rubin",
-    complete_df: ArrayLike = np.inf,
-    *,
-    moderate: bool = False,
-) -> dict[str, np.ndarray]:
+    effect: ArrayLike, se: ArrayLike, between_se: ArrayLike, n_members: ArrayLike,
+    rule: str = "rubin", complete_df: ArrayLike = np.inf, *, moderate: bool = False,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """95 % intervals of effects.
 
     Parameters
@@ -343,43 +285,57 @@ def intervals(
     dict of str to np.ndarray (S,)
         The columns of `add_intervals`.
     """
-    effect, se, between_se, members = np.broadcast_arrays(
-        *(
-            numbers(a, name)
-            for a, name in (
-                (effect, "effect"), (se, "se"), (between_se, "between_se"),
-                (n_members, "n_members"),
-            )
-        )
-    )  # fmt: skip
+    effect, se, between_se, members = _broadcast(
+        effect=effect, se=se, between_se=between_se, n_members=n_members
+    )
     between, between_df = between_se**2, None
     if moderate:
         between, between_df = moderated_variance(between, int(np.nanmax(members, initial=0)))
     total, df = total_variance(
         se**2, between, members, rule, complete_df=complete_df, between_df=between_df
     )
-    half = np.sqrt(total) * _t_quantile(df)
-    status = np.select(
-        [
-            np.isnan(effect),
-            ~(np.isfinite(se) & np.isfinite(effect)),
-            (rule != "plain") & ~(members >= 2),
-            ~(total > 0),
-            ~(df > 0),
-        ],
-        [
-            "no estimate",
-            "no finite standard error given the model",
-            "fewer than 2 members gave an estimate",
-            "no variance, neither given the model nor between members",
-            "no degrees of freedom: complete_df of a standard error of 0, leave it out",
-        ],
-        "ok",
-    )
-    values = between_se, np.sqrt(total), df, effect - half, effect + half, status
-    return dict(zip(COLUMNS, values, strict=True))
+    error, normal = np.sqrt(total), np.isinf(df)
+    half = error * np.where(normal, special.ndtri(0.975), special.stdtrit(df, 0.975))
+    with np.errstate(all="ignore"):
+        size = -np.abs(effect / error)
+    reasons = {
+        "no estimate": np.isnan(effect),
+        "no finite standard error given the model": ~(np.isfinite(se) & np.isfinite(effect)),
+        "fewer than 2 members gave an estimate": (rule != "plain") & ~(members >= 2),
+        "no variance, neither given the model nor between members": ~(total > 0),
+        "no degrees of freedom: complete_df of a standard error of 0, leave it out": ~(df > 0),
+    }
+    return {
+        "between_se": between_se,
+        "total_se": error,
+        "total_df": df,
+        "total_ci_low": effect - half,
+        "total_ci_high": effect + half,
+        "total_p": 2 * np.where(normal, special.ndtr(size), special.stdtr(df, size)),
+        "total_status": np.select(list(reasons.values()), list(reasons), "ok"),
+    }
 
 
-def _t_quantile(df: np.ndarray) -> np.ndarray:
-    """97.5 % quantile of t; normal where the degrees of freedom are infinite."""
-    return np.where(np.isinf(df), special.ndtri(0.975), special.stdtrit(df, 0.975))
+def q_values(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.Series:
+    """Benjamini and Hochberg's q-values of ``total_p``, over all rows or those of each group.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Of `add_intervals`.
+    by : sequence of str
+        Columns whose values make the groups.
+
+    Returns
+    -------
+    pd.Series, float64
+        Of the rows of the table; NaN where there is no p-value, which counts as no test.
+    """
+    codes = table.groupby(list(by), dropna=False).ngroup().to_numpy() if by else 0
+    result = np.full(len(table), np.nan)
+    p = table["total_p"].to_numpy()
+    for code in np.unique(codes):
+        rows = (codes == code) & ~np.isnan(p)
+        if rows.any():
+            result[rows] = stats.false_discovery_control(p[rows])
+    return pd.Series(result, table.index, name="q_value")

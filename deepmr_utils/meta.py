@@ -5,6 +5,7 @@ arrays, `global_effects` a tidy table of local effects.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,40 +14,16 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ._checks import as_list, check_choice, check_columns, numbers
-from ._meta_variance import (
-    Studies,
-    dersimonian_laird,
-    restricted_likelihood,
-    squared_unit,
-    squares,
-    standardise,
-    weighted,
-)
-from ._numerics import bisect, pad_groups
+from ._meta_variance import TAU2, q_root, standardise, weighted
+from ._numerics import pad_groups
 
 __all__ = ["COLUMNS", "conditional_se", "global_effects", "random_effects", "why_left_out"]
 
 COLUMNS = [
-    "effect",
-    "se",
-    "ci_low",
-    "ci_high",
-    "p",
-    "tau2",
-    "tau",
-    "tau2_low",
-    "tau2_high",
-    "i2",
-    "h",
-    "q",
-    "q_p",
-    "pi_low",
-    "pi_high",
-    "heterogeneity_low",
-    "heterogeneity_high",
-]
-TAU2_METHODS = ("reml", "dl", "pm", "common")
-PREDICTIONS = ("hts", "v", "hk")
+    "effect", "se", "ci_low", "ci_high", "p", "tau2", "tau", "tau2_low", "tau2_high", "i2", "h",
+    "q", "q_p", "pi_low", "pi_high", "heterogeneity_low", "heterogeneity_high",
+]  # fmt: skip
+TAU2_METHODS = tuple(TAU2)
 LEFT_OUT = (
     "without an estimate",
     "with an infinite estimate",
@@ -54,8 +31,16 @@ LEFT_OUT = (
     "with an infinite standard error",
     "with a standard error that is not above 0",
 )
+STATUS = (
+    "no effects",
+    "no finite estimate: overflow, change the units",
+    "one effect: no heterogeneity can be estimated",
+    "effects agree exactly: Hartung-Knapp standard error of 0, take hartung_knapp='adhoc'",
+    "ok",
+)
 # A Hartung-Knapp standard error that is this share of that of known variances is rounding.
 SAME = 1e-8
+CACHE = 2**16  # numbers of a block: they stay in a core's cache
 
 
 def random_effects(
@@ -114,32 +99,10 @@ def random_effects(
     """
     check_choice("tau2_method", tau2_method, TAU2_METHODS)
     hartung_knapp = check_choice("hartung_knapp", hartung_knapp, (False, True, "adhoc"))
-    check_choice("prediction", prediction, PREDICTIONS)
+    check_choice("prediction", prediction, ("hts", "v", "hk"))
     effect, se = _checked(effect, se)
-    used = ~np.isnan(effect + se)
-    k = np.atleast_1d(used.sum(axis=-1))
-    with np.errstate(all="ignore"):
-        studies = standardise(*(np.atleast_2d(a).T for a in (effect, se, used)))
-        table = _fit(studies, tau2_method)
-        table |= _intervals(table, k, hartung_knapp, prediction)
-    frame = pd.DataFrame({name: table[name] for name in COLUMNS})
-    frame["k"] = k
-    frame["n_excluded"] = np.atleast_1d((~used).sum(axis=-1))
-    finite = np.isfinite(frame[["effect", "q"]]).all(axis=1) & (table["classic_se"] > 0)
-    finite &= np.isfinite(table["classic_se"]) & ((k < 2) | np.isfinite(frame["tau2"]))
-    frame.loc[(k > 0) & ~finite, COLUMNS] = np.nan
-    exact = (k > 1) & (table["hk_se"] <= SAME * table["classic_se"])
-    exact &= hartung_knapp is True or prediction == "hk"
-    frame["status"] = np.select(
-        [k == 0, ~finite, k == 1, exact],
-        [
-            "no effects",
-            "no finite estimate: overflow, change the units",
-            "one effect: no heterogeneity can be estimated",
-            "effects agree exactly: Hartung-Knapp standard error of 0, take hartung_knapp='adhoc'",
-        ],
-        "ok",
-    )
+    fit = random_means(*(np.atleast_2d(a).T for a in (effect, se)), tau2_method, profile=True)
+    frame = mean_table(fit, effect.shape[-1], hartung_knapp, prediction)
     return frame if effect.ndim == 2 else frame.iloc[0].rename(None)
 
 
@@ -149,9 +112,7 @@ def global_effects(
     *,
     effect: str = "causal_effect",
     se: str = "se",
-    tau2_method: Literal["reml", "dl", "pm", "common"] = "reml",
-    hartung_knapp: bool | Literal["adhoc"] = False,
-    prediction: Literal["hts", "v", "hk"] = "hts",
+    **options: object,
 ) -> pd.DataFrame:
     """Global causal effect of every group of a tidy table of local effects.
 
@@ -164,8 +125,8 @@ def global_effects(
         Columns whose values make the groups; none for one group.
     effect, se : str
         Columns of the effects and standard errors.
-    tau2_method, hartung_knapp, prediction
-        As in `random_effects`.
+    **options
+        ``tau2_method``, ``hartung_knapp`` and ``prediction``, as in `random_effects`.
 
     Returns
     -------
@@ -180,12 +141,6 @@ def global_effects(
         If a column is missing, there twice, or holds what is no number, and as `random_effects`.
     """
     by = as_list(by)
-    missing = [name for name in [*by, effect, se] if name not in local.columns]
-    if missing:
-        raise ValueError(
-            f"no column {missing[0]!r} in the table of local effects: choose among "
-            f"{list(local.columns)}"
-        )
     check_columns(local, [*by, effect, se], "the table of local effects")
     codes = np.zeros(len(local), np.intp)
     if by and len(local):
@@ -195,11 +150,8 @@ def global_effects(
     values = [numbers(local[name], name) for name in (effect, se)]
     reason = why_left_out(*values)
     values = [np.where(reason == "", value, np.nan) for value in values]
-    effects, errors, member = pad_groups(codes, groups, *values, np.ones(len(local)))
-    table = random_effects(
-        effects, errors, tau2_method, hartung_knapp=hartung_knapp, prediction=prediction
-    )
-    table["n_excluded"] = (member == 1).sum(axis=1) - table["k"]  # padding is not left out
+    table = random_effects(*pad_groups(codes, groups, *values), **options)
+    table["n_excluded"] = np.bincount(codes, minlength=groups) - table["k"]  # without padding
     counts = {text: np.bincount(codes[reason == text], minlength=groups) for text in LEFT_OUT}
     table["excluded"] = [
         ", ".join(f"{n[i]} {text}" for text, n in counts.items() if n[i]) for i in range(groups)
@@ -243,83 +195,120 @@ def _checked(effect: ArrayLike, se: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"effect and se must have one shape, (S,) or (G, S); got {effect.shape} and {se.shape}"
         )
-    for name, bad in (
-        ("effect must be finite", np.isinf(effect)),
-        ("se must be finite", np.isinf(se)),
-        ("se must be greater than 0", se <= 0),
+    for rule, values, bad in (
+        ("effect must be finite", effect, np.isinf(effect)),
+        ("se must be finite", se, np.isinf(se)),
+        ("se must be greater than 0", se, se <= 0),
     ):
         if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            value = (effect if name.startswith("effect") else se)[where]
-            raise ValueError(f"{name}; got {value} at index {where}: correct it or make it NaN")
+            at = tuple(np.argwhere(bad)[0].tolist())
+            raise ValueError(f"{rule}; got {values[at]} at index {at}: correct it or make it NaN")
     return effect, se
 
 
-def _fit(studies: Studies, tau2_method: str) -> dict[str, np.ndarray]:
-    """Estimates (G,), in the units that were given."""
-    y, variance, k, *_ = studies
+def random_means(
+    effect: np.ndarray, se: np.ndarray, tau2_method: str = "reml", *, profile: bool = False,
+    device: str = "cpu",
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Means and variances of very many meta-analyses, a block at a time.
+
+    Parameters
+    ----------
+    effect, se : np.ndarray, float64 (S, G)
+        Studies are rows, so that sums over them run along contiguous memory. Pairs of which either
+        is not finite, or se not positive, are left out.
+    tau2_method : str
+        As in `random_effects`; on other devices than the CPU "reml" or "dl".
+    profile : bool
+        Whether to look for the Q-profile interval, which takes longer than all else; NaN without.
+    device : str
+        Where to compute.
+
+    Returns
+    -------
+    dict of np.ndarray, float64 (G,)
+        ``effect``, ``classic_se`` and ``hk_se`` (given the variances, and of Hartung and Knapp),
+        ``tau2``, ``tau2_low``, ``tau2_high``, ``tau``, ``q``, and ``k`` studies used; in the units
+        that were given, and NaN where float64 cannot hold them.
+    """
+    if not len(effect):  # like a study that is left out
+        effect, se = np.full((2, 1, effect.shape[1]), np.nan)
+    step = max(1, (CACHE if str(device) == "cpu" else 2**25) // len(effect))
+    with np.errstate(all="ignore"):
+        parts = [
+            _fit(effect[:, i : i + step], se[:, i : i + step], tau2_method, profile, device)
+            for i in range(0, max(effect.shape[1], 1), step)
+        ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _fit(
+    effect: np.ndarray, se: np.ndarray, tau2_method: str, profile: bool, device: str
+) -> dict[str, np.ndarray]:
+    effect, se, xp = np.ascontiguousarray(effect), np.ascontiguousarray(se), np
+    if str(device) != "cpu":
+        import torch as xp  # who computes on the CPU needs no torch
+
+        effect, se = (xp.from_numpy(a).to(device) for a in (effect, se))
+    studies = standardise(effect, se, xp.isfinite(effect) & xp.isfinite(se) & (se > 0))
+    y, variance, k, centre, unit = studies
+    tau2 = xp.where(k > 1, TAU2[tau2_method](studies), np.nan)
+    q = weighted(y, variance, 0 * unit)[2]
+    mean, total, spread = weighted(y, variance, xp.where(k > 1, tau2, 0))
+    values = (mean * unit + centre, total, spread, q, tau2, k, unit)
+    if xp is not np:
+        values = (a.cpu().numpy() for a in values)
+    effect, total, spread, q, tau2, k, unit = values
     freedom = np.where(k > 1, k - 1.0, np.nan)
-    q = np.where(k > 0, weighted(y, variance, np.zeros(len(k)))[2], np.nan)
-    tau2 = np.where(k > 1, _tau2(studies, tau2_method, freedom), np.nan)
-    mean, total, spread = weighted(y, variance, np.where(k > 1, tau2, 0))
-    q_low, q_high = (_q_root(studies, special.chdtri(freedom, p)) for p in (0.025, 0.975))
-    unit = studies.unit
-    return {
-        "effect": np.where(k > 0, mean * unit + studies.centre, np.nan),
-        "classic_se": np.where(k > 0, unit / np.sqrt(total), np.nan),
-        "hk_se": unit * np.sqrt(spread / (freedom * total)),
-        "tau2": squared_unit(tau2, unit),
-        "tau": np.sqrt(tau2) * unit,
-        "tau2_low": squared_unit(q_low, unit),
-        "tau2_high": squared_unit(q_high, unit),
-        "i2": np.where(q > 0, np.fmax(0, (q - freedom) / q), 0 * freedom),
-        "h": np.where(k > 1, np.fmax(1, np.sqrt(q / freedom)), np.nan),
-        "q": q,
-        "q_p": special.chdtrc(freedom, q),
-    }
+    low, high = np.full((2, len(k)), np.nan)
+    if profile:
+        low, high = (q_root(studies, special.chdtri(freedom, p)) for p in (0.025, 0.975))
+    fit = {
+        "effect": effect, "classic_se": unit / np.sqrt(total),
+        "hk_se": unit * np.sqrt(spread / (freedom * total)), "tau": np.sqrt(tau2) * unit, "q": q,
+        "tau2": _squared(tau2, unit), "tau2_low": _squared(low, unit),
+        "tau2_high": _squared(high, unit),
+    }  # fmt: skip
+    good = np.isfinite(effect + q) & (fit["classic_se"] > 0) & np.isfinite(fit["classic_se"])
+    good &= (k > 0) & ((k < 2) | np.isfinite(fit["tau2"]))
+    return {name: np.where(good, values, np.nan) for name, values in fit.items()} | {"k": k}
 
 
-def _intervals(fit: dict, k: np.ndarray, hartung_knapp: bool | str, prediction: str) -> dict:
-    """Intervals (G,) of the mean, of a new effect, and of most effects."""
-    effect, classic_se, hk_se, tau = (
-        fit[name] for name in ("effect", "classic_se", "hk_se", "tau")
+def _squared(tau2: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    given = tau2 * unit * unit
+    held = (given >= np.finfo(float).tiny) & np.isfinite(given)
+    return np.where(held | (tau2 == 0), given, np.nan)
+
+
+def mean_table(
+    fit: dict[str, np.ndarray], studies: int, hartung_knapp: bool | str = False,
+    prediction: str = "hts",
+) -> pd.DataFrame:  # fmt: skip
+    """The columns of `random_effects` by what `random_means` found in so many studies."""
+    effect, classic_se, hk_se, tau, q, k = (
+        fit[name] for name in ("effect", "classic_se", "hk_se", "tau", "q", "k")
     )
-    freedom = np.where(k > 1, k - 1.0, np.nan)
-    if hartung_knapp:
-        se = hk_se if hartung_knapp is True else np.fmax(hk_se, classic_se)
-        quantile = special.stdtrit(freedom, 0.975)
-        p = 2 * special.stdtr(freedom, -np.abs(effect / se))
-    else:
-        se, quantile = classic_se, special.ndtri(0.975)
-        p = 2 * special.ndtr(-np.abs(effect / se))
-    prediction_freedom = np.where(k > 2, k - 2.0, np.nan) if prediction == "hts" else freedom
-    prediction_se = np.hypot(hk_se if prediction == "hk" else classic_se, tau)
-    reach = special.stdtrit(prediction_freedom, 0.975) * prediction_se
-    return {
-        "se": se,
-        "ci_low": effect - quantile * se,
-        "ci_high": effect + quantile * se,
-        "p": p,
-        "pi_low": effect - reach,
-        "pi_high": effect + reach,
-        "heterogeneity_low": effect - 2 * tau,
-        "heterogeneity_high": effect + 2 * tau,
-    }
-
-
-def _tau2(studies: Studies, tau2_method: str, freedom: np.ndarray) -> np.ndarray:
-    """Between-study variance (G,) by the method asked for."""
-    if tau2_method == "reml":
-        return restricted_likelihood(studies)
-    if tau2_method == "dl":
-        return dersimonian_laird(studies)
-    return _q_root(studies, freedom) if tau2_method == "pm" else 0 * freedom
-
-
-def _q_root(studies: Studies, target: np.ndarray) -> np.ndarray:
-    """Between-study variance (G,) at which Q equals the target; 0 where Q is smaller at 0."""
-    y, variance = studies.y, studies.variance
-    # Q(tau2) <= sum of squares / tau2, so the root is below their quotient.
-    high = squares(studies) / target
-    high = np.where(weighted(y, variance, np.zeros(len(target)))[2] > target, high, 0 * target)
-    return bisect(lambda tau2: weighted(y, variance, tau2)[2] - target, 0 * high, high)
+    freedom = np.where((k > 1) & ~np.isnan(effect), k - 1.0, np.nan)
+    with np.errstate(all="ignore"):
+        se, quantile, tail = classic_se, special.ndtri(0.975), special.ndtr
+        if hartung_knapp:
+            se = hk_se if hartung_knapp is True else np.fmax(hk_se, classic_se)
+            quantile = special.stdtrit(freedom, 0.975)
+            tail = partial(special.stdtr, freedom)
+        beyond = np.where(k > 2, freedom - 1, np.nan) if prediction == "hts" else freedom
+        reach = np.hypot(hk_se if prediction == "hk" else classic_se, tau)
+        reach = reach * special.stdtrit(beyond, 0.975)
+        columns = fit | {
+            "se": se, "ci_low": effect - quantile * se, "ci_high": effect + quantile * se,
+            "p": 2 * tail(-np.abs(effect / se)),
+            "i2": np.where(q > 0, np.fmax(0, (q - freedom) / q), 0 * freedom),
+            "h": np.where(freedom > 0, np.fmax(1, np.sqrt(q / freedom)), np.nan),
+            "q_p": special.chdtrc(freedom, q),
+            "pi_low": effect - reach, "pi_high": effect + reach,
+            "heterogeneity_low": effect - 2 * tau, "heterogeneity_high": effect + 2 * tau,
+        }  # fmt: skip
+        exact = (k > 1) & (hk_se <= SAME * classic_se)
+    exact &= hartung_knapp is True or prediction == "hk"
+    frame = pd.DataFrame({name: columns[name] for name in COLUMNS})
+    reason = np.select([k == 0, np.isnan(effect), k == 1, exact], [0, 1, 2, 3], 4)
+    return frame.assign(k=k, n_excluded=studies - k, status=np.array(STATUS, object)[reason])

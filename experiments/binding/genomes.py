@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from deepmr_utils._files import read_record, read_table, write_record, write_table
-from deepmr_utils.analysis import PAIR
+from deepmr_utils.analysis import PAIR, call_direct, direction_test
 
 from ..parameter_files import read_parameters
 from ..study import claim_values, run_missing, which
@@ -128,9 +128,9 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
         direct = whole[whole["chain"] == DIRECT]
         for chain in whole["chain"].unique():
             table = whole[whole["chain"] == chain]
-            ways = graph_scores.direction_test(table, members[members["chain"] == chain])
+            ways = direction_test(table, members[members["chain"] == chain])
             told = set(map(tuple, ways.loc[ways["p"] < 0.05, PAIR].to_numpy()))
-            calls = graph_scores.call_direct(table, direct)["called"]
+            calls = call_direct(table, direct)["called"]
             called = set(calls.index[calls])
             counts = [edges, edges & told, edges & called, called - edges]
             names = ("edges", "way", "called", "miscalled")

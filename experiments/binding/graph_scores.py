@@ -4,79 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from deepmr_utils.analysis import PAIR, PairEffects, summarise
-from deepmr_utils.intervals import total_variance
 
 BINS = (0, 35, 70, 150, 1000)  # bases between motifs, as published
-
-
-def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
-    """Ask whether the effect of one feature on another is larger than the reverse one.
-
-    Parameters
-    ----------
-    table, members : pd.DataFrame
-        Of `summarise`, by pair.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row an unordered pair, the stronger way first: ``exposure, outcome, forward, reverse,
-        difference`` of their absolute values, ``total_se, total_df, p``.
-
-    Notes
-    -----
-    Both ways come from one ensemble, so that the variance between members is that of each member's
-    own difference; the errors given the model, of different instruments, are added. Combined as
-    global effects are (`deepmr_utils.intervals.total_variance`, "rubin"). Effects must be
-    on comparable scales.
-    """
-    ways = table.set_index(PAIR)
-    wide = members.pivot_table("effect", PAIR, "member")
-    rows = []
-    for a, b in ways.index:
-        if (b, a) not in ways.index:
-            raise ValueError(f"a direction needs both ways; there is no effect of {b} on {a}")
-        there, back = ways.loc[(a, b)], ways.loc[(b, a)]
-        if not abs(there["effect"]) > abs(back["effect"]):
-            continue
-        own = np.sign(there["effect"]) * wide.loc[(a, b)]
-        own = own - np.sign(back["effect"]) * wide.loc[(b, a)]
-        within = there["se"] ** 2 + back["se"] ** 2
-        variance, df = total_variance(within, own.var(), len(own))
-        difference = abs(there["effect"]) - abs(back["effect"])
-        rows.append([a, b, there["effect"], back["effect"], difference, np.sqrt(variance), df])
-    names = [*PAIR, "forward", "reverse", "difference", "total_se", "total_df"]
-    found = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:], float))
-    return found.assign(
-        p=2 * stats.t.sf(found["difference"] / found["total_se"], found["total_df"])
-    )
-
-
-def call_direct(total: pd.DataFrame, direct: pd.DataFrame, least: float = 0.5) -> pd.DataFrame:
-    """Tell direct effects from those that pass through other features.
-
-    Parameters
-    ----------
-    total, direct : pd.DataFrame
-        Of `summarise`, by pair: of all effects, and of those with other features held fixed, which
-        also has ``total_effect``, the total one in the same sequences.
-    least : float
-        Share of the total effect that must be direct.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``direct``, by exposure and outcome, with ``share`` and ``called``: both effects are told
-        from 0, and the share is as large.
-    """
-    table = direct.set_index(PAIR)
-    told = total.set_index(PAIR)["total_p"].reindex(table.index) < 0.05
-    share = table["effect"] / table["total_effect"]
-    called = told & (table["total_p"] < 0.05) & (share >= least)
-    return table.assign(share=share, called=called)
 
 
 def recovery(table: pd.DataFrame, truth: str = "truth", least: float = 0.01) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import __version__, analysis, motifs
+from deepmr_utils import __version__, analysis, instruments, motifs
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
@@ -256,10 +256,10 @@ def analyse(
     found: dict[str, PairEffects] = {}
     for name in chains:
         chain = CHAINS[name]
-        allowed = analysis.eligible(effects, chain.source, instances)
+        allowed = instruments.eligible(effects, chain.source, instances)
         found[name] = analysis.pair_effects(effects, chain, allowed)
     first = CHAINS[chains[0]]
-    allowed = analysis.eligible(effects, first.source, instances)
+    allowed = instruments.eligible(effects, first.source, instances)
     found[DIRECT] = analysis.direct_effects(effects, first, allowed)
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
@@ -275,7 +275,7 @@ def analyse(
         used = PairEffects(local, effect.members)
         binned = graph_scores.by_distance(used._replace(local=local.drop(columns="distance")),
                                           distances)  # fmt: skip
-        for table, by_member in (analysis.summarise(used), binned):
+        for table, by_member in (analysis.summarise(used, PAIR), binned):
             column = "direct" if name == DIRECT else "total"
             globals_.append(_with_truth(table.assign(chain=name), local, column))
             members.append(by_member.assign(chain=name))

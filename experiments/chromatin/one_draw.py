@@ -11,8 +11,9 @@ import xarray as xr
 from scipy.special import expit
 from torch import nn
 
-from deepmr_utils.analysis import PAIR, Chain, PairEffects, eligible, pair_effects, summarise
+from deepmr_utils.analysis import PAIR, Chain, PairEffects, pair_effects, summarise
 from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
+from deepmr_utils.instruments import eligible
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
 from deepmr_utils.mutagenesis import saturation_mutagenesis

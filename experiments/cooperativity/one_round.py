@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils import calibration, intervals, mr
+from deepmr_utils._checks import check_choice
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import predict
@@ -72,7 +73,7 @@ class Settings:
         if unknown or not self.methods:
             raise ValueError(f"unknown method {unknown}: choose from {', '.join(known)}")
         simulation.analysed_features(self.direction)  # raises where unknown
-        intervals.check_rule(self.interval_rule)
+        check_choice("rule", self.interval_rule, intervals.RULES)
         if self.n_members < 2:
             raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from deepmr_utils import analysis, mr, mutagenesis
+from deepmr_utils import analysis, instruments, mr, mutagenesis
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
 from experiments.binding import genome, graph_scores, one_genome, track_files
@@ -69,7 +69,7 @@ def test_a_perfect_model_gives_the_graph_back(worlds, graph):
     assert scores["found"] == 1
     # in these short windows a match of one motif overlaps another's site now and then: 0.06 once
     assert table.loc[table["truth"] == 0, "effect"].abs().max() < 0.08
-    ways = graph_scores.direction_test(table, members).set_index(PAIR)
+    ways = analysis.direction_test(table, members).set_index(PAIR)
     for edge in EDGES[graph] & set(permutations(genome.FACTORS, 2)):
         assert ways.loc[edge, "p"] < 0.05
 
@@ -106,7 +106,7 @@ def test_without_edges_there_is_nothing(worlds):
 def test_without_curvature_direct_effects_are_those_of_multivariable_mr(worlds):
     effects, instances, _ = worlds("default")
     chain = CHAINS["motif"]
-    allowed = analysis.eligible(effects, "motif", instances)
+    allowed = instruments.eligible(effects, "motif", instances)
     found = analysis.direct_effects(effects, chain, allowed, curved=False)
     rows = found.local.query("outcome == 'Klf4' and status == 'ok'")
     one = rows["sequence_id"].iloc[0]
@@ -142,7 +142,7 @@ def test_slopes_that_are_not_determined_are_missing():
 
 def test_eligible_substitutions(worlds):
     effects, instances, _ = worlds("default")
-    allowed = analysis.eligible(effects, "motif", instances)
+    allowed = instruments.eligible(effects, "motif", instances)
     site = instances[instances["factor"] == "Nanog"].iloc[0]
     one = allowed.sel(sequence=site["sequence_id"], feature="Nanog").any("allele").to_numpy()
     inside = np.zeros(LENGTH, bool)
@@ -150,21 +150,21 @@ def test_eligible_substitutions(worlds):
     for start, end in mine[["start", "end"]].to_numpy():
         inside[start:end] = True
     np.testing.assert_array_equal(one, inside)
-    strongest = analysis.eligible(effects, "strongest")
+    strongest = instruments.eligible(effects, "strongest")
     known = np.isfinite(effects["effect"]).all("feature")
     assert (strongest.sum("feature").to_numpy()[known.to_numpy()] == 1).all()
-    assert analysis.eligible(effects, "all").all()
+    assert instruments.eligible(effects, "all").all()
     with pytest.raises(ValueError, match="unknown source 'own': choose one of motif, strongest"):
-        analysis.eligible(effects, "own")
+        instruments.eligible(effects, "own")
     with pytest.raises(ValueError, match=r"needs motif instances of every feature .* got those of"):
-        analysis.eligible(effects, "motif", instances[instances["factor"] != "Klf4"])
+        instruments.eligible(effects, "motif", instances[instances["factor"] != "Klf4"])
 
 
 def test_one_model_alone_has_effects_and_no_honest_interval(worlds):
     effects, instances, _ = worlds("default")
     alone = effects.drop_vars("member_effect")
     pairs = analysis.pair_effects(
-        alone, CHAINS["motif"], analysis.eligible(alone, "motif", instances)
+        alone, CHAINS["motif"], instruments.eligible(alone, "motif", instances)
     )
     table, members = analysis.summarise(pairs)
     assert table["effect"].notna().all()
@@ -188,7 +188,7 @@ def test_direction_is_claimed_at_the_nominal_rate_and_not_of_half_a_pair():
     rng = np.random.default_rng(1)
     features = [f"f{i}" for i in range(40)]
     table, members = table_of(0.5, 0.02, 0.03, rng, features)
-    ways = graph_scores.direction_test(table, members)
+    ways = analysis.direction_test(table, members)
     assert len(ways) == 780
     assert (ways["difference"] > 0).all()
     assert (
@@ -196,13 +196,13 @@ def test_direction_is_claimed_at_the_nominal_rate_and_not_of_half_a_pair():
     )  # binomial sd 0.008; Rubin's rule is conservative
     table.loc[table["exposure"] == "f0", "effect"] += 0.5
     members.loc[members["exposure"] == "f0", "effect"] += 0.5
-    found = graph_scores.direction_test(table, members).query("exposure == 'f0'")
+    found = analysis.direction_test(table, members).query("exposure == 'f0'")
     assert len(found) == 39
     assert (found["p"] < 0.05).all()
     with pytest.raises(
         ValueError, match="a direction needs both ways; there is no effect of f1 on"
     ):
-        graph_scores.direction_test(table.query("exposure == 'f0'"), members)
+        analysis.direction_test(table.query("exposure == 'f0'"), members)
 
 
 def test_recovery_by_hand():
@@ -270,7 +270,7 @@ def test_direction_by_hand(sign):
         "exposure": ["a"] * 3 + ["b"] * 3, "outcome": ["b"] * 3 + ["a"] * 3,
         "member": [0, 1, 2] * 2, "effect": [*forward, *(sign * r for r in reverse)],
     })  # fmt: skip
-    row = graph_scores.direction_test(table, members).iloc[0]
+    row = analysis.direction_test(table, members).iloc[0]
     assert (row["forward"], row["reverse"]) == (0.5, sign * 0.2)
     assert row["difference"] == pytest.approx(0.3)
     # all members say 0.3, so that only the errors given the model are left, of both ways
@@ -286,6 +286,6 @@ def test_strongest_is_in_units_of_each_features_spread():
     effects = xr.Dataset({"effect": (dims, values * [1.0, 1000.0])}, {"feature": ["x", "y"]})
     size = np.abs(values / values.reshape(-1, 2).std(0))
     expected = size == size.max(-1, keepdims=True)
-    got = analysis.eligible(effects, "strongest").transpose(*dims)
+    got = instruments.eligible(effects, "strongest").transpose(*dims)
     np.testing.assert_array_equal(got, expected)
     assert 10 < got.sel(feature="x").sum() < 30

@@ -9,7 +9,6 @@ from mr_reference import META_DATASETS, META_EXPECTED
 from statsmodels.stats.meta_analysis import combine_effects
 
 from deepmr_utils import meta
-from deepmr_utils._meta_batch import random_means
 
 FIELDS = {
     "estimate": "effect",
@@ -202,7 +201,7 @@ def test_unknown_options():
     for option, value in (("tau2_method", "ml"), ("hartung_knapp", "yes"), ("prediction", "x")):
         with pytest.raises(ValueError, match=f"unknown {option} '{value}': choose one of"):
             meta.random_effects([1, 2], [1, 1], **{option: value})
-    with pytest.raises(ValueError, match="no column 'task'"):
+    with pytest.raises(ValueError, match=r"\['task'\] missing"):
         meta.global_effects(pd.DataFrame({"causal_effect": [1.0], "se": [1.0]}), by=["task"])
 
 
@@ -215,8 +214,9 @@ def test_one_huge_and_imprecise_study_decides_nothing(size):
     effect, se = np.r_[0.12, -0.05, 0.08, 0.2, -0.1, 0.03, size], np.r_[[0.05] * 6, size]
     one = meta.random_effects(effect, se)
     np.testing.assert_allclose([one.effect, one.se, one.tau2], HUGE, rtol=1e-4)
-    batch = random_means(effect[:, None], se[:, None])
-    np.testing.assert_allclose([a.item() for a in batch[:3]], HUGE, rtol=1e-4)
+    batch = meta.random_means(effect[:, None], se[:, None])
+    found = [batch[name].item() for name in ("effect", "classic_se", "tau2")]
+    np.testing.assert_allclose(found, HUGE, rtol=1e-4)
 
 
 @pytest.mark.parametrize("tau2_method", ["reml", "dl"])
@@ -226,15 +226,15 @@ def test_batches_equal_single_ones_whatever_the_scale(tau2_method):
     decades = rng.uniform(0, 16, 400)
     se = 10 ** (rng.random((7, 400)) * decades) * 10 ** rng.uniform(-3, 3, 400)
     effect = se * rng.normal(size=se.shape) + 10 ** rng.uniform(-2, decades) * rng.normal(size=400)
-    means = random_means(effect, se, tau2_method)
+    means = meta.random_means(effect, se, tau2_method)
     table = meta.random_effects(effect.T, se.T, tau2_method)
-    error = np.abs(means.effect - table["effect"]) / table["se"]
+    error = np.abs(means["effect"] - table["effect"]) / table["se"]
     assert error.max() < 1e-9
-    np.testing.assert_allclose(means.se, table["se"], rtol=1e-9)
-    np.testing.assert_allclose(means.tau2, table["tau2"], rtol=1e-8, atol=0)
+    np.testing.assert_allclose(means["classic_se"], table["se"], rtol=1e-9)
+    np.testing.assert_allclose(means["tau2"], table["tau2"], rtol=1e-8, atol=0)
     for i in range(0, 400, 40):
-        alone = random_means(effect[:, [i]], se[:, [i]], tau2_method)
-        np.testing.assert_allclose(alone.se, means.se[i], rtol=1e-12)
+        alone = meta.random_means(effect[:, [i]], se[:, [i]], tau2_method)
+        np.testing.assert_allclose(alone["classic_se"], means["classic_se"][i], rtol=1e-12)
 
 
 def score(effect, variance, tau2):
@@ -283,8 +283,8 @@ def test_what_float64_cannot_hold_is_refused():
         table = meta.random_effects(np.array([0.1, 0.9]) * unit, np.array([0.1, 0.1]) * unit)
         assert table.status == "no finite estimate: overflow, change the units"
         assert table[meta.COLUMNS].isna().all()
-        means = random_means(np.array([[0.1], [0.9]]) * unit, np.full((2, 1), 0.1 * unit))
-        assert np.isnan([means.effect, means.se, means.tau2]).all()
+        means = meta.random_means(np.array([[0.1], [0.9]]) * unit, np.full((2, 1), 0.1 * unit))
+        assert np.isnan([means["effect"], means["classic_se"], means["tau2"]]).all()
 
 
 @pytest.mark.parametrize("value", [0.5, 0.0, 0.1])
@@ -307,9 +307,6 @@ def test_masked_and_nullable_values_are_missing():
     pd.testing.assert_series_equal(meta.random_effects(nullable, [0.1] * 3), masked)
     integers = meta.random_effects(np.ma.array([1, 2, 50], mask=mask), np.ma.array([1] * 3))
     assert integers.effect == pytest.approx(1.5)
-    both = np.ma.array([[1, 2, 50]] * 2, mask=[mask] * 2)
-    batch = random_means(both.T, np.ones((3, 2)))
-    np.testing.assert_allclose(batch.effect, 1.5)
     with pytest.raises(ValueError, match=r"se must hold numbers; got 'x' at index \(1,\)"):
         meta.random_effects([1, 2], ["0.1", "x"])
 

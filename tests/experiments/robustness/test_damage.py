@@ -118,7 +118,7 @@ def test_a_table_of_a_sweep_that_lost_its_end(tmp_path, size):
 
 def make_effects():
     rng = np.random.default_rng(0)
-    draws = rng.normal(size=(3, 6, 12, 4, 3))
+    draws = rng.normal(size=(3, 6, 12, 4, 6))  # so many pairs that values outweigh a table's footer
     dims = ("sequence", "position", "allele", "feature")
     variables = {
         "effect": (dims, draws.mean(0)),
@@ -128,7 +128,7 @@ def make_effects():
     reference = np.full((6, 12), "N")
     coordinates = {
         "sequence": [f"s{i}" for i in range(6)], "position": range(12), "allele": list("ACGT"),
-        "feature": ["f0", "f1", "f2"], "reference": (("sequence", "position"), reference),
+        "feature": [f"f{i}" for i in range(6)], "reference": (("sequence", "position"), reference),
     }  # fmt: skip
     return xr.Dataset(variables, coordinates, {"n_members": 3, "schema_version": 1})
 

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,12 @@ def test_a_round_that_does_not_fit_on_the_disk(tmp_path, stored_round):
 
 def test_local_effects_of_an_atlas_that_do_not_fit(tmp_path):
     folder = Folder(tmp_path / "atlas", {"rule": "wald"}, 2**20)
-    local = np.ones((3, 1, 4, 2, 2))
-    folder.put(0, local, 2)
-    assert Child(with_little_space, 100, folder.put, 1, local, 2).wait() == 0
-    assert folder.has(0)
-    assert not folder.has(1)
+    first, second = "local/000000.npy", "local/000001.npy"
+    folder.array(first, lambda: np.ones((3, 1, 4, 2, 2)))
+    arguments = second, partial(np.ones, (3, 1, 4, 2, 2))
+    assert Child(with_little_space, 100, folder.array, *arguments).wait() == 0
+    assert folder.has(first)
+    assert not folder.has(second)
     assert [p.name for p in (tmp_path / "atlas" / "local").iterdir()] == ["000000.npy"]
 
 
