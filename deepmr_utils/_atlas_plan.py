@@ -265,8 +265,8 @@ def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:
     """
     whole = isinstance(effects, xr.Dataset)
     ids = (effects if whole else plan.first)["sequence"].to_numpy().tolist()
-    known = plan.first.attrs.items()
-    key = [sorted((name, str(value)) for name, value in known if name != "versions"), ids]
+    known = {name: str(value) for name, value in plan.first.attrs.items() if name != "versions"}
+    key = [sorted(known.items()), ids]
     if whole:
         window = next(windows(plan.first.isel(sequence=[0]), plan.features, members=False))
         key += [window.effect, window.se]

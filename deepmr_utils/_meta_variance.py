@@ -105,11 +105,6 @@ def dersimonian_laird(studies: Studies) -> Array:
     return _module(y).where(excess < 0, 0, excess / _lost(1 / variance)[1])
 
 
-def paule_mandel(studies: Studies) -> Array:
-    """Variance (G,) at which Q is its expectation (Paule and Mandel, 1982). Of NumPy arrays."""
-    return q_root(studies, np.where(studies.k > 1, studies.k - 1.0, np.nan))
-
-
 def q_root(studies: Studies, target: np.ndarray) -> np.ndarray:
     """Variance (G,) at which Q equals the target; 0 where Q is smaller at 0. Of NumPy arrays."""
     y, variance, k, *_ = studies
@@ -233,9 +228,9 @@ def _root(
     return root
 
 
-TAU2 = {
+TAU2 = {  # the last two are of NumPy arrays
     "reml": restricted_likelihood,
     "dl": dersimonian_laird,
-    "pm": paule_mandel,
+    "pm": lambda studies: q_root(studies, np.where(studies.k > 1, studies.k - 1.0, np.nan)),
     "common": lambda studies: 0 * studies.variance[0],
 }

@@ -27,12 +27,13 @@ MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' c
 class Chain(NamedTuple):
     """How instruments are chosen and what is made of them.
 
-    ``source`` is a rule of `eligible`, ``rule`` and ``threshold`` are those of
-    `deepmr_utils.instruments.select_instruments`, ``method`` is one of `deepmr_utils.mr.methods`.
+    ``source`` is a rule of `deepmr_utils.instruments.eligible`, ``rule`` and ``threshold`` are
+    those of `deepmr_utils.instruments.select_instruments`, ``method`` is one or some of
+    `deepmr_utils.mr.methods`.
     """
 
     source: str = "motif"
-    method: str = "ivw"
+    method: str | Sequence[str] = "ivw"
     rule: str = "pooled"
     threshold: float = 3.0
 
@@ -65,7 +66,7 @@ def choose_instruments(
     chain : Chain
         Its rule and threshold are used.
     allowed : xr.DataArray
-        Of `eligible`.
+        Of `deepmr_utils.instruments.eligible`.
 
     Returns
     -------
@@ -88,7 +89,7 @@ def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> Pa
         With ``member_effect``.
     chain : Chain
     allowed : xr.DataArray
-        Of `eligible`, by the source of the chain.
+        Of `deepmr_utils.instruments.eligible`, by the source of the chain.
 
     Returns
     -------
@@ -160,10 +161,9 @@ def direct_effects(
         frame = frame.to_frame(index=False).assign(outcome=outcome, method="multivariable")
         (effect, se), *by_member = fits
         status = np.where(enough, "ok", f"an exposure has fewer than {MIN_OWN} instruments")
-        tables.append(frame.assign(
-            causal_effect=effect, se=se, n_instruments=np.tile(own.sum(0), len(exposures)),
-            status=np.tile(status, len(exposures)),
-        ))  # fmt: skip
+        counts, status = (np.tile(each, len(exposures)) for each in (own.sum(0), status))
+        table = frame.assign(causal_effect=effect, se=se, n_instruments=counts, status=status)
+        tables.append(table)
         members += [frame.assign(member=m, causal_effect=v) for m, (v, _) in enumerate(by_member)]
     return _together(tables, members)
 
@@ -271,17 +271,13 @@ def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
     wide = members.pivot_table("effect", PAIR, "member").reindex(ways.index)
     size = wide.mul(np.sign(ways["effect"]), axis=0)
     forward, reverse = ways["effect"], ways["effect"].reindex(back).to_numpy()
-    columns = intervals(
-        forward.abs() - np.abs(reverse),
-        np.hypot(ways["se"], ways["se"].reindex(back).to_numpy()),
-        (size - size.reindex(back).to_numpy()).std(axis=1),
-        wide.shape[1],
-    )
     found = pd.DataFrame({"forward": forward, "reverse": reverse})
-    found = found.assign(
-        difference=forward.abs() - np.abs(reverse), total_se=columns["total_se"],
-        total_df=columns["total_df"], p=columns["total_p"],
-    )  # fmt: skip
+    found["difference"] = forward.abs() - np.abs(reverse)
+    error = np.hypot(ways["se"], ways["se"].reindex(back).to_numpy())
+    spread = (size - size.reindex(back).to_numpy()).std(axis=1)
+    columns = intervals(found["difference"], error, spread, wide.shape[1])
+    for name in ("total_se", "total_df", "total_p"):
+        found[name.replace("total_p", "p")] = columns[name]
     return found[found["difference"] > 0].reset_index()
 
 

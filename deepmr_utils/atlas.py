@@ -139,10 +139,8 @@ def causal_atlas(
         name, chosen = f"pairs-{first:06d}-{first + size:06d}.parquet", slice(first, first + size)
         compute = partial(_global_effects, plan, chosen, block, interval)
         tables.append(folder.table(name, compute))
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([t[t["method"] == m] for m in METHODS for t in tables], ignore_index=True)
     table = table.assign(q_value=q_values(table, ["method"]))
-    table = table.iloc[np.argsort(table["method"].map(METHODS.index), kind="stable")]
-    table = table.reset_index(drop=True)
     table.attrs = settings
     table = folder.table(FINISHED, lambda: table)
     folder.tidy()

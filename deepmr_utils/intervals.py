@@ -127,11 +127,9 @@ def moderated_variance(between: ArrayLike, n_members: int) -> tuple[np.ndarray, 
 
 
 def member_local(
-    effects: xr.Dataset,
-    instruments: pd.DataFrame,
-    method: str | Sequence[str] = "ivw",
+    effects: xr.Dataset, instruments: pd.DataFrame, method: str | Sequence[str] = "ivw",
     **options: object,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Local causal effects by the predictions of each member alone.
 
     Parameters
@@ -331,11 +329,7 @@ def q_values(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.Series:
     pd.Series, float64
         Of the rows of the table; NaN where there is no p-value, which counts as no test.
     """
-    codes = table.groupby(list(by), dropna=False).ngroup().to_numpy() if by else 0
-    result = np.full(len(table), np.nan)
-    p = table["total_p"].to_numpy()
-    for code in np.unique(codes):
-        rows = (codes == code) & ~np.isnan(p)
-        if rows.any():
-            result[rows] = stats.false_discovery_control(p[rows])
-    return pd.Series(result, table.index, name="q_value")
+    known = table["total_p"].dropna()
+    keys = [table.loc[known.index, name] for name in by] or [np.zeros(len(known))]
+    groups = known.groupby(keys, observed=True, dropna=False)
+    return groups.transform(stats.false_discovery_control).reindex(table.index)

@@ -25,12 +25,9 @@ COLUMNS = [
 ]  # fmt: skip
 TAU2_METHODS = tuple(TAU2)
 LEFT_OUT = (
-    "without an estimate",
-    "with an infinite estimate",
-    "without a standard error",
-    "with an infinite standard error",
-    "with a standard error that is not above 0",
-)
+    "without an estimate", "with an infinite estimate", "without a standard error",
+    "with an infinite standard error", "with a standard error that is not above 0",
+)  # fmt: skip
 STATUS = (
     "no effects",
     "no finite estimate: overflow, change the units",
@@ -44,13 +41,10 @@ CACHE = 2**16  # numbers of a block: they stay in a core's cache
 
 
 def random_effects(
-    effect: ArrayLike,
-    se: ArrayLike,
-    tau2_method: Literal["reml", "dl", "pm", "common"] = "reml",
-    *,
-    hartung_knapp: bool | Literal["adhoc"] = False,
+    effect: ArrayLike, se: ArrayLike, tau2_method: Literal["reml", "dl", "pm", "common"] = "reml",
+    *, hartung_knapp: bool | Literal["adhoc"] = False,
     prediction: Literal["hts", "v", "hk"] = "hts",
-) -> pd.Series | pd.DataFrame:
+) -> pd.Series | pd.DataFrame:  # fmt: skip
     """Mean of effects that differ between studies, and by how much they differ.
 
     Parameters
@@ -107,13 +101,9 @@ def random_effects(
 
 
 def global_effects(
-    local: pd.DataFrame,
-    by: Sequence[str] = ("method",),
-    *,
-    effect: str = "causal_effect",
-    se: str = "se",
-    **options: object,
-) -> pd.DataFrame:
+    local: pd.DataFrame, by: Sequence[str] = ("method",), *, effect: str = "causal_effect",
+    se: str = "se", **options: object,
+) -> pd.DataFrame:  # fmt: skip
     """Global causal effect of every group of a tidy table of local effects.
 
     Parameters
@@ -142,10 +132,9 @@ def global_effects(
     """
     by = as_list(by)
     check_columns(local, [*by, effect, se], "the table of local effects")
-    codes = np.zeros(len(local), np.intp)
-    if by and len(local):
-        grouped = local.groupby(by, sort=False, observed=True, dropna=False)
-        codes = grouped.ngroup().to_numpy().astype(np.intp)
+    keys = [local[name] for name in by] or [np.zeros(len(local))]
+    grouped = local.groupby(keys, sort=False, observed=True, dropna=False)
+    codes = grouped.ngroup().to_numpy().astype(np.intp)
     groups = int(codes.max(initial=-1)) + 1 if by else 1
     values = [numbers(local[name], name) for name in (effect, se)]
     reason = why_left_out(*values)

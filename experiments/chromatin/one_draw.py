@@ -25,7 +25,8 @@ from ..study import Clock, provenance
 from . import simulated
 from .simulated import ACCESSIBILITY, FACTORS, FEATURES, Parameters
 
-CHAINS = {
+# of both ways between factors and an outcome: "published" is not that of `deepmr_utils.analysis`
+DEEPSEA_CHAINS = {
     "steiger": Chain("strongest", "ivw", "pooled", 1.0),
     "steiger_egger": Chain("strongest", "egger", "pooled", 1.0),
     "all_ivw": Chain("all", "ivw", "pooled", 1.0),
@@ -45,7 +46,7 @@ class Settings:
 
     A network is trained on ``n_train`` windows; of ``n_test`` others, ``n_windows`` are analysed
     for each factor that binds there, with ``n_draws`` of MC-dropout, by every one of ``chains``
-    (names of `CHAINS`); local effects of the chains in ``kept`` are stored.
+    (names of `DEEPSEA_CHAINS`); local effects of the chains in ``kept`` are stored.
     """
 
     parameters: Parameters = field(default_factory=Parameters)
@@ -54,14 +55,14 @@ class Settings:
     n_test: int = 1_000
     n_windows: int = 25
     n_draws: int = 50
-    chains: tuple[str, ...] = tuple(CHAINS)
+    chains: tuple[str, ...] = tuple(DEEPSEA_CHAINS)
     kept: tuple[str, ...] = ("steiger", "published")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.chains, *self.kept) if name not in CHAINS]
+        unknown = [name for name in (*self.chains, *self.kept) if name not in DEEPSEA_CHAINS]
         if unknown or not self.chains:
-            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(CHAINS)}")
+            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(DEEPSEA_CHAINS)}")
         if self.n_draws < 2:
             raise ValueError(f"standard errors need 2 draws or more; got {self.n_draws}")
 
@@ -241,7 +242,7 @@ def analyse(
     effects: xr.Dataset,
     bound: Mapping[str, Sequence[str]],
     outcome: str = ACCESSIBILITY,
-    chains: Sequence[str] = tuple(CHAINS),
+    chains: Sequence[str] = tuple(DEEPSEA_CHAINS),
     truth: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Global and local effects, both ways, by every chain, beside the truth where it is known.
@@ -254,7 +255,7 @@ def analyse(
         As in `both_ways`.
     outcome : str
     chains : sequence of str
-        Names in `CHAINS`.
+        Names in `DEEPSEA_CHAINS`.
     truth : pd.DataFrame, optional
         ``sequence_id, exposure, outcome, truth``.
 
@@ -268,7 +269,7 @@ def analyse(
         truth = pd.DataFrame(columns=["sequence_id", *PAIR, "truth"]).astype({"truth": float})
     globals_, local = [], []
     for name in chains:
-        pairs = both_ways(effects, bound, outcome, CHAINS[name])
+        pairs = both_ways(effects, bound, outcome, DEEPSEA_CHAINS[name])
         own = pairs.local.merge(
             truth[["sequence_id", *PAIR, "truth"]], on=["sequence_id", *PAIR], how="left"
         )

@@ -232,6 +232,9 @@ def test_batches_equal_single_ones_whatever_the_scale(tau2_method):
     assert error.max() < 1e-9
     np.testing.assert_allclose(means["classic_se"], table["se"], rtol=1e-9)
     np.testing.assert_allclose(means["tau2"], table["tau2"], rtol=1e-8, atol=0)
+    on_torch = meta.random_means(effect, se, tau2_method, device="cpu:0")  # tensors, as on a GPU
+    np.testing.assert_allclose(on_torch["classic_se"], means["classic_se"], rtol=1e-9)
+    np.testing.assert_allclose(on_torch["tau2"], means["tau2"], rtol=1e-8)
     for i in range(0, 400, 40):
         alone = meta.random_means(effect[:, [i]], se[:, [i]], tau2_method)
         np.testing.assert_allclose(alone["classic_se"], means["classic_se"][i], rtol=1e-12)
