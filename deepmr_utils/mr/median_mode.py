@@ -11,7 +11,7 @@ import numpy as np
 from scipy import fft, special
 
 from .._numerics import BLOCK, blocks, highest
-from ._rows import Array, row_quantile
+from ._rows import Array, Arrays, row_quantile
 from .linear import Distribution, Fit, Instruments, summary
 
 MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
@@ -23,8 +23,8 @@ CHI2_95 = special.chdtri(1, 0.05)
 
 def bootstrap(
     statistic: Callable[[Array, slice], Array],
-    center: tuple[Array, ...],
-    spread: tuple[Array, ...],
+    center: Arrays,
+    spread: Arrays,
     draws: int,
     seed: int,
     row_size: int,
@@ -89,7 +89,7 @@ def weighted_median(ratio: Array, weight: Array, n: Array) -> Array:
     return ratio_low + share * (ratio_high - ratio_low)
 
 
-def _ordered_ties(ratio: Array, weight: Array) -> tuple[Array, Array]:
+def _ordered_ties(ratio: Array, weight: Array) -> Arrays:
     """Sort ratios (S, V) and their weights; of ratios equal but for rounding, by their weights.
 
     The interpolation asks which of them is first, and rounding must not answer.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._numerics import blocks, highest
-from ._rows import Array, Line, centred
+from ._rows import Array, Arrays, Line, centred
 
 # Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
 # M-estimate 95 % efficiency at normal errors; both as in lmrob.
@@ -213,7 +213,7 @@ def _solve(gram: Array, moment: Array) -> Array:
     return solution / (g11 * g22 - g12**2)[..., None]
 
 
-def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> tuple[Array, Array]:
+def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> Arrays:
     """One reweighted least-squares step (S, C, p), and the sum of rho (S, C) before it."""
     residual = problem.residuals(fit)
     v = residual * residual
@@ -227,7 +227,7 @@ def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> tu
     return np.where(np.isfinite(change), change, 0), rho
 
 
-def _s_step(problem: _Problem, start: Array) -> tuple[Array, Array, Array]:
+def _s_step(problem: _Problem, start: Array) -> Arrays:
     """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
     rows, count, p = start.shape
     width = problem.design.shape[2]
@@ -264,9 +264,7 @@ def _smallest_distinct(lines: Array, scales2: Array) -> Array:
     return np.take_along_axis(order, np.argsort(repeated, axis=1, kind="stable"), axis=1)
 
 
-def _iterate(
-    problem: _Problem, fit: Array, scale2: Array, tuning: float
-) -> tuple[Array, Array, Array]:
+def _iterate(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> Arrays:
     """Reweight lines (S, p) until they stand still; in the S step the scale moves too."""
     fit, scale2 = fit.copy(), scale2.copy()
     last, active = np.zeros_like(fit), np.arange(len(fit))
@@ -292,7 +290,7 @@ def _iterate(
     return fit, scale2, ~np.isin(np.arange(len(fit)), active)
 
 
-def _covariance(problem: _Problem, fit: Array, s_fit: Array, scale: Array) -> tuple[Array, Array]:
+def _covariance(problem: _Problem, fit: Array, s_fit: Array, scale: Array) -> Arrays:
     """Covariance (S, p, p) of the M-estimate, scale estimated too (`.vcov.avar1` of lmrob).
 
     Also whether there is one (S,). Croux, Dhaene and Hoorelbeke (2003), "Robust standard errors for
