@@ -1,19 +1,26 @@
 # make book    execute the notebooks, render the book, print its path
 # make test    lint, unit tests, notebooks, the strict book and its links
+# make unit-3.13  the library's tests on Python 3.13
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what the book shows, or will show, at the scale of the paper (resumable, hours)
 # make notebooks compare the notebooks with their stored outputs and numbers; NAMES=quickstart for one
 # make outputs execute the notebooks at their defaults and store the outputs and numbers nbval compares
 .DELETE_ON_ERROR:
-.PHONY: book test portable portable-one results outputs lint unit notebooks clean
+.PHONY: book test portable portable-one results outputs lint unit unit-3.13 notebooks clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
+# The conda environment of environment.yml where it is active, else .venv, which is made
+ifeq ($(CONDA_DEFAULT_ENV),deepmr)
+BIN := $(CONDA_PREFIX)/bin
+else
 BIN := .venv/bin
+INSTALLED := .venv/.installed
+endif
 SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
 CALIBRATION := book/parameters/calibration.yml
-CODE := $(wildcard deepmr_utils/*.py deepmr_utils/models/*.py deepmr_utils/data/* deepmr_utils/data/*/*)
+CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
 EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb your_own_model.ipynb sweeps.ipynb estimators.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
@@ -23,19 +30,19 @@ NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 
 # One thread a notebook: threads of two that share a core wait for each other.
-book: .venv/.installed
+book: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j $(WORKERS) _build/html/index.html
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 # The environment. A torch that is already in .venv stays if it has the pinned version.
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml experiments/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and "Python 3.11 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test,workflow]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' -e ./experiments
 	touch $@
 
 # Notebooks, executed: written to a temporary name, so that an interrupted run leaves nothing behind.
-executed/%.ipynb: notebooks/%.ipynb $(CODE) | .venv/.installed
+executed/%.ipynb: notebooks/%.ipynb $(CODE) | $(INSTALLED)
 	mkdir -p executed
 	rm -rf executed/results/$*
 	$(PAPERMILL) --cwd executed $< executed/.$*.ipynb
@@ -46,13 +53,13 @@ executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
 executed/bpnet.ipynb: $(wildcard book/results/bpnet/*/*/*.json)
 executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 
-executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | .venv/.installed
+executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | $(INSTALLED)
 	mkdir -p executed
 	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
 	$(BIN)/python -m experiments.notebooks executed/.paper_scale.ipynb
 	mv executed/.paper_scale.ipynb $@
 
-executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | .venv/.installed
+executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | $(INSTALLED)
 	mkdir -p executed
 	$(PAPERMILL) $< executed/.sweeps_paper_scale.ipynb -f $(SWEEPS) -p workers $(WORKERS)
 	$(BIN)/python -m experiments.notebooks executed/.sweeps_paper_scale.ipynb
@@ -63,7 +70,7 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 	$(BIN)/jupyter-book clean . > /dev/null
 	$(BIN)/jupyter-book build . -W -n --keep-going --all --quiet
 
-results: .venv/.installed
+results: $(INSTALLED)
 	mkdir -p executed
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
 	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(CALIBRATION) -p workers $(WORKERS)
@@ -72,15 +79,27 @@ results: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.chromatin.draws book/parameters/deepsea_demo_scale.yml --workers $(WORKERS)
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/test_book_html.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py
 
-lint: .venv/.installed
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-unit: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/test_book_html.py \
-	  --ignore tests/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
+unit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py \
+	  --ignore tests/book/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
+
+# The library's tests on the newest Python that it supports, in an environment of its own.
+NEWEST ?= 3.13
+unit-$(NEWEST): .venv-$(NEWEST)/.installed
+	OMP_NUM_THREADS=1 .venv-$(NEWEST)/bin/python -m pytest -q tests/library tests/engine -m "not slow" \
+	  -n $(WORKERS) --dist loadfile
+
+.venv-$(NEWEST)/.installed: pyproject.toml experiments/pyproject.toml constraints.txt
+	test -x .venv-$(NEWEST)/bin/python || python$(NEWEST) -m venv .venv-$(NEWEST)
+	.venv-$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[files,store,test]' -e ./experiments
+	touch $@
 
 # Processors that this one can play: vector instructions of torch, with its libraries, and of OpenBLAS;
 # and threads, which change the order of sums (one worker where there are two). Whoever runs the tests has one of these, or its like.
@@ -88,15 +107,14 @@ FLAGS := $(shell sed -n '/^flags/{s/.*: //p;q;}' /proc/cpuinfo 2>/dev/null)
 VECTORS := default $(filter avx2,$(FLAGS))
 CORES := Nehalem $(if $(filter avx2,$(FLAGS)),Haswell) $(if $(filter avx512f,$(FLAGS)),SkylakeX)
 PROCESSORS := $(foreach v,$(VECTORS),$(foreach c,$(CORES),$(foreach t,1 2,portable-$v-$c-$t)))
-UNNUMERICAL := book_html.py docstrings.py downloads.py notebook%.py project.py workflow.py
-NUMERICAL := $(filter-out $(addprefix tests/test_,$(UNNUMERICAL)),$(wildcard tests/test_*.py))
+NUMERICAL := tests/library tests/engine tests/experiments --ignore tests/experiments/test_workflow.py --ignore tests/library/test_downloads.py
 portable_ISA_default := ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
 portable_ISA_avx2 := ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2
 
 portable: $(PROCESSORS)
 
 .PHONY: $(PROCESSORS)
-$(PROCESSORS): portable-%: .venv/.installed
+$(PROCESSORS): portable-%: $(INSTALLED)
 	$(portable_ISA_$(word 1,$(subst -, ,$*))) ATEN_CPU_CAPABILITY=$(word 1,$(subst -, ,$*)) \
 	  OPENBLAS_CORETYPE=$(word 2,$(subst -, ,$*)) OMP_NUM_THREADS=$(word 3,$(subst -, ,$*)) \
 	  $(BIN)/python -m pytest -q -m "not slow" $(NUMERICAL) --dist loadfile \
@@ -107,14 +125,14 @@ portable-one:
 	commit=$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0); set -- $(PROCESSORS); \
 	  shift $$((0x$$commit % $$#)); $(MAKE) --no-print-directory $$1
 
-notebooks: .venv/.installed
+notebooks: $(INSTALLED)
 	rm -rf $(addprefix notebooks/results/,$(NAMES))
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -W default \
 	  --nbval $(NOTEBOOKS) --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg -n $(WORKERS) --dist loadfile
-	$(if $(filter file,$(origin NAMES)),$(BIN)/python -m pytest -q tests/test_notebook_numbers.py -n $(WORKERS))
+	$(if $(filter file,$(origin NAMES)),$(BIN)/python -m pytest -q tests/book/test_notebook_numbers.py -n $(WORKERS))
 
 # Tolerances of glued numbers are kept; `git diff` shows what changed.
-outputs: .venv/.installed
+outputs: $(INSTALLED)
 	rm -rf $(addprefix notebooks/results/,$(NAMES))
 	for name in $(NAMES); do \
 	  OMP_NUM_THREADS=1 $(PAPERMILL) --cwd notebooks notebooks/$$name.ipynb notebooks/$$name.ipynb && \

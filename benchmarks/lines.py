@@ -1,13 +1,13 @@
-"""Lines of code of the package, by the groups of the API page.
+"""Lines of code of the library and of the studies, by part, and which modules are long.
 
 ``python benchmarks/lines.py``, from the top level. Blank lines and docstrings do not count.
 """
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LONG = 300
 
 
 def lines_of_code(path: Path) -> int:
@@ -24,20 +24,26 @@ def lines_of_code(path: Path) -> int:
     return sum(bool(line.strip()) and i not in docstrings for i, line in numbered)
 
 
+def parts(package: str) -> dict[str, int]:
+    """Lines by module or folder right below a package."""
+    counts: dict[str, int] = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        first = path.relative_to(ROOT / package).parts[0]
+        name = first.removesuffix(".py") + "/" * (not first.endswith(".py"))
+        counts[name] = counts.get(name, 0) + lines_of_code(path)
+    return counts
+
+
 def main() -> None:
-    """Print a line a group, and the sum."""
-    page = (ROOT / "book" / "api.md").read_text()
-    total, rest = 0, set((ROOT / "deepmr_utils").rglob("*.py"))
-    for section in page.split("\n## ")[1:]:
-        modules = re.findall(r"automodule:: (\S+)", section)
-        files = [ROOT / f"{name.replace('.', '/')}.py" for name in modules]
-        count = sum(map(lines_of_code, files))
-        rest -= set(files)
-        total += count
-        print(f"{count:6,}  {section.splitlines()[0]} ({len(modules)} modules)")
-    private = sum(map(lines_of_code, rest))
-    print(f"{private:6,}  Private ({len(rest)} modules)")
-    print(f"{total + private:6,}  in all")
+    """Print a line a part, the sums, and modules of more than 300 lines."""
+    for package in ("deepmr_utils", "experiments"):
+        counts = parts(package)
+        for name, count in sorted(counts.items(), key=lambda item: -item[1]):
+            print(f"{count:6,}  {name}")
+        print(f"{sum(counts.values()):6,}  {package} in all\n")
+    for path in sorted([*ROOT.glob("deepmr_utils/**/*.py"), *ROOT.glob("experiments/**/*.py")]):
+        if (count := lines_of_code(path)) > LONG:
+            print(f"{count:6,}  {path.relative_to(ROOT)}: more than {LONG}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from ._atlas_sums import METHODS, Rules, instrument_mask, windows
-from ._checks import check_choice, did_you_mean
+from ._checks import check_choice, check_number, did_you_mean
 from ._meta_batch import TAU2_METHODS
-from .instruments import RULES, SE_FLOOR_QUANTILE, check_threshold
+from .instruments import RULES, SE_FLOOR_QUANTILE
 from .intervals import check_rule
 
 Blocks = Sequence[Callable[[], xr.Dataset]]
@@ -84,7 +84,7 @@ def make_plan(
             )
     if not methods or len(set(methods)) < len(methods):
         raise ValueError(f"methods must be named, and once each; got {list(methods)}")
-    check_threshold(threshold)
+    check_number("threshold", threshold, low=0)
     whole = isinstance(effects, xr.Dataset)
     if not (effects.sizes["sequence"] if whole else len(effects)):
         raise ValueError("effects of at least one window are needed; got none")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ._atlas_sums import Rules
-from ._files import land, read_record, read_table
-from .effects import CONTINUED
+from ._effects_store import CONTINUED
+from ._files import land, read_record, read_table, undamaged
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -145,10 +145,5 @@ class Folder:
 
 
 def _load(path: Path) -> np.ndarray:
-    try:
+    with undamaged(path):
         return np.load(path, mmap_mode="r")  # numbers alone: a file with Python objects is refused
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}), and it is read whole or not at all: remove it and make "
-            "the same call again, which computes it alone"
-        ) from error

@@ -1,12 +1,9 @@
-"""A user's tables, arrays, options and text files: checked, and what an error says of each."""
+"""A user's tables, arrays and options: checked, and what an error says of each."""
 
 import difflib
-import gzip
 import inspect
 import math
-import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,66 +15,31 @@ MISSING_TEXT = {"", ".", "na", "nan", "<na>", "none"}  # numbers that are missin
 Range = tuple[float, float, bool]  # lowest, highest, and whether these two are allowed
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file (plain or gzipped) by number from 1, without their ends.
-
-    Ends of all systems are understood, and a byte order mark is no part of the text.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not UTF-8, or a gzipped file is cut short or damaged.
-    """
-    with open(path, "rb") as file:
-        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for raw in file:
-                text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
-                for line in text.rstrip("\r\n").split("\r"):
-                    number += 1
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number + 1}: the text must be UTF-8; got the byte "
-            f"0x{error.object[error.start]:02x}: save the file as UTF-8"
-        ) from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is cut short or damaged after line {number} ({error}): copy or download the "
-            "gzipped file again"
-        ) from error
-
-
 def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     """Raise a ValueError where a table has no row, lacks a column or has one twice."""
-    check_columns(table, columns, what, "and at least one row")
+    check_columns(table, columns, what)
     if table.empty:
         raise ValueError(
-            f"{what} needs the columns {', '.join(columns)} and at least one row; got "
-            f"{list(table.columns)} and 0 rows: add rows"
+            f"{what} needs at least one row; got {list(table.columns)} and 0 rows: add rows"
         )
 
 
-def check_columns(table: pd.DataFrame, columns: Sequence[str], what: str, more: str = "") -> None:
+def check_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     """Raise a ValueError where a table, which may be empty, lacks a column or has one twice."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"{what} must be a pandas DataFrame; got {type(table).__name__}")
-    missing = [name for name in columns if name not in table.columns]
+    there = list(table.columns)
+    missing = [name for name in columns if name not in there]
     if missing:
         raise ValueError(
-            f"{what} needs the columns {', '.join(columns)}{more and f' {more}'}; got "
-            f"{list(table.columns)} and {len(table)} rows; {missing} missing: add {missing}"
+            f"{what} needs the columns {', '.join(columns)}; got {there} and {len(table)} rows; "
+            f"{missing} missing: add {missing}"
         )
-    twice = [name for name in columns if (table.columns == name).sum() > 1]
+    twice = [name for name in columns if there.count(name) > 1]
     if twice:
         raise ValueError(
-            f"{what} must have each column once; {twice[0]!r} is there "
-            f"{(table.columns == twice[0]).sum()} times: drop or rename the others (are these "
-            "two tables side by side?)"
+            f"{what} must have each column once; {twice[0]!r} is there {there.count(twice[0])} "
+            "times: drop or rename the others (are these two tables side by side?)"
         )
 
 
@@ -116,11 +78,10 @@ def whole_numbers(table: pd.DataFrame, column: str, note: str) -> pd.Series:
 
 def distinct_text(table: pd.DataFrame, column: str) -> pd.Series:
     """A column as text, or a ValueError where two of its values, 1 and "1", become one."""
-    values = pd.Series(table[column].astype(object).unique())
-    twice = values.astype(str).duplicated(keep=False)
-    if twice.any():
-        text = values[twice].astype(str).iloc[0]
-        both = values[values.astype(str) == text]
+    values = table[column].astype(object).drop_duplicates()
+    text = values.astype(str)
+    if text.duplicated().any():
+        both = values[text == text[text.duplicated()].iloc[0]]
         raise ValueError(
             f"each {column} must differ from the others as text; got "
             f"{' and '.join(f'{v!r} ({type(v).__name__})' for v in both)}: rename one of them"
@@ -128,7 +89,7 @@ def distinct_text(table: pd.DataFrame, column: str) -> pd.Series:
     return table[column].astype(str)
 
 
-def as_list(value: str | Sequence[str]) -> list[str]:
+def as_list(value: str | Iterable[Any]) -> list:
     """A list of names; one alone is a list of one, not of its letters."""
     return [value] if isinstance(value, str) else list(value)
 
@@ -161,10 +122,7 @@ def numbers(value: Any, name: str) -> np.ndarray:
         return np.where(np.ma.getmaskarray(value), np.nan, numbers(value.data, name))
     if isinstance(value, pd.Series) and pd.api.types.is_numeric_dtype(value):
         return value.to_numpy(dtype=np.float64, na_value=np.nan)
-    if isinstance(value, pd.Series | pd.DataFrame):
-        array = value.to_numpy(dtype=object if _is_extension(value) else None)
-    else:
-        array = np.asarray(value)
+    array = np.asarray(value)
     if array.dtype.kind in "fiub":
         return array.astype(np.float64, copy=False)
     if array.dtype.kind not in "OUST" or array.dtype.names:
@@ -181,12 +139,6 @@ def numbers(value: Any, name: str) -> np.ndarray:
             "correct it, or make it NaN"
         )
     return number.reshape(array.shape)
-
-
-def _is_extension(value: pd.Series | pd.DataFrame) -> bool:
-    """Whether a column has a type of pandas' own, for instance one that may be missing."""
-    types = [value.dtype] if isinstance(value, pd.Series) else value.dtypes
-    return any(not isinstance(dtype, np.dtype) for dtype in types)
 
 
 def is_missing(value: object) -> bool:
@@ -240,6 +192,15 @@ def check_choice(name: str, value: Any, valid: Sequence[Hashable]) -> Any:
             return choice
     choices, hint = ", ".join(map(str, valid)), did_you_mean(value, valid)
     raise ValueError(f"unknown {name} {value!r}: choose one of {choices}{hint}")
+
+
+def check_names(what: str, given: str | Iterable[Hashable], valid: Sequence[Hashable]) -> list:
+    """A list of valid names, or a ValueError where one is unknown or given twice."""
+    names = [check_choice(what, name, valid) for name in as_list(given)]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"{what} must be given once each; got {names}: drop a {twice[0]!r}")
+    return names
 
 
 def did_you_mean(value: Any, valid: Sequence[Hashable]) -> str:
@@ -331,9 +292,22 @@ def _check_option(name: str, value: Any, hint: Any, limits: Range | None) -> Any
         choices += (True, False) if kind is bool else ()
     if value is None and type(None) in kinds:
         return None
-    if not {int, float} & set(kinds):
-        return check_choice(name, value, choices)
-    if choices and isinstance(value, bool | str):
+    if not {int, float} & set(kinds) or (choices and isinstance(value, bool | str)):
         return check_choice(name, value, choices)
     low, high, ends = limits or (-math.inf, math.inf, True)
     return check_number(name, value, low, high, ends=ends, whole=float not in kinds)
+
+
+def listed(names: Sequence[str], wanted: str = "", most: int = 20) -> str:
+    """Names for an error, not too many, and the one that was probably meant."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    hint = "" if wanted in names else did_you_mean(wanted, names)
+    return ", ".join(names[:most]) + more + hint
+
+
+def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
+    """Names of a model's outputs, as its author gives them."""
+    given = [] if isinstance(names, str | set) or not hasattr(names, "__iter__") else list(names)
+    if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
+        raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
+    return tuple(given)

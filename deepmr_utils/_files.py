@@ -1,4 +1,4 @@
-"""Where runs are kept: files that are whole or not there, one folder for each choice of settings.
+"""Files: text that users give, and runs, which are whole or not there.
 
 Every run is its tables, then its record, whose presence says that the run is finished. So a run
 that is cut short leaves nothing that is taken for a result, the same call goes on where it stopped,
@@ -6,10 +6,14 @@ and processes may fill one folder together: each writes under a name of its own,
 finish a run replaces it by the same.
 """
 
+import gzip
 import json
 import os
+import re
+import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,8 +21,39 @@ from uuid import uuid4
 import pandas as pd
 
 
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file (plain or gzipped) by number from 1, without their ends.
+
+    Ends of all systems are understood, and a byte order mark is no part of the text.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not UTF-8, or a gzipped file is cut short or damaged.
+    """
+    with open(path, "rb") as file:
+        opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                if not line.isascii() and (bad := re.search("[\udc80-\udcff]", line)):
+                    raise ValueError(
+                        f"{path}, line {number}: the text must be UTF-8; got the byte "
+                        f"0x{ord(bad[0]) - 0xDC00:02x}: save the file as UTF-8"
+                    )
+                yield number, line.rstrip("\n")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is cut short or damaged after line {number} ({error}): copy or download the "
+            "gzipped file again"
+        ) from error
+
+
 def land(path: Path, write: Callable[[Path], object], *, only_if_new: bool = False) -> None:
-    """Write a file under another name and move it, so that a file is whole or not there.
+    """Write under another name and move it, so that a file or folder is whole or not there.
 
     Parameters
     ----------
@@ -39,14 +74,17 @@ def land(path: Path, write: Callable[[Path], object], *, only_if_new: bool = Fal
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # a full network disk may say so only now
+            if partial.is_file():
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())  # a full network disk may say so only now
             if only_if_new:
                 _link(partial, path)
             else:
                 partial.replace(path)
     finally:
-        _remove(partial)
+        shutil.rmtree(partial, ignore_errors=True)  # of a folder
+        with suppress(OSError):  # its folder is none, or cannot be written to
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -76,13 +114,6 @@ def _link(partial: Path, path: Path) -> None:
             partial.replace(path)
 
 
-def _remove(partial: Path) -> None:
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:  # where a folder is not one, or cannot be written to, there is none
-        return
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is whole or not there."""
     land(path, lambda partial: partial.write_text(text))
@@ -101,12 +132,10 @@ def read_record(path: Path) -> dict[str, Any]:
     ValueError
         If the file is damaged.
     """
-    try:
+    with undamaged(path):
         record = json.loads(path.read_text())
-    except ValueError as error:  # of JSON, or of the encoding
-        raise ValueError(_damaged(path, path, error)) from error
-    if not isinstance(record, dict):
-        raise ValueError(_damaged(path, path, f"a {type(record).__name__}, not a record"))
+        if not isinstance(record, dict):
+            raise ValueError(f"a {type(record).__name__}, not a record")
     return record
 
 
@@ -150,15 +179,19 @@ def read_table(path: Path, record: Path | None = None) -> pd.DataFrame:
     ValueError
         If the file is missing, cut short or altered.
     """
-    try:
+    with undamaged(path, record):
         return pd.read_parquet(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:  # those of Arrow are
-        raise ValueError(_damaged(path, record or path, error)) from error
 
 
-def _damaged(path: Path, record: Path, why: object) -> str:
-    why = str(why).splitlines()[0] if str(why) else type(why).__name__
-    return (
-        f"{path} is damaged or missing ({why}), and a stored run is read whole or not at all: "
-        f"remove {record} and make the call that wrote it again, which computes that run alone"
-    )
+@contextmanager
+def undamaged(path: str | Path, record: Path | None = None) -> Iterator[None]:
+    """Say of a failure to read what is stored which file to remove, so that it is made again."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path} is damaged or missing ({why}), and what is stored is read whole or not at "
+            f"all: remove {record or path} and make the call that wrote it again, which computes "
+            "that alone"
+        ) from error

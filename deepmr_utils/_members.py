@@ -1,17 +1,19 @@
 """Models that others made: what they are, what they name, and how a call leaves them."""
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.swa_utils import AveragedModel
 
-from ._model_errors import listed
+from ._checks import listed
 
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # layers that leave the outputs of a network where they are
@@ -31,14 +33,11 @@ def as_module(module: Any) -> nn.Module:
     ValueError
         If it has no weights yet.
     """
-    while True:
-        inner = getattr(module, "_orig_mod", None)  # of torch.compile
-        if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
-            module = module.module
-        elif isinstance(inner, nn.Module):
-            module = inner
-        else:
-            break
+    inner = getattr(module, "_orig_mod", None)  # of torch.compile
+    if isinstance(module, _PARALLEL) and "feature_names" not in vars(module):
+        inner = module.module
+    if isinstance(inner, nn.Module):
+        return as_module(inner)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ValueError(
@@ -56,79 +55,18 @@ def as_module(module: Any) -> nn.Module:
 def declared_names(module: nn.Module) -> list[str] | None:
     """Names that a module, or the one that it wraps, gives to its outputs."""
     names = getattr(module, "feature_names", None)
+    if isinstance(names, str) or not (names is None or hasattr(names, "__iter__")):
+        raise TypeError(
+            f"feature_names of {type(module).__name__} must be a list of names; got {names!r}"
+        )
     if names is not None:
-        if isinstance(names, str) or not hasattr(names, "__iter__"):
-            raise TypeError(
-                f"feature_names of {type(module).__name__} must be a list of names; got {names!r}"
-            )
         return [str(name) for name in names]
+    inner = getattr(module, "_orig_mod", None)  # of torch.compile
     if isinstance(module, (*_PARALLEL, AveragedModel)):
-        return declared_names(module.module)
-    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        return declared_names(module._orig_mod)
-    if isinstance(module, nn.Sequential):
-        for layer in reversed(module):
-            if not isinstance(layer, _SAME_ORDER):
-                return declared_names(layer)
-    return None
-
-
-def match_names(
-    labels: Sequence[list[str] | None],
-    heads: Sequence[list[str] | None],
-    widths: Sequence[int],
-    columns: Sequence[int],
-    everything: bool,
-) -> list[list[int]]:
-    """Columns of the same features in every member.
-
-    Parameters
-    ----------
-    labels : sequence of list of str or None
-        Names of each member's outputs, where it has names.
-    heads : sequence of list of str or None
-        Names after its heads, where it has several.
-    widths : sequence of int
-        Numbers of outputs.
-    columns : sequence of int
-        Wanted columns of the first member that has names, or else of the first.
-    everything : bool
-        Whether all outputs are wanted, so that all must have the same names.
-    """
-    leader = leading(labels)
-    first = labels[leader]
-    unnamed = [m for m, names in enumerate(labels) if names is None]
-    found = []
-    for m, names in enumerate(labels):
-        if first is None or unnamed:
-            if widths[m] != widths[leader] or names not in (None, first):
-                raise ValueError(
-                    f"member {m} has the outputs {_outputs(names, widths[m])}, and member {leader} "
-                    f"{_outputs(first, widths[leader])}: members must have the same features; "
-                    "give all of them feature_names, and they are matched by name"
-                )
-            found.append(list(columns))
-            continue
-        wanted = [first[c] for c in columns]
-        bad = [n for n in wanted if names.count(n) != 1]
-        others = sorted(set(names).symmetric_difference(first)) if everything else []
-        if bad or others:
-            name = (bad or others)[0]
-            raise ValueError(
-                f"members must name the same features, each once; {name!r} occurs "
-                f"{names.count(name)} times in member {m}, which has {listed(names, name)}, and "
-                f"{first.count(name)} times in member {leader}, which has {listed(first, name)}"
-            )
-        found.append([names.index(n) for n in wanted])
-        theirs, ours = heads[m], heads[leader]
-        if theirs and ours and sorted(theirs) == sorted(ours):
-            by_head = [theirs.index(ours[c]) for c in columns]
-            if by_head != found[-1]:
-                raise ValueError(
-                    f"feature_names of member {m} give its heads {listed(theirs)} other names than "
-                    f"those of member {leader}: give the heads one order in all members"
-                )
-    return found
+        inner = module.module
+    elif isinstance(module, nn.Sequential):
+        inner = next((part for part in reversed(module) if not isinstance(part, _SAME_ORDER)), None)
+    return declared_names(inner) if isinstance(inner, nn.Module) else None
 
 
 def leading(labels: Sequence[list[str] | None]) -> int:
@@ -136,24 +74,87 @@ def leading(labels: Sequence[list[str] | None]) -> int:
     return next((m for m, names in enumerate(labels) if names is not None), 0)
 
 
-def _outputs(names: list[str] | None, width: int) -> str:
-    return f"{width} without names" if names is None else listed(names)
+def check_places(labels: Sequence[list[str] | None], widths: Sequence[int]) -> None:
+    """Raise a ValueError where members, of which some have no names, cannot go by place."""
+    first = leading(labels)
+    for m, names in enumerate(labels):
+        if widths[m] != widths[first] or names not in (None, labels[first]):
+            theirs, ours = (
+                listed(labels[i]) if labels[i] else f"{widths[i]} without names" for i in (m, first)
+            )
+            raise ValueError(
+                f"member {m} has the outputs {theirs}, and member {first} {ours}: members must "
+                "have the same features; give all of them feature_names, and they are matched by "
+                "name"
+            )
 
 
-def state_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def match_names(
+    labels: Sequence[list[str]],
+    heads: Sequence[list[str] | None],
+    columns: Sequence[int],
+    everything: bool,
+) -> list[list[int]]:
+    """Columns of the same features in every member.
+
+    Parameters
+    ----------
+    labels : sequence of list of str
+        Names of each member's outputs.
+    heads : sequence of list of str or None
+        Names after its heads, where it has several.
+    columns : sequence of int
+        Wanted columns of the first member.
+    everything : bool
+        Whether all outputs are wanted, so that all must have the same names.
+    """
+    ours, found = labels[0], []
+    for m, (theirs, head) in enumerate(zip(labels, heads, strict=True)):
+        wrong = [ours[c] for c in columns if theirs.count(ours[c]) != 1]
+        wrong += sorted(set(theirs).symmetric_difference(ours)) if everything else []
+        if wrong:
+            name = wrong[0]
+            raise ValueError(
+                f"members must name the same features, each once; {name!r} occurs "
+                f"{theirs.count(name)} times in member {m}, which has {listed(theirs, name)}, and "
+                f"{ours.count(name)} times in member 0, which has {listed(ours, name)}"
+            )
+        found.append([theirs.index(ours[c]) for c in columns])
+        by_head = found[-1]
+        if head and heads[0] and sorted(head) == sorted(heads[0]):
+            by_head = [head.index(heads[0][c]) for c in columns]
+        if by_head != found[-1]:
+            raise ValueError(
+                f"feature_names of member {m} give its heads {listed(head)} other names than "
+                "those of member 0: give the heads one order in all members"
+            )
+    return found
+
+
+def leaves(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
+    """What is of these kinds in nested tuples, lists and dicts."""
+    if isinstance(value, kinds):
+        return [value]
+    if not isinstance(value, dict | list | tuple):
+        return []
+    parts = value.values() if isinstance(value, dict) else value
+    return [leaf for part in parts for leaf in leaves(part, kinds)]
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """What `module.state_dict()` holds; some authors write the weights over that method."""
-    once = {"recurse": False, "remove_duplicate": False}
+    found: dict[str, Any] = {}
     for prefix, part in module.named_modules(remove_duplicate=False):
-        passing = getattr(part, "_non_persistent_buffers_set", ())
-        buffers = [pair for pair in part.named_buffers(**once) if pair[0] not in passing]
-        for name, value in (*part.named_parameters(**once), *buffers):
-            yield f"{prefix}.{name}".removeprefix("."), value
-        own = type(part).get_extra_state is not nn.Module.get_extra_state
-        if own and not isinstance(part, torch.jit.ScriptModule):
-            extra = part.get_extra_state()
-            if not isinstance(extra, torch.Tensor):
-                extra = torch.tensor(bytearray(joblib.hash(extra).encode()))
-            yield f"{prefix}._extra_state".removeprefix("."), extra
+        part._save_to_state_dict(found, f"{prefix}.".removeprefix("."), False)
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):  # extra state
+            found[name] = torch.tensor(bytearray(joblib.hash(value).encode()))
+    return found
+
+
+def bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    """The bytes of a tensor's values, for a hash."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 # copies, and what a call leaves behind
@@ -165,25 +166,9 @@ def copied(module: Any) -> Any:
     Copies of tensors that carry a gradient, as the old `torch.nn.utils.weight_norm` and layers
     that keep their activations hold them, do not: torch copies no such tensor.
     """
-    memo: dict[int, Any] = {}
-    for part in (p for m in _as_list(module) for p in m.modules()):
-        for tensor in _tensors(vars(part)):
-            if not tensor.is_leaf:
-                memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(module, memo)
-
-
-def _as_list(module: Any) -> list[nn.Module]:
-    return [module] if isinstance(module, nn.Module) else list(module)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from (t for v in value.values() for t in _tensors(v))
-    elif isinstance(value, list | tuple):
-        yield from (t for v in value for t in _tensors(v))
+    parts = [module] if isinstance(module, nn.Module) else module
+    held = [t for m in parts for p in m.modules() for t in leaves(vars(p), torch.Tensor)]
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in held if not t.is_leaf})
 
 
 def of_dtype(members: list[nn.Module], dtype: torch.dtype, always: bool = False) -> list[nn.Module]:
@@ -201,35 +186,29 @@ def of_dtype(members: list[nn.Module], dtype: torch.dtype, always: bool = False)
 @contextmanager
 def left_as_they_were(members: Sequence[nn.Module]) -> Iterator[None]:
     """Put modes, devices and buffers of members back, whatever a call makes of them."""
-    parts = list({id(part): part for member in members for part in member.modules()}.values())
-    modes = [part.training for part in parts]
+    parts = dict.fromkeys(part for member in members for part in member.modules())
+    modes = [(part, part.training) for part in parts]
     buffers = [
-        {name: value.detach().clone() for name, value in part.named_buffers(recurse=False)}
+        (part, name, value.detach().clone())
         for part in parts
+        for name, value in part.named_buffers(recurse=False)
     ]
-    homes = [
-        next((t.device for t in (*m.parameters(), *m.buffers())), torch.device("cpu"))
-        for m in members
-    ]
+    tensors = [[*member.parameters(), *member.buffers()] for member in members]
+    homes = [held[0].device if held else torch.device("cpu") for held in tensors]
     try:
         yield
     finally:
-        for part, mode in zip(parts, modes, strict=True):
+        for part, mode in modes:
             part.training = mode
         for member, home in zip(members, homes, strict=True):
             member.to(home)
-        for part, before in zip(parts, buffers, strict=True):
-            for name, now in part.named_buffers(recurse=False):
-                _restore(now, before.get(name))
-
-
-def _restore(now: torch.Tensor, before: torch.Tensor | None) -> None:
-    """Undo a change of a buffer; one of another shape is a cache that was made anew."""
-    if before is None or now.shape != before.shape or now.dtype != before.dtype:
-        return
-    if now.layout == torch.strided and not torch.equal(now, before):
-        with torch.inference_mode(now.is_inference()), torch.no_grad():
-            now.copy_(before)
+        for part, name, before in buffers:
+            now = getattr(part, name, None)
+            # one of another shape is a cache that was made anew
+            alike = now is not None and (now.shape, now.dtype) == (before.shape, before.dtype)
+            if alike and now.layout == torch.strided and not torch.equal(now, before):
+                with torch.inference_mode(now.is_inference()), torch.no_grad():
+                    now.copy_(before)
 
 
 @contextmanager
@@ -239,20 +218,23 @@ def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
     A switch that has not been set follows the one above it. It is not set here either, as long as
     it follows to the wanted value, so that it goes on following when the call is over.
     """
-    backends = torch.backends
-    switches, wanted, name = (backends.cuda.matmul, backends.cudnn), tf32, "allow_tf32"
-    if hasattr(backends.cuda.matmul, "fp32_precision"):  # since torch 2.9
-        switches = (backends, backends.cudnn, backends.cuda.matmul, backends.cudnn.conv)
-        switches += (backends.cudnn.rnn,)
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches, wanted, name = (cuda, cudnn), tf32, "allow_tf32"
+    if hasattr(cuda, "fp32_precision"):  # since torch 2.9
+        switches = (torch.backends, cudnn, cuda, cudnn.conv, cudnn.rnn)
         wanted, name = "tf32" if tf32 else "ieee", "fp32_precision"
-    changed = []
-    try:
+    with ExitStack() as stack:
         for switch in switches if device.type == "cuda" else ():
             before = getattr(switch, name)
             if before != wanted:
                 setattr(switch, name, wanted)
-                changed.append((switch, before))
+                stack.callback(setattr, switch, name, before)
         yield
-    finally:
-        for switch, before in reversed(changed):
-            setattr(switch, name, before)
+
+
+def is_device_error(error: Exception) -> bool:
+    """Whether the device failed or is full: nothing that another way of predicting would mend."""
+    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+    return isinstance(error, kinds) or bool(
+        re.search(r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side", str(error))
+    )

@@ -1,104 +1,26 @@
-"""What a call says of arguments and models that do not fit."""
+"""What a call says of models that do not fit."""
 
 import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from ._checks import did_you_mean
-
-_SHOWN = 20  # names in an error
-
-# arguments
-
-
-def whole_number(name: str, value: Any, least: int = 1, unit: str = "") -> int:
-    """An argument as an int, or an error where it is none or too small."""
-    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole:
-        kind = TypeError if not isinstance(value, float | np.floating) else ValueError
-        raise kind(f"{name} must be a whole number{unit}; got {value!r} ({type(value).__name__})")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}; got {value}")
-    return int(value)
-
-
-def check_flags(**flags: Any) -> None:
-    """Raise a TypeError where an option is neither True nor False: "False" would count as True."""
-    for name, value in flags.items():
-        if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
-            raise TypeError(f"{name} must be True or False; got {value!r}")
-
-
-def feature_list(features: Any) -> list:
-    """Features that a caller asks for, which are all names or all columns."""
-    if isinstance(features, str):
-        raise TypeError(f"features must be a list of names; got the single string {features!r}")
-    if isinstance(features, set | frozenset) or not hasattr(features, "__iter__"):
-        raise TypeError(
-            "features must be a list of names or columns, or a mapping of name to column; got "
-            f"{features!r} ({type(features).__name__})"
-        )
-    features = list(features)
-    if not features:
-        raise ValueError("features must be distinct and at least one; got []")
-    names = [isinstance(f, str) for f in features]
-    if not all(names) and (any(names) or not all(map(_is_column, features))):
-        raise TypeError(
-            f"features must be all names (str) or all columns (int); got {features}: give names as "
-            "strings, or a mapping of name to column"
-        )
-    return features
-
-
-def feature_mapping(features: Any) -> tuple[list[str], list[int]]:
-    """Names and columns of a mapping."""
-    for name, column in features.items():
-        if not _is_column(column):
-            raise TypeError(
-                "features as a mapping gives the column (int) of each name; got "
-                f"{column!r} ({type(column).__name__}) for {name!r}"
-            )
-    return [str(name) for name in features], [int(column) for column in features.values()]
-
-
-def _is_column(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def listed(names: Sequence[str], wanted: str = "") -> str:
-    """Names for an error, not too many, and the one that was probably meant."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    hint = "" if wanted in names else did_you_mean(wanted, names)
-    return ", ".join(names[:_SHOWN]) + more + hint
-
-
-def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
-    """Names of a model's outputs, as its author gives them."""
-    given = [] if isinstance(names, str | set) or not hasattr(names, "__iter__") else list(names)
-    if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
-        raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
-    return tuple(given)
-
-
-# what a model says when it fails
-
-
-def is_device_error(error: Exception) -> bool:
-    """Whether the device failed or is full: nothing that another way of predicting would mend."""
-    kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-    return isinstance(error, kinds) or bool(
-        re.search(r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side", str(error))
-    )
-
+from ._members import is_device_error
 
 _LENGTH = (
     "Sequences shorter than its receptive field, or of a length its dense layers do not expect, "
     "are the usual reason; a model of (N, L, 4) is another: wrap it in one that swaps axes"
+)
+_CHANNELS = (
+    "Sequences have the 4 channels A, C, G and T: wrap it in a module that supplies what else it "
+    "expects, or swaps axes"
+)
+_INPUTS = (
+    "It takes more than sequences, {}, and is given sequences alone: where it needs the rest, wrap "
+    "it in a module that supplies it"
 )
 # what an error of torch says, and what to do; the first that fits
 _ADVICE = (
@@ -118,39 +40,26 @@ _ADVICE = (
     ),
     ('"forward" function|not implemented', "It must have a forward for this device and type"),
     ("[Kk]ernel size|too small", _LENGTH),
+    ("to have [0-9]+ channels", _CHANNELS),
 )
+_MISSING = r"missing (?:\d+ required .*arguments?:|value for argument) (.+?)(?:\.\s|$)"
 
 
 def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | None:
     """What to say of an error of a model; None where its own words are to be heard."""
     text = str(error)
-    pattern = r"missing (?:\d+ required .*arguments?:|value for argument) (.+?)(?:\.\s|$)"
-    missing = re.search(pattern, text, re.MULTILINE)
-    optional = ", ".join(map(repr, _other_inputs(member)))
-    ours = isinstance(error, RuntimeError) or missing or (optional and "NoneType" in text)
+    missing = re.search(_MISSING, text, re.MULTILINE)
+    inputs = missing[1] if missing else ", ".join(map(repr, _other_inputs(member)))
+    ours = isinstance(error, RuntimeError) or missing or (inputs and "NoneType" in text)
     if is_device_error(error) or not ours:
         return None
-    known = [advice for words, advice in _ADVICE if re.search(words, text)]
-    if missing:
-        advice = (
-            f"It takes more than sequences, {missing[1]}, and is given sequences alone: wrap it in "
-            "a module that supplies the rest"
-        )
-    elif known:
-        advice = known[0]
-    elif optional:
-        advice = (
-            f"It can take more than sequences, {optional}, and is given sequences alone: if it "
-            "needs the rest, wrap it in a module that supplies it"
-        )
-    elif re.search("to have [0-9]+ channels", text):
-        advice = (
-            "Sequences have the 4 channels A, C, G and T: wrap it in a module that supplies what "
-            "else it expects, or swaps axes"
-        )
-    else:
-        advice = _LENGTH
-    return f"the model refused sequences of shape {tuple(shape)} (N, 4, L): {text}. {advice}"
+    advice = next((advice for words, advice in _ADVICE if re.search(words, text)), None)
+    if missing or (inputs and advice in (None, _CHANNELS)):
+        advice = _INPUTS.format(inputs)
+    return (
+        f"the model refused sequences of shape {tuple(shape)} (N, 4, L): {text}. "
+        f"{advice or _LENGTH}"
+    )
 
 
 def _other_inputs(member: nn.Module) -> list[str]:
@@ -178,10 +87,10 @@ def wrong_output(head: Any, n: int, where: str) -> str | None:
             advice = "give its real part, or size and phase, as features"
         return f"a model must give real, floating-point numbers; got {head.dtype}{where}: {advice}"
     got = tuple(head.shape) if is_tensor else type(head).__name__
-    squeezed = " (.squeeze() also takes away an axis of one sequence or one feature: name the axis)"
+    squeezed = is_tensor and head.ndim < 2
     return (
         f"a model must map ({n}, 4, L) to ({n}, K), or to a dict or tuple of such heads; got "
         f"{got}{where}: wrap the model in a module that reduces it, or leaves it out"
-        + squeezed
-        * (is_tensor and head.ndim < 2)
+        + " (.squeeze() also takes away an axis of one sequence or one feature: name the axis)"
+        * squeezed
     )

@@ -86,31 +86,6 @@ def bisect(
     return (low + high) / 2
 
 
-def bisect_minimum(
-    slope: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, values: np.ndarray
-) -> np.ndarray:
-    """Refine the minima of functions known on a grid, by bisection of their slopes.
-
-    Parameters
-    ----------
-    slope : callable
-        Maps arguments (S,) to the functions' derivatives (S,), or any positive multiple of them.
-    grid, values : np.ndarray, float64 (S, K)
-        Increasing arguments, and the functions there.
-
-    Returns
-    -------
-    np.ndarray, float64 (S,)
-        The stationary point next to the smallest value; the end of the grid where that is it.
-    """
-    row, best = np.arange(len(grid)), np.argmin(values, axis=1)
-    top = grid[row, best]
-    falling = slope(top) < 0
-    low = np.where(falling, top, grid[row, np.fmax(best - 1, 0)])
-    high = np.where(falling, grid[row, np.fmin(best + 1, grid.shape[1] - 1)], top)
-    return bisect(lambda at: -slope(at), low, high)
-
-
 def highest(values: np.ndarray, at: np.ndarray, slack: float = 1e-9) -> np.ndarray:
     """Where (S,) values (S, K) are highest; of those equal but for rounding, nearest to 0.
 

@@ -13,8 +13,9 @@ from scipy.special import expit, logit, ndtr, ndtri
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ._checks import check_choice, check_number
+
 N_LEVELS = 100
-KINDS = ("quantile", "interval")
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,13 @@ class IsotonicRecalibrator:
                 f"the recalibrator was fitted to {len(self.maps)} features and takes predictions "
                 f"(members, sequences, {len(self.maps)}); got shape {predictions.shape}"
             )
-        mean, sd = _moments(predictions)
+        mean, sd = predictions.mean(0), predictions.std(0)
         z = (predictions - mean) / np.where(sd > 0, sd, 1)
         moved = np.empty(z.shape)
         for k, isotonic in enumerate(self.maps):
             u = isotonic.predict(ndtr(z[..., k], dtype=np.float64).ravel()).reshape(z.shape[:2])
             moved[..., k] = ndtri(np.clip(u, 0.5 / self.n, 1 - 0.5 / self.n))
         return np.where(sd > 0, mean + sd * moved, predictions).astype(predictions.dtype)
-
-
-def _moments(predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return predictions.mean(0), predictions.std(0)
 
 
 def fit_isotonic(predictions: np.ndarray, labels: np.ndarray) -> IsotonicRecalibrator:
@@ -65,11 +62,10 @@ def fit_isotonic(predictions: np.ndarray, labels: np.ndarray) -> IsotonicRecalib
     Isotonic regression of p on R(p), the observed share of labels with F(y) <= p: R^-1 of Kuleshov
     et al. (2018). Levels where R is 0 or 1 throughout carry no information; the innermost is kept.
     """
-    mean, sd, labels = _check(predictions, labels)
     levels = np.linspace(0, 1, N_LEVELS)
     maps = []
-    for k in range(labels.shape[1]):
-        observed = observed_proportions(mean[:, k], sd[:, k], labels[:, k], levels)
+    for moments in _moments(predictions, labels):
+        observed = observed_proportions(*moments, levels)
         first = np.flatnonzero(observed == 0).max(initial=0)
         last = np.flatnonzero(observed == 1).min(initial=len(levels) - 1)
         isotonic = IsotonicRegression(out_of_bounds="clip")
@@ -78,11 +74,7 @@ def fit_isotonic(predictions: np.ndarray, labels: np.ndarray) -> IsotonicRecalib
 
 
 def observed_proportions(
-    mean: np.ndarray,
-    sd: np.ndarray,
-    labels: np.ndarray,
-    levels: np.ndarray,
-    kind: str = "quantile",
+    mean: np.ndarray, sd: np.ndarray, labels: np.ndarray, levels: np.ndarray, kind: str = "quantile"
 ) -> np.ndarray:
     """Share of labels inside the predicted normal distributions' regions of each level.
 
@@ -97,11 +89,10 @@ def observed_proportions(
     -------
     np.ndarray (P,)
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+    check_choice("kind", kind, ("quantile", "interval"))
     u = ndtr((labels - mean) / sd)
     reached = u if kind == "quantile" else np.abs(2 * u - 1)
-    return (np.sort(reached).searchsorted(levels, side="right")) / len(labels)
+    return np.sort(reached).searchsorted(levels, side="right") / len(labels)
 
 
 def reliability_curve(
@@ -122,21 +113,13 @@ def reliability_curve(
     pd.DataFrame
         ``feature, expected, observed``, a row a feature and level.
     """
-    mean, sd, labels = _check(predictions, labels)
-    levels = np.linspace(0, 1, N_LEVELS)
-    return pd.concat(
-        [
-            pd.DataFrame({
-                "feature": name,
-                "expected": levels,
-                "observed": observed_proportions(
-                    mean[:, k], sd[:, k], labels[:, k], levels, kind
-                ),
-            })
-            for k, name in enumerate(features)
-        ],
-        ignore_index=True,
-    )  # fmt: skip
+    moments, levels = _moments(predictions, labels), np.linspace(0, 1, N_LEVELS)
+    observed = [observed_proportions(*one, levels, kind) for one in moments]
+    return pd.DataFrame({
+        "feature": np.repeat(features, N_LEVELS),
+        "expected": np.tile(levels, len(features)),
+        "observed": np.concatenate(observed),
+    })  # fmt: skip
 
 
 def calibration_metrics(
@@ -151,47 +134,40 @@ def calibration_metrics(
         observed and expected proportion; ``miscalibration_area`` between the reliability curve and
         the diagonal; ``sharpness``, root mean predicted variance in label units.
     """
-    _, sd, _ = _check(predictions, labels)
     curves = reliability_curve(predictions, labels, features, kind)
-    rows = []
-    for k, (name, curve) in enumerate(curves.groupby("feature", sort=False)):
-        error = (curve["observed"] - curve["expected"]).to_numpy()
-        rows.append({
-            "feature": name,
-            "mace": np.abs(error).mean(),
-            "rmsce": np.sqrt((error**2).mean()),
-            "miscalibration_area": _area(error),
-            "sharpness": np.sqrt((sd[:, k] ** 2).mean()),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+    error = (curves["observed"] - curves["expected"]).to_numpy().reshape(-1, N_LEVELS)
+    return pd.DataFrame({
+        "feature": features,
+        "mace": np.abs(error).mean(1),
+        "rmsce": np.sqrt((error**2).mean(1)),
+        "miscalibration_area": _area(error),
+        "sharpness": [np.sqrt((sd**2).mean()) for _, sd, _ in _moments(predictions, labels)],
+    })  # fmt: skip
 
 
-def _area(error: np.ndarray) -> float:
-    """Integral over [0, 1] of the absolute value of a piecewise linear function."""
-    left, right = error[:-1], error[1:]
+def _area(error: np.ndarray) -> np.ndarray:
+    """Integrals over [0, 1] of absolute values of piecewise linear functions (K, P)."""
+    left, right = error[:, :-1], error[:, 1:]
     total = np.abs(left) + np.abs(right)
     crossing = (left**2 + right**2) / np.where(total > 0, total, 1)
-    area = np.where(left * right < 0, crossing, total) / 2
-    return float(area.sum() / (len(error) - 1))
+    return np.where(left * right < 0, crossing, total).mean(1) / 2
 
 
-def _check(
-    predictions: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, sd (N, K) over members and labels (N, K), in float64, or a clear error."""
+def _moments(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """Mean and sd over members, and labels, of each feature (N,), in float64, or a clear error."""
     predictions, labels = np.asarray(predictions, float), np.asarray(labels, float)
     if predictions.ndim != 3 or labels.shape != predictions.shape[1:]:
         raise ValueError(
             "predictions must be (members, sequences, features) and labels (sequences, features); "
             f"got {predictions.shape} and {labels.shape}"
         )
-    mean, sd = _moments(predictions)
+    mean, sd = predictions.mean(0), predictions.std(0)
     if not (sd > 0).all():
         raise ValueError(
             f"calibration needs members that differ; {int((sd == 0).sum())} of {sd.size} "
             "predictions have a standard deviation of 0 (a single member?)"
         )
-    return mean, sd, labels
+    return list(zip(mean.T, sd.T, labels.T, strict=True))
 
 
 @dataclass(frozen=True)
@@ -230,14 +206,12 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     1 / (n0 + 2), which keep the slope finite where the classes separate (Platt, 1999).
     """
     labels = np.asarray(labels, float)
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not np.isin(labels, (0, 1)).all() or not positives or not negatives:
+    n, n1 = len(labels), int(labels.sum())
+    if not np.isin(labels, (0, 1)).all() or not 0 < n1 < n:
         raise ValueError(
-            f"Platt scaling needs labels 0 and 1, both present; got {positives} positives of "
-            f"{len(labels)}"
+            f"Platt scaling needs labels 0 and 1, both present; got {n1} positives of {n}"
         )
-    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    targets = np.where(labels == 1, (n1 + 1) / (n1 + 2), 1 / (n - n1 + 2))
     design = sm.add_constant(np.asarray(logits, float))
     fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit(tol=1e-12)
     intercept, slope = fit.params
@@ -267,12 +241,11 @@ def fit_platt_features(
     rows = []
     for k, name in enumerate(features):
         known = ~np.isnan(labels[:, k])
-        values = labels[known, k]
-        status = "ok" if 0 < values.sum() < len(values) else "all labels are the same"
-        status = status if known.any() else "no labels"
-        slope, intercept = 1.0, 0.0
+        slope, intercept, status = 1.0, 0.0, "ok" if known.any() else "no labels"
+        if len(np.unique(labels[known, k])) == 1:
+            status = "all labels are the same"
         if status == "ok":
-            slope, intercept = fit_platt(logits[known, k], values)
+            slope, intercept = fit_platt(logits[known, k], labels[known, k])
         rows.append((name, slope, intercept, int(known.sum()), status))
     table = pd.DataFrame(rows, columns=["feature", "slope", "intercept", "n", "status"])
     return PlattRecalibrator(table["slope"].to_numpy(), table["intercept"].to_numpy()), table
@@ -299,21 +272,15 @@ def classifier_reliability(
     probabilities, labels = _check_classes(probabilities, labels, features)
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("probabilities must lie in [0, 1]; give predictions, not logits")
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1; got {bins}")
+    check_number("bins", bins, 1, whole=True)
     table = pd.DataFrame({
-        "feature": np.repeat(features, len(labels)),
+        "feature": pd.Categorical(np.repeat(features, len(labels)), features),
         "bin": np.clip(np.ceil(probabilities.T.ravel() * bins) - 1, 0, None).astype(int),
         "predicted": probabilities.T.ravel(),
         "observed": labels.T.ravel(),
     }).dropna()  # fmt: skip
-    groups = table.groupby(["feature", "bin"], sort=False)
-    result = groups.mean().assign(n=groups.size()).reset_index()
-    order = {name: k for k, name in enumerate(features)}
-    return result.sort_values(
-        ["feature", "bin"], key=lambda c: c.map(order) if c.name == "feature" else c,
-        ignore_index=True,
-    )  # fmt: skip
+    groups = table.groupby(["feature", "bin"], observed=True)
+    return groups.mean().assign(n=groups.size()).reset_index().astype({"feature": str})
 
 
 def classifier_metrics(
@@ -335,20 +302,19 @@ def classifier_metrics(
         Cooper and Hauskrecht, 2015).
     """
     curve = classifier_reliability(probabilities, labels, features, bins)
+    off = (curve["predicted"] - curve["observed"]).abs() * curve["n"]
     probabilities, labels = _check_classes(probabilities, labels, features)
     rows = []
     for k, name in enumerate(features):
         known = ~np.isnan(labels[:, k])
         p, y = probabilities[known, k], labels[known, k]
         both = len(np.unique(y)) == 2
-        own = curve[curve["feature"] == name]
-        off = (own["predicted"] - own["observed"]).abs()
         rows.append({
             "feature": name, "n": len(y), "positives": int(y.sum()),
             "auroc": roc_auc_score(y, p) if both else np.nan,
             "auprc": average_precision_score(y, p) if both else np.nan,
             "brier": ((p - y) ** 2).mean() if len(y) else np.nan,
-            "ece": (off * own["n"]).sum() / len(y) if len(y) else np.nan,
+            "ece": off[curve["feature"] == name].sum() / len(y) if len(y) else np.nan,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

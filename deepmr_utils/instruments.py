@@ -1,28 +1,24 @@
 """From variant effects to instruments: which substitutions inform a pair of features."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from ._checks import check_choice, did_you_mean
+from ._checks import check_choice, check_number
 from .sequences import ALPHABET
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 RULES = ("pooled", "wald")
 SE_FLOOR_QUANTILE = 0.01
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise a ValueError for a threshold that is not a number of 0 or more."""
-    if not (isinstance(threshold, int | float | np.number) and threshold >= 0):
-        raise ValueError(f"threshold must be 0 or more; got {threshold}")
-
-
 def select_instruments(
-    effects: xr.Dataset,
-    exposure: str,
-    outcome: str,
-    rule: str = "pooled",
-    threshold: float = 1.0,
+    effects: xr.Dataset, exposure: str, outcome: str, rule: str = "pooled", threshold: float = 1.0
 ) -> pd.DataFrame:
     """Keep the substitutions that are associated with the exposure.
 
@@ -56,71 +52,62 @@ def select_instruments(
     standard errors.
     """
     names = effects["feature"].to_numpy().tolist()
-    for role, name in (("exposure", exposure), ("outcome", outcome)):
-        if name not in names:
-            raise ValueError(
-                f"unknown {role} {name!r}: the features are {', '.join(map(str, names))}"
-                f"{did_you_mean(name, names)}"
-            )
+    pair = [
+        names.index(check_choice(role, name, names))
+        for role, name in (("exposure", exposure), ("outcome", outcome))
+    ]
     if exposure == outcome:
         raise ValueError(f"exposure and outcome must be two features; both are {exposure!r}")
     check_choice("rule", rule, RULES)
-    check_threshold(threshold)
-    if effects.attrs.get("n_members", 2) < 2:
+    check_number("threshold", threshold, low=0)
+    order = ("feature", "sequence", "position", "allele")
+    (x, y), (se_x, se_y) = (
+        effects[name].isel(feature=pair).transpose(*order).to_numpy().astype(np.float64)
+        for name in ("effect", "se")
+    )
+    valid = np.isfinite(x) & np.isfinite(y)
+    if valid.any() and np.isnan(se_x[valid]).all():
         raise ValueError(
             "effects of a single member have no standard errors, which instruments need: use an "
             "ensemble or MC-dropout"
         )
 
-    effect, se = (
-        effects[name].transpose("sequence", "position", "allele", "feature").to_numpy()
-        for name in ("effect", "se")
-    )
-    x, y = names.index(exposure), names.index(outcome)
-    valid = np.isfinite(effect[..., x]) & np.isfinite(effect[..., y])
-    frozen = valid & (se[..., x] == 0)
+    frozen = valid & (se_x == 0)
     usable = valid & ~frozen
-    beta = effect[..., x].astype(np.float64)
     if rule == "pooled":
-        spread = beta[valid].std() if valid.any() else np.nan
-        strength = (
-            np.abs(beta - beta[valid].mean()) / spread if spread > 0 else np.zeros(beta.shape)
-        )
+        spread = x[valid].std() if valid.any() else np.nan
+        strength = np.abs(x - x[valid].mean()) / spread if spread > 0 else np.zeros(x.shape)
     else:
-        strength = np.abs(beta) / np.where(usable, se[..., x], np.nan)
+        strength = np.abs(x) / np.where(usable, se_x, np.nan)
     kept = usable & (np.nan_to_num(strength) >= threshold)
 
     sequence, position, allele = np.nonzero(kept)
-    se_outcome = se[..., y][kept].astype(np.float64)
-    positive = se[..., y][usable & (se[..., y] > 0)]
-    n_floored = int((se_outcome == 0).sum())
-    if n_floored and len(positive):
-        floor = np.quantile(positive.astype(np.float64), SE_FLOOR_QUANTILE)
-        se_outcome[se_outcome == 0] = floor
-    elif n_floored:
-        raise ValueError(f"no substitution moves the outcome {outcome!r}: its se is 0 everywhere")
+    se_outcome = se_y[kept]
+    floored = se_outcome == 0
+    if floored.any():
+        positive = se_y[usable & (se_y > 0)]
+        if not len(positive):
+            raise ValueError(
+                f"no substitution moves the outcome {outcome!r}: its se is 0 everywhere"
+            )
+        se_outcome[floored] = np.quantile(positive, SE_FLOOR_QUANTILE)
     reference = effects["reference"].transpose("sequence", "position").to_numpy()
     table = pd.DataFrame({
         "sequence_id": pd.Categorical.from_codes(sequence, effects["sequence"].to_numpy()),
         "position": effects["position"].to_numpy()[position],
         "reference": reference[sequence, position],
         "alternate": np.array(list(ALPHABET))[allele],
-        "beta_exposure": effect[..., x][kept].astype(np.float64),
-        "se_exposure": se[..., x][kept].astype(np.float64),
-        "beta_outcome": effect[..., y][kept].astype(np.float64),
+        "beta_exposure": x[kept],
+        "se_exposure": se_x[kept],
+        "beta_outcome": y[kept],
         "se_outcome": se_outcome,
     })  # fmt: skip
     table.attrs = {
-        "exposure": exposure,
-        "outcome": outcome,
-        "rule": rule,
-        "threshold": threshold,
+        "exposure": exposure, "outcome": outcome, "rule": rule, "threshold": threshold,
         "counts": {
-            "substitutions": int(valid.sum()),
-            "kept": len(table),
-            "weak": int((usable & ~kept).sum()),
-            "exposure se 0": int(frozen.sum()),
-            "outcome se floored": n_floored,
+            "substitutions": int(valid.sum()), "kept": len(table),
+            "weak": int((usable & ~kept).sum()), "exposure se 0": int(frozen.sum()),
+            "outcome se floored": int(floored.sum()),
         },
-    }
+    }  # fmt: skip
     return table

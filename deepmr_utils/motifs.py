@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +11,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from ._checks import text_lines
+from ._checks import check_choice, check_number
+from ._files import text_lines
 from .sequences import ALPHABET
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
 ROUNDING = 1e-4  # of sums of published matrices
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|nan", re.IGNORECASE)
 
 
 class Motif(NamedTuple):
@@ -50,9 +51,8 @@ def check_probabilities(values: Sequence, what: str) -> np.ndarray:
         raise ValueError(f"{what} must be 0 or more; the smallest is {values.min():g}")
     sums = values.sum(-1)
     if (np.abs(sums - 1) > ROUNDING).any():
-        worst = np.unravel_index(np.abs(sums - 1).argmax(), sums.shape)
-        place = f" in row {worst[0]}" if worst else ""
-        raise ValueError(f"{what} must sum to 1; the sum{place} is {sums[worst]:.6g}: normalise it")
+        worst = sums.flat[np.abs(sums - 1).argmax()]
+        raise ValueError(f"{what} must sum to 1; the sum is {worst:.6g}: normalise it")
     return values / sums[..., None]
 
 
@@ -77,8 +77,7 @@ def read_meme(path: str | Path) -> dict[str, Motif]:
             raise ValueError(f"{place}: motif {name} occurs a second time: rename one")
         if len(matrices) != 1:
             raise ValueError(
-                f"{place}: motif {name} should have one letter-probability matrix; got "
-                f"{len(matrices)}"
+                f"{place}: motif {name} needs one letter-probability matrix; got {len(matrices)}"
             )
         motifs[name] = Motif(name, _meme_matrix(name, *matrices[0]))
     if not motifs:
@@ -112,62 +111,40 @@ def _meme_entries(path: str | Path) -> list[tuple[str, str, list]]:
     return entries
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_row(words: list[str]) -> bool:
     """Whether words are a row of a matrix, if perhaps a wrong one."""
-    numbers = [_is_number(word) for word in words]
+    numbers = [_NUMBER.fullmatch(word) is not None for word in words]
     return numbers[:1] == [True] or (len(words) == len(ALPHABET) and sum(numbers) > 1)
 
 
 def _meme_matrix(name: str, place: str, header: str, rows: list) -> np.ndarray:
     """The probabilities (W, 4) of a motif, from the header of its matrix and rows of words."""
-    stated = dict(re.findall(r"(\w+)\s*=\s*(\S*)", header))
-    width = stated.get("w", str(len(rows)))
-    if stated.get("alength", "4") != "4":
+    width = str(len(rows))
+    stated = {"w": width, "alength": "4"} | dict(re.findall(r"(\w+)\s*=\s*(\S*)", header))
+    if not rows or (stated["w"], stated["alength"]) != (width, "4"):
         raise ValueError(
-            f"{place}: motif {name} must have 4 columns, of A, C, G, T; got alength= "
-            f"{stated['alength']}"
-        )
-    if width != str(len(rows)) or not rows:
-        raise ValueError(
-            f"{place}: motif {name} should have {width if rows else 'some'} rows of 4 numbers; got "
-            f"{len(rows)}"
+            f"{place}: motif {name} needs w= rows of alength= 4 numbers, of A, C, G, T; got "
+            f"{width} rows after {header!r}"
         )
     values = []
     for i, (line, words) in enumerate(rows):
         what = f"{line}: row {i} of motif {name}"
-        if len(words) != len(ALPHABET) or not all(map(_is_number, words)):
+        if len(words) != len(ALPHABET) or not all(map(_NUMBER.fullmatch, words)):
             raise ValueError(f"{what} should have 4 numbers; got {' '.join(words)[:60]!r}")
-        row = np.array(words, dtype=np.float64)
-        if abs(row.sum() - 1) > ROUNDING:
-            raise ValueError(
-                f"{line}: motif {name} must sum to 1; the sum in row {i} is {row.sum():.6g}: "
-                "normalise it"
-            )
-        values.append(check_probabilities(row, what))
+        values.append(check_probabilities([float(word) for word in words], what))
     return np.stack(values)
 
 
 @cache
 def shipped_motifs() -> dict[str, Motif]:
     """The motifs that come with the package, by name (see ``data/README.md`` for their source)."""
-    with resources.as_file(resources.files(__package__) / "data" / "motifs.meme") as path:
-        return read_meme(path)
+    return read_meme(Path(__file__).with_name("data") / "motifs.meme")
 
 
 def get_motif(name: str) -> Motif:
     """One of the shipped motifs by name; an unknown name raises ValueError with the valid ones."""
     motifs = shipped_motifs()
-    if name not in motifs:
-        raise ValueError(f"unknown motif {name!r}: the shipped motifs are {', '.join(motifs)}")
-    return motifs[name]
+    return motifs[check_choice("motif", name, tuple(motifs))]
 
 
 def log_odds(
@@ -244,8 +221,7 @@ def match_threshold(weights: np.ndarray, p: float = 5e-4) -> float:
     The distribution of scores, rounded to hundredths, by convolution (Staden, 1989, Comput Appl
     Biosci 5:89).
     """
-    if not 0 < p < 1:
-        raise ValueError(f"p is a probability, in (0, 1); got {p}")
+    check_number("p", p, 0, 1, ends=False)
     steps = np.round(100 * weights).astype(int)
     lowest = steps.min(1)
     probability = np.ones(1)
@@ -258,10 +234,7 @@ def match_threshold(weights: np.ndarray, p: float = 5e-4) -> float:
 
 
 def find_instances(
-    one_hot: torch.Tensor,
-    sequence_ids: Sequence[str],
-    motifs: Mapping[str, Motif],
-    p: float = 5e-4,
+    one_hot: torch.Tensor, sequence_ids: Sequence[str], motifs: Mapping[str, Motif], p: float = 5e-4
 ) -> pd.DataFrame:
     """Instances of motifs in sequences, on both strands.
 

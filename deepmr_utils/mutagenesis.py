@@ -3,9 +3,10 @@
 import inspect
 import pickle
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import joblib
 import numpy as np
@@ -14,47 +15,36 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import nn
 
-from . import __version__
+from . import __version__, predict
+from ._checks import check_number, check_options, listed
+from ._effects_store import EffectsWriter
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
-from ._engine.engines import engines_of
+from ._engine.engines import Engine, engines_of
 from ._engine.recording import computation_hash
+from ._engine.windows import Options
 from ._members import of_dtype
-from ._model_errors import check_flags, listed, whole_number
-from .effects import SCHEMA_VERSION, EffectsWriter, load_effects, save_effects
-from .predict import (
-    Features,
-    MCDropout,
-    Members,
-    as_members,
-    evaluating,
-    find_features,
-    forward,
-    member_dtype,
-    model_hash,
-    progress_bar,
-    resolve_device,
-)
+from .effects import SCHEMA_VERSION, load_effects, save_effects
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
 
 __all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
 
-PRECISIONS = ("float32", "float64", "tf32", "bfloat16")
 MAX_COVARIANCE = 64  # features of which all covariances may be asked for
+Precision = Literal["float32", "float64", "tf32", "bfloat16"]
 
 
 def saturation_mutagenesis(
-    members: Members,
+    members: predict.Members,
     one_hot: np.ndarray | torch.Tensor,
     *,
     sequence_ids: Sequence[str] | None = None,
-    features: Features = None,
+    features: predict.Features = None,
     transform: Transform | None = None,
     positions: ArrayLike | None = None,
     reverse_complement: bool = False,
     strand_pairs: Sequence[tuple[str, str]] | None = None,
     batch_size: int | None = None,
     max_memory: int = 2**31,
-    precision: str | None = None,
+    precision: Precision | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
     keep_members: bool = False,
@@ -148,49 +138,41 @@ def saturation_mutagenesis(
     largest effect there, because only differences are rounded; in full prediction, which rounds
     the predictions themselves, the error can exceed every effect (`benchmarks/ism.py --precision`).
     """
-    check_flags(
-        reverse_complement=reverse_complement, progress=progress, keep_members=keep_members,
-        covariance=covariance, propagate=propagate,
-    )  # fmt: skip
-    one_hot = check_one_hot(one_hot)
-    dropout_seed = members.seed if isinstance(members, MCDropout) else None
-    members = as_members(members)
-    device = resolve_device(device)
-    strand_pairs = _check_pairs(strand_pairs)
-    ids = _check_ids(sequence_ids, len(one_hot))
-    codes = base_codes(one_hot)
+    batch_size = check_options(
+        saturation_mutagenesis,
+        {
+            "reverse_complement": reverse_complement, "precision": precision, "progress": progress,
+            "keep_members": keep_members, "covariance": covariance, "propagate": propagate,
+            "batch_size": batch_size,
+        },
+        {"batch_size": (1, np.inf, True)},
+    )["batch_size"]  # fmt: skip
+    max_memory = check_number("max_memory, in bytes,", max_memory, 1e6, whole=True)
+    one_hot, device = check_one_hot(one_hot), predict.resolve_device(device)
+    ids, codes = _check_ids(sequence_ids, len(one_hot)), base_codes(one_hot)
     mask = _check_positions(positions, codes)
-    together = keep_members or covariance or transform is not None
+    pairs = _check_pairs(strand_pairs, reverse_complement)
     transform_key = _transform_key(transform, store is not None)
-    limits = Limits(*_check_sizes(batch_size, max_memory), device)
-    members, dtype = _of_precision(members, precision, one_hot.dtype, device)
-    shown = np.flatnonzero(mask.any(0))
-    with evaluating(members, device, tf32=precision == "tf32"):
+    settings = {"dropout_seed": members.seed if isinstance(members, predict.MCDropout) else "none"}
+    members, dtype = _of_precision(predict.as_members(members), precision, one_hot.dtype, device)
+    with predict.evaluating(members, device, tf32=precision == "tf32"):
         one_hot = one_hot.to(device, dtype)
-        heads = [forward(member, one_hot[:1]) for member in members]
-        names, columns = find_features(members, heads, features)
-        exchange = _exchanged(strand_pairs, names, reverse_complement)
+        heads = [predict.forward(member, one_hot[:1]) for member in members]
+        names, columns = predict.find_features(members, heads, features)
+        exchange = _exchanged(pairs, names) if reverse_complement else None
         _try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
         if covariance and len(names) > MAX_COVARIANCE:
             raise ValueError(
                 f"the covariance of {len(names)} features takes {len(names)} times their space: "
                 f"name at most {MAX_COVARIANCE} features"
             )
-        letters = np.array(list(ALPHABET + "N"))[codes[:, shown]]
-        coordinates = {
-            "sequence": ids,
-            "position": shown,
-            "allele": list(ALPHABET),
-            "feature": names,
-            "reference": (("sequence", "position"), letters),
-        }
-        attributes = {
+        exchanged = f", exchanging {', '.join(map(' and '.join, pairs))}" if pairs else ""
+        settings |= {
             "schema_version": SCHEMA_VERSION,
-            "model_hash": model_hash(members),
+            "model_hash": predict.model_hash(members),
             "n_members": len(members),
-            "dropout_seed": "none" if dropout_seed is None else dropout_seed,
             "calibration": "none" if transform is None else transform_name(transform),
-            "strands": _strands(reverse_complement, strand_pairs),
+            "strands": ("both" if reverse_complement else "forward") + exchanged,
             "precision": precision or str(dtype).removeprefix("torch."),
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()}",
@@ -198,77 +180,98 @@ def saturation_mutagenesis(
         fingerprint = ""
         if store is not None:
             # an update of torch or Python is no other computation: the writer says so instead
-            settings = attributes | {"versions": __version__}
-            key = (settings, names, columns, ids, mask, one_hot.cpu().numpy(), transform_key)
-            done = [_computation_hash(member, one_hot[:1]) for member in members]
-            fingerprint = joblib.hash((*key, keep_members, covariance, done))
-        with EffectsWriter(coordinates, attributes, store, fingerprint) as writer:
-            if writer.finished:
-                return writer.finish()
-            alone, rounded = [h.parts for h in heads], precision == "bfloat16"
-            engines = engines_of(
-                members, one_hot[0], alone, columns, propagate, rounded, max_memory
-            )
-            held = 9 * len(names) * (len(members) if together else 1)  # numbers held for a site
-            limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
-            size = writer.block or limits.sequences(engines, mask.sum(1).max(), len(names))
-            rounding = Rounding(names, dtype)
-            for start in progress_bar(range(0, len(one_hot), size), progress, desc="mutagenesis"):
-                if writer.needs(start):
-                    rows = slice(start, start + size)
-                    sites = Block(one_hot[rows], codes[rows], mask[rows], exchange)
-                    moments = block_moments(sites, engines, limits, transform, together)
-                    rounding.see(moments)
-                    values = sites.spread(moments, shown, keep_members, covariance)
-                    writer.write(start, size, values)
-            rounding.warn()
+            key = (settings | {"versions": __version__}, names, columns, ids, mask)
+            done = [computation_hash(member, one_hot[:1]) for member in members]
+            key += (one_hot.cpu().numpy(), transform_key, keep_members, covariance, done)
+            fingerprint = joblib.hash(key)
+        plan = _Plan(one_hot, codes, mask, names, exchange, transform, keep_members, covariance)
+        with EffectsWriter(plan.coordinates(ids), settings, store, fingerprint) as writer:
+            if not writer.finished:
+                alone, half = [h.parts for h in heads], precision == "bfloat16"
+                each = list(zip(members, alone, columns, strict=True))
+                engines = engines_of(each, one_hot[0], propagate, Options({}, half, max_memory))
+                _compute(plan, engines, Limits(batch_size, max_memory, device), writer, progress)
             return writer.finish()
 
 
-def _computation_hash(member: nn.Module, x: torch.Tensor) -> str:
-    return computation_hash(lambda x: forward(member, x).parts, member, x)
+class _Plan(NamedTuple):
+    """What is computed, and what of it is kept."""
+
+    one_hot: torch.Tensor
+    codes: np.ndarray
+    mask: np.ndarray
+    names: list[str]
+    exchange: list[int] | None
+    transform: Transform | None
+    keep_members: bool
+    covariance: bool
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Positions of which any sequence is mutated."""
+        return np.flatnonzero(self.mask.any(0))
+
+    def coordinates(self, ids: list[str]) -> dict[str, Any]:
+        """Of the data set."""
+        letters = np.array(list(ALPHABET + "N"))[self.codes[:, self.shown]]
+        return {
+            "sequence": ids,
+            "position": self.shown,
+            "allele": list(ALPHABET),
+            "feature": self.names,
+            "reference": (("sequence", "position"), letters),
+        }
+
+
+def _compute(
+    plan: _Plan, engines: list[Engine], limits: Limits, writer: EffectsWriter, progress: bool
+) -> None:
+    """Compute what a writer still needs, a block of sequences at a time."""
+    dtype, shown = plan.one_hot.dtype, plan.shown
+    together = plan.keep_members or plan.covariance or plan.transform is not None
+    held = 9 * len(plan.names) * (len(engines) if together else 1)  # numbers held for a site
+    limits.bytes_per_site = max(e.bytes_per_site for e in engines) + held * dtype.itemsize
+    size = writer.block or limits.sequences(engines, plan.mask.sum(1).max(), len(plan.names))
+    rounding = Rounding(plan.names, dtype)
+    starts = range(0, len(plan.one_hot), size)
+    for start in predict.progress_bar(starts, progress, desc="mutagenesis"):
+        if writer.needs(start):
+            rows = slice(start, start + size)
+            sites = Block(plan.one_hot[rows], plan.codes[rows], plan.mask[rows], plan.exchange)
+            moments = block_moments(sites, engines, limits, plan.transform, together)
+            rounding.see(moments)
+            values = sites.spread(moments, shown, plan.keep_members, plan.covariance)
+            writer.write(start, size, values)
+    rounding.warn()
 
 
 def _check_positions(positions: ArrayLike | None, codes: np.ndarray) -> np.ndarray:
     """Mask (N, L) of what is to be mutated."""
-    shape = codes.shape
-    mask = np.zeros(shape, bool) if positions is not None else np.ones(shape, bool)
+    mask = np.full(codes.shape, positions is None)
     if positions is not None:
         try:
             positions = np.asarray(positions)
         except ValueError:  # lists of several lengths
             positions = np.asarray(positions, object)
-        if positions.dtype == bool:
-            if positions.shape != shape:
-                raise ValueError(
-                    f"a mask of positions must be (N, L) = {shape}; got {positions.shape}"
-                )
+        if positions.dtype == bool and positions.shape == codes.shape:
             mask = positions
         elif positions.size and (positions.ndim != 1 or positions.dtype.kind not in "iu"):
             raise ValueError(
                 f"positions must be integers (P,) or a mask (N, L); got {positions.dtype} "
-                f"{positions.shape}"
+                f"{positions.shape} for sequences {codes.shape}"
             )
         else:
-            beyond = positions[(positions < 0) | (positions >= shape[1])]
+            beyond = positions[(positions < 0) | (positions >= codes.shape[1])]
             if len(beyond):
-                raise ValueError(f"position {beyond[0]} is not among 0 to {shape[1] - 1}")
+                raise ValueError(f"position {beyond[0]} is not among 0 to {codes.shape[1] - 1}")
             mask[:, positions.astype(int)] = True
-        if not mask.any():
-            raise ValueError("positions name nothing to mutate: give at least one")
     if not (mask & (codes != UNKNOWN)).any():
         raise ValueError(
             "there is nothing to mutate: every base that is asked for is unknown, an all-zero or "
-            "soft column. A base is known where its column is within 0.001 of 1 for it and 0 for "
-            "the others: round smoothed columns"
+            "soft column, or positions name none. A base is known where its column is within 0.001 "
+            "of 1 for it and 0 for the others: round smoothed columns"
         )
     return mask
-
-
-def _check_sizes(batch_size: int | None, max_memory: int) -> tuple[int | None, int]:
-    if batch_size is not None:
-        batch_size = whole_number("batch_size", batch_size)
-    return batch_size, whole_number("max_memory", max_memory, unit=" of bytes (2**32 is 4 GiB)")
 
 
 def _transform_key(transform: Transform | None, stored: bool) -> object:
@@ -308,71 +311,55 @@ def _try_transform(transform: Transform | None, outputs: list[torch.Tensor]) -> 
             )
 
 
-def _exchanged(
-    pairs: Sequence[tuple[str, str]] | None, names: list[str], both_strands: bool
-) -> list[int] | slice | None:
-    """Which feature takes the place of each on the reverse strand; None for one strand."""
+def _check_pairs(pairs: Any, both_strands: bool) -> Sequence[tuple[str, str]]:
     if pairs is None:
-        return slice(None) if both_strands else None
+        return ()
+    kinds = [[type(name) for name in pair] if isinstance(pair, tuple | list) else None
+             for pair in (pairs if isinstance(pairs, list | tuple) else ())]  # fmt: skip
+    if not kinds or any(kind != [str, str] for kind in kinds):
+        raise TypeError(
+            f"strand_pairs must be a list of pairs of names, [('plus', 'minus')]; got {pairs!r}"
+        )
     if not both_strands:
         raise ValueError("strand_pairs are for reverse_complement=True")
+    return pairs
+
+
+def _exchanged(pairs: Sequence[tuple[str, str]], names: list[str]) -> list[int]:
+    """Which feature takes the place of each on the reverse strand."""
     order = list(range(len(names)))
-    flat = [name for pair in pairs for name in pair]
-    for name in flat:
-        if name not in names or flat.count(name) > 1:
+    times = Counter(name for pair in pairs for name in pair)
+    for name in times:
+        if name not in names or times[name] > 1:
             raise ValueError(
-                f"strand_pairs must name features, each once; {name!r} occurs {flat.count(name)} "
-                f"times there, and the features are {listed(names, name)}: ask for both of a pair"
+                f"strand_pairs must name features, each once; {name!r} occurs {times[name]} times "
+                f"there, and the features are {listed(names, name)}: ask for both of a pair"
             )
     for a, b in (map(names.index, pair) for pair in pairs):
         order[a], order[b] = b, a
     return order
 
 
-def _check_pairs(pairs: Any) -> list[tuple[str, str]] | None:
-    if pairs is None:
-        return None
-    listing = isinstance(pairs, list | tuple) and len(pairs) > 0
-    if not listing or any(
-        not isinstance(pair, tuple | list) or [isinstance(p, str) for p in pair] != [True, True]
-        for pair in pairs
-    ):
-        raise TypeError(
-            f"strand_pairs must be a list of pairs of names, [('plus', 'minus')]; got {pairs!r}"
-        )
-    return list(pairs)
-
-
-def _strands(both: bool, pairs: Sequence[tuple[str, str]] | None) -> str:
-    exchanged = ", ".join(" and ".join(pair) for pair in pairs or ())
-    return ("both" if both else "forward") + (f", exchanging {exchanged}" if exchanged else "")
-
-
 def _of_precision(
     members: list[nn.Module], precision: str | None, default: torch.dtype, device: torch.device
 ) -> tuple[list[nn.Module], torch.dtype]:
     """Members and input in the type asked for; the caller's own members stay as they are."""
-    dtype = wanted = member_dtype(members, default)
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
+    dtype = wanted = predict.member_dtype(members, default)
     if precision is not None:
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}"
-            )
-        if precision == "tf32" and device.type != "cuda":
-            raise ValueError("precision 'tf32' is a mode of GPUs: use float32 on the CPU")
         wanted = torch.float64 if precision == "float64" else torch.float32
     return of_dtype(members, wanted, always=dtype != wanted), wanted
 
 
-def _check_ids(sequence_ids: Sequence[str] | None, n: int) -> list[str]:
-    if sequence_ids is None:
+def _check_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+    if ids is None:
         return [f"sequence-{i}" for i in range(n)]
-    if isinstance(sequence_ids, str | set | frozenset) or not hasattr(sequence_ids, "__iter__"):
-        raise TypeError(f"sequence_ids must be a list of names; got {sequence_ids!r}")
-    ids = [str(i) for i in sequence_ids]
-    if len(ids) != n:
-        raise ValueError(f"sequence_ids must name all {n} sequences; got {len(ids)}")
-    if len(set(ids)) != n:
-        repeated = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"sequence_ids must be unique; {repeated!r} occurs more than once")
+    if isinstance(ids, str | set | frozenset) or not hasattr(ids, "__iter__"):
+        raise TypeError(f"sequence_ids must be a list of names; got {ids!r}")
+    ids = [str(i) for i in ids]
+    twice = [i for i, times in Counter(ids).items() if times > 1]
+    if len(ids) != n or twice:
+        again = f", of which {twice[0]!r} occurs more than once" if twice else ""
+        raise ValueError(f"sequence_ids must name all {n} sequences; got {len(ids)}{again}")
     return ids

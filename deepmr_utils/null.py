@@ -41,8 +41,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._checks import check_number
 from ._members import as_module, copied
-from ._model_errors import whole_number
 from .sequences import check_letters
 
 
@@ -63,11 +63,8 @@ def shuffled_weights(module: nn.Module, seed: int) -> nn.Module:
         they are: batch norm keeps its running statistics, so that variances stay positive, though
         they no longer are those of its input.
     """
-    module = _copied(module)
-    generator = torch.Generator().manual_seed(whole_number("seed", seed, least=0))
-    parameters = list(module.parameters())
-    if not parameters:
-        raise ValueError(f"{type(module).__name__} has no parameters: there is nothing to shuffle")
+    module, parameters = _copied(module)
+    generator = torch.Generator().manual_seed(check_number("seed", seed, low=0, whole=True))
     with torch.no_grad():
         for parameter in parameters:
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
@@ -97,20 +94,17 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
         If a layer has parameters but no ``reset_parameters``, or one that does not draw all of
         them, as under `torch.nn.utils.weight_norm`.
     """
-    module, seed = _copied(module), whole_number("seed", seed, least=0)
-    lacking = sorted(
-        {
-            f"{name or 'the module itself'} ({type(layer).__name__})"
-            for name, layer in module.named_modules()
-            if list(layer.parameters(recurse=False)) and not hasattr(layer, "reset_parameters")
-        }
-    )
-    parameters = list(module.parameters())
-    if lacking or not parameters:
-        what = ", ".join(lacking) if lacking else "there are no parameters at all"
+    module, parameters = _copied(module)
+    seed = check_number("seed", seed, low=0, whole=True)
+    lacking = [
+        f"{name or 'the module itself'} ({type(layer).__name__})"
+        for name, layer in module.named_modules()
+        if list(layer.parameters(recurse=False)) and not hasattr(layer, "reset_parameters")
+    ]
+    if lacking:
         raise ValueError(
-            f"layers are drawn anew by their reset_parameters, which is missing: {what}. Define "
-            "it, or use shuffled_weights"
+            "layers are drawn anew by their reset_parameters, which is missing: "
+            f"{', '.join(lacking)}. Define it, or use shuffled_weights"
         )
     device = parameters[0].device
     module.cpu()
@@ -131,13 +125,17 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
     return module.to(device)
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def _copied(module: nn.Module) -> tuple[nn.Module, list[nn.Parameter]]:
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"a null model is made of one nn.Module; got {type(module).__name__}: call this for "
             "each member"
         )
-    return copied(as_module(module))
+    module = copied(as_module(module))
+    parameters = list(module.parameters())
+    if not parameters:
+        raise ValueError(f"{type(module).__name__} has no parameters: nothing in it was learnt")
+    return module, parameters
 
 
 def dinucleotide_shuffle(sequences: Iterable[str], seed: int) -> list[str]:
@@ -197,8 +195,7 @@ def _shuffle(sequence: str, rng: np.random.Generator) -> str:
     for base, following in edges.items():
         if base in tree:
             following.remove(tree[base])
-        order = rng.permutation(len(following)).tolist()
-        rest = [following[i] for i in order]
+        rest = [following[i] for i in rng.permutation(len(following))]
         tour[base] = iter([*rest, tree[base]] if base in tree else rest)
     shuffled = [sequence[0]]
     for _ in range(len(sequence) - 1):
@@ -209,7 +206,5 @@ def _shuffle(sequence: str, rng: np.random.Generator) -> str:
 def _reaches(base: str, root: str, tree: dict[str, str]) -> bool:
     """Whether the edges of a tree lead from a base to the root."""
     for _ in tree:
-        if base == root:
-            break
-        base = tree[base]
+        base = tree.get(base, root)
     return base == root

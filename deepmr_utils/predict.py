@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,25 +13,10 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from tqdm import tqdm
 
-from ._members import (
-    as_module,
-    copied,
-    declared_names,
-    float32_products,
-    leading,
-    left_as_they_were,
-    match_names,
-    of_dtype,
-    state_of,
-)
-from ._model_errors import (
-    feature_list,
-    feature_mapping,
-    listed,
-    refusal,
-    whole_number,
-    wrong_output,
-)
+from . import _members
+from ._checks import check_number, listed
+from ._members import check_places, declared_names, leading, match_names
+from ._model_errors import refusal, wrong_output
 from .sequences import check_one_hot
 
 Features = Sequence[str] | Sequence[int] | Mapping[str, int] | None
@@ -54,8 +41,9 @@ class MCDropout:
     def __init__(self, module: nn.Module, n_draws: int = 50, seed: int = 0) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"MC-dropout needs an nn.Module; got {type(module).__name__}")
-        self.module, self.n_draws = as_module(module), whole_number("n_draws", n_draws)
-        self.seed = whole_number("seed", seed, least=0)
+        self.module = _members.as_module(module)
+        self.n_draws = check_number("n_draws", n_draws, 1, whole=True)
+        self.seed = check_number("seed", seed, 0, whole=True)
         if not _dropout_layers(self.module):
             raise ValueError(
                 "MC-dropout needs a module with dropout layers of positive probability; "
@@ -93,18 +81,14 @@ class _Draw(nn.Module):
             self._masks[layer] = mask
         return mask
 
+    def _masked(self, i: int, layer: _DropoutNd, inputs: tuple, output: Any) -> torch.Tensor:
+        return inputs[0] * self._mask(i, layer, inputs[0])
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        handles = [
-            layer.register_forward_hook(
-                lambda module, inputs, output, i=i: inputs[0] * self._mask(i, module, inputs[0])
-            )
-            for i, layer in enumerate(_dropout_layers(self.module))
-        ]
-        try:
+        with ExitStack() as stack:
+            for i, layer in enumerate(_dropout_layers(self.module)):
+                stack.callback(layer.register_forward_hook(partial(self._masked, i)).remove)
             return self.module(x)
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 Members = nn.Module | Sequence[nn.Module] | MCDropout
@@ -116,14 +100,14 @@ def as_members(members: Members) -> list[nn.Module]:
         return members.members()
     alone = isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList)
     listing = [members] if alone else members
-    got = f"{members!r}" if isinstance(members, str | type) else type(members).__name__
-    if isinstance(listing, Iterable) and not isinstance(listing, str | Mapping):
-        listing = list(listing)
-        wrong = [type(m).__name__ for m in listing if not isinstance(m, nn.Module)]
-        if listing and not wrong:
-            return [as_module(member) for member in listing]
-        got = f"a list with {wrong[0]}" if wrong else "an empty list"
-    raise TypeError(f"members must be an nn.Module, a list of nn.Modules or MCDropout; got {got}")
+    several = isinstance(listing, Iterable) and not isinstance(listing, str | Mapping)
+    listing = list(listing) if several else []
+    if not listing or not all(isinstance(member, nn.Module) for member in listing):
+        raise TypeError(
+            "members must be an nn.Module, a list of nn.Modules or MCDropout; got "
+            f"{' '.join(short(members).split())} ({type(members).__name__})"
+        )
+    return [_members.as_module(member) for member in listing]
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -131,13 +115,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if not isinstance(device, str | torch.device):
-            raise TypeError("a device is named by a string")
-        resolved = torch.device(device)
-        if resolved.type == "meta":
-            raise ValueError("it holds no numbers")
-    except (RuntimeError, TypeError, ValueError):
-        raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from None
+        resolved = torch.device(device if isinstance(device, str | torch.device) else "none")
+    except RuntimeError:
+        resolved = torch.device("meta")  # which holds no numbers
+    if resolved.type == "meta":
+        raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
     if resolved.type == "cuda" and (resolved.index or 0) >= count:
         raise ValueError(f"device {device!r} is not there ({count} CUDA devices): use auto or cpu")
@@ -153,7 +135,7 @@ def evaluating(
     Buffers that a member changes come back, too. Products of float32 matrices keep full precision
     on a GPU, unless `tf32` is asked for.
     """
-    with left_as_they_were(members), float32_products(device, tf32):
+    with _members.left_as_they_were(members), _members.float32_products(device, tf32):
         for member in members:
             with suppress(NotImplementedError):  # a graph of torch.export has no modes
                 member.eval()
@@ -194,38 +176,45 @@ def resolve_features(
     names = names if declared is None else declared
     if names is not None and len(names) != n_outputs:
         raise ValueError(f"the model names {len(names)} features but gives {n_outputs} outputs")
-    if features is not None and not isinstance(features, Mapping):
-        features = feature_list(features)
-    if isinstance(features, Mapping):
-        chosen, columns = feature_mapping(features)
-    elif features is None:
-        columns = list(range(n_outputs))
-        chosen = names or [str(c) for c in columns]
-    elif not isinstance(features[0], str):
-        columns = [int(f) for f in features]
-        chosen = [names[c] if names and 0 <= c < n_outputs else str(c) for c in columns]
-    elif names is not None:
-        chosen = [str(f) for f in features]
-        unknown = [f for f in chosen if names.count(f) != 1]
-        if unknown:
+    asked = list(range(n_outputs)) if features is None else _asked(features)
+    by_name = bool(asked) and isinstance(asked[0], str)
+    if by_name and names is None:
+        if len(asked) != n_outputs:
             raise ValueError(
-                f"{'ambiguous' if unknown[0] in names else 'unknown'} feature {unknown[0]!r}: the "
-                f"model has {listed(names, unknown[0])}"
-            )
-        columns = [names.index(f) for f in chosen]
-    else:
-        chosen, columns = [str(f) for f in features], list(range(n_outputs))
-        if len(chosen) != n_outputs:
-            raise ValueError(
-                f"unknown features {chosen}: the model has {n_outputs} unnamed outputs; name all "
+                f"unknown features {asked}: the model has {n_outputs} unnamed outputs; name all "
                 "of them, or give a mapping of name to output column"
             )
+        names = asked
+    unknown = [f for f in asked if names.count(f) != 1] if by_name else []
+    if unknown:
+        raise ValueError(
+            f"{'ambiguous' if unknown[0] in names else 'unknown'} feature {unknown[0]!r}: the "
+            f"model has {listed(names, unknown[0])}"
+        )
+    columns = [names.index(f) for f in asked] if by_name else asked
     beyond = [c for c in columns if not 0 <= c < n_outputs]
     if beyond:
         raise ValueError(f"unknown feature column {beyond[0]}: the model has {n_outputs} outputs")
+    chosen = [names[c] if names else str(c) for c in columns]
+    chosen = [str(name) for name in features] if isinstance(features, Mapping) else chosen
     if len(set(chosen)) != len(chosen) or not chosen:
         raise ValueError(f"features must be distinct and at least one; got {chosen}")
     return chosen, columns
+
+
+def _asked(features: Any) -> list[str] | list[int]:
+    """Names or columns that are asked for."""
+    mapping = isinstance(features, Mapping)
+    listing = hasattr(features, "__iter__") and not isinstance(features, str | set | frozenset)
+    asked = list(features.values() if mapping else features) if listing else [None]
+    whole = [isinstance(f, int | np.integer) and not isinstance(f, bool) for f in asked]
+    by_name = not mapping and all(isinstance(f, str) for f in asked)
+    if not by_name and not all(whole):
+        raise TypeError(
+            "features must be a list of names (str) or of columns (int), or a mapping of name to "
+            f"column; got {features!r} ({type(features).__name__})"
+        )
+    return asked if by_name else [int(f) for f in asked]
 
 
 class Heads(NamedTuple):
@@ -254,9 +243,7 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
         if reason is None:
             raise
         raise ValueError(reason) from error
-    heads = output
-    if isinstance(output, list | tuple):
-        heads = dict(enumerate(output))
+    heads = dict(enumerate(output)) if isinstance(output, list | tuple) else output
     several = isinstance(heads, Mapping) and len(heads) > 0
     names, parts = [], []
     for key, head in (heads if several else {"": output}).items():
@@ -284,7 +271,7 @@ def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def in_float64(member: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     """Predictions in float64, which tell rounding from error; None if they cannot be repeated."""
     try:
-        member, x = copied(member).double(), x.double()
+        member, x = _members.copied(member).double(), x.double()
         outputs, alone = forward(member, x).values, forward(member, x[:1]).values
     except (RuntimeError, TypeError, ValueError):  # of a type within, or a module without copies
         return None
@@ -313,22 +300,24 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
         return
     again = forward(member, x[:1]).values
     random = differs(once, again)
-    column = int((random if random.any() else wrong).nonzero()[0])
-    values = f"{once[0, column]:.6g} and {(again if random.any() else outputs)[0, column]:.6g}"
     if random.any():
-        raise ValueError(
-            f"{name} gives different predictions for the same sequence in evaluation mode, "
-            f"{values} in column {column}: effects would be noise. Dropout without "
-            "`training=self.training`, or sampling, is the usual reason: switch it off, or wrap a "
-            "model with dropout layers in MCDropout"
+        wrong, outputs = random, again
+        what = "gives different predictions for the same sequence in evaluation mode"
+        advice = (
+            "effects would be noise. Dropout without `training=self.training`, or sampling, is the "
+            "usual reason: switch it off, or wrap a model with dropout layers in MCDropout"
         )
-    if outputs.dtype != torch.float64 and in_float64(member, x) is not None:
+    elif outputs.dtype != torch.float64 and in_float64(member, x) is not None:
         return  # values near 0, and rounding
-    raise ValueError(
-        f"{name} predicts a sequence differently alone and beside others, {values} in column "
-        f"{column}: effects would depend on the batch. Statistics of the batch are the usual "
-        "reason: use running statistics, or none"
-    )
+    else:
+        what = "predicts a sequence differently alone and beside others"
+        advice = (
+            "effects would depend on the batch. Statistics of the batch are the usual reason: use "
+            "running statistics, or none"
+        )
+    column = int(wrong.nonzero()[0])
+    values = f"{once[0, column]:.6g} and {outputs[0, column]:.6g} in column {column}"
+    raise ValueError(f"{name} {what}, {values}: {advice}")
 
 
 def find_features(
@@ -342,9 +331,11 @@ def find_features(
     labels = [declared_names(member) or h.names for member, h in zip(members, heads, strict=True)]
     widths = [sum(part.shape[1] for part in h.parts) for h in heads]
     first = leading(labels)
-    names, columns = resolve_features(members[first:], features, widths[first], heads[first].names)
-    head_names = [h.names for h in heads]
-    return names, match_names(labels, head_names, widths, columns, features is None)
+    names, wanted = resolve_features(members[first:], features, widths[first], heads[first].names)
+    if None in labels:
+        check_places(labels, widths)
+        return names, [wanted] * len(members)
+    return names, match_names(labels, [h.names for h in heads], wanted, features is None)
 
 
 def predict(
@@ -377,9 +368,9 @@ def predict(
     one_hot = check_one_hot(one_hot)
     members = as_members(members)
     device = resolve_device(device)
-    batches = one_hot.split(whole_number("batch_size", batch_size))
+    batches = one_hot.split(check_number("batch_size", batch_size, 1, whole=True))
     dtype = member_dtype(members, one_hot.dtype)
-    members = of_dtype(members, dtype)
+    members = _members.of_dtype(members, dtype)
     parts: list[list[torch.Tensor]] = [[] for _ in members]
     columns = None
     with evaluating(members, device):
@@ -400,9 +391,9 @@ def model_hash(members: Sequence[nn.Module]) -> str:
     """SHA-256 of the members' weights and buffers, in order: names, shapes and values."""
     digest = hashlib.sha256()
     for member in members:
-        for name, value in state_of(member):
+        for name, value in _members.state_of(member).items():
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(_members.bytes_of(value))
         if isinstance(member, _Draw):
             digest.update(f"dropout {member.seed} {member.draw}".encode())
     return digest.hexdigest()

@@ -1,5 +1,7 @@
 """A user's own sequences and regions, as a sequence table: from FASTA, or BED and FASTA."""
 
+from __future__ import annotations
+
 import difflib
 import logging
 import re
@@ -8,16 +10,19 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pyfaidx import Fasta, FastaIndexingError, UnsupportedCompressionFormat
 
-from ._checks import check_choice, check_rows, require, text_lines, whole_numbers
+from ._checks import check_choice, check_number, check_rows, require, whole_numbers
+from ._files import text_lines
 from .sequences import check_letters, reverse_complement, unknown_base
 
+if TYPE_CHECKING:
+    from pyfaidx import Fasta  # else where a genome is opened: tables do not need it
+
 EDGES = ("raise", "pad", "drop")
-STRANDS = ("+", "-", ".")
 _FAR = 1 << 16  # bytes; longer is no header
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,35 +52,27 @@ def read_fasta(path: str | Path) -> pd.DataFrame:
     """
     names, headers, parts = [], [], []
     for number, line in text_lines(path):
-        line = line.strip()
+        line, problem = line.strip(), ""
         if line.startswith(">"):
-            names.append(next(iter(line[1:].split()), ""))
+            names += line[1:].split()[:1] or [""]
             headers.append(number)
             parts.append([])
-            if not names[-1]:
-                raise ValueError(f"{path}, line {number}: a FASTA header needs a name; got '>'")
+            problem = "" if names[-1] else "a FASTA header needs a name; got '>'"
         elif line and not names:
-            raise ValueError(
-                f"{path}, line {number}: a FASTA record begins with a header '>name'; got "
-                f"{line[:40]!r}: is it a FASTA file?"
-            )
+            problem = f"a FASTA record begins with a header '>name'; got {line[:40]!r}"
         elif line:
-            if wrong := re.search("[^ACGTN]", line.upper()):
-                position = sum(map(len, parts[-1])) + wrong.start()
-                letter = line[wrong.start()]
-                raise ValueError(
-                    f"{path}, line {number}: {unknown_base(letter, names[-1], position)}"
-                )
             parts[-1].append(line.upper())
-    sequences = ["".join(part) for part in parts]
-    if not all(sequences) or not sequences:
-        empty = sequences.index("") if sequences else 0
-        what = (
-            f"record {names[empty]!r} has none (line {headers[empty]})"
-            if sequences else "it has no record"
-        )  # fmt: skip
-        raise ValueError(f"{path}: every FASTA record needs a sequence; {what}")
-    return pd.DataFrame({"sequence_id": unique(names), "sequence": sequences})
+            if wrong := re.search("[^ACGTN]", parts[-1][-1]):
+                position = sum(map(len, parts[-1][:-1])) + wrong.start()
+                problem = unknown_base(line[wrong.start()], names[-1], position)
+        if problem:
+            raise ValueError(f"{path}, line {number}: {problem}")
+    for name, header, part in zip(names, headers, parts, strict=True):
+        if not part:
+            raise ValueError(f"{path}, line {header}: FASTA record {name!r} has no sequence")
+    if not names:
+        raise ValueError(f"{path} has no FASTA record")
+    return pd.DataFrame({"sequence_id": unique(names), "sequence": ["".join(p) for p in parts]})
 
 
 def read_regions(
@@ -229,7 +226,7 @@ def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
         table[column] = values.fillna(".").astype(str)
     empty = table["end"] <= table["start"]
     check_rows(table, empty, "a region needs end > start (half-open)", "start", "end")
-    unknown = ~table["strand"].isin(STRANDS)
+    unknown = ~table["strand"].isin(["+", "-", "."])
     check_rows(table, unknown, "strand must be '+', '-' or '.'", "strand")
     return table
 
@@ -237,9 +234,7 @@ def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
 def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
     """Cut or widen regions to a length around their centres, or check that they have one."""
     if length is not None:
-        if length < 1 or length % 1:
-            raise ValueError(f"length must be at least 1 base; got {length}: give a whole number")
-        length = int(length)
+        length = check_number("length", length, 1, whole=True)
         start = (table["start"] + table["end"]) // 2 - length // 2
         table = table.assign(start=start, end=start + length)
     lengths = table["end"] - table["start"]
@@ -254,57 +249,53 @@ def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
 
 def open_indexed(fasta: str | Path) -> Fasta:
     """Open a FASTA with its index, which is built where there is none, or one of another file."""
+    from pyfaidx import FastaIndexingError, UnsupportedCompressionFormat
+
     if not Path(fasta).is_file():
         raise FileNotFoundError(f"no FASTA file at {fasta}")
     with open(fasta, "rb") as file:
-        head = file.read(16)
+        head = file.read(3)
     if head.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{fasta} begins with a byte order mark: save it as plain text without")
     if head.startswith(b"\x1f\x8b") and Path(fasta).suffix.lower() not in (".gz", ".bgz"):
         raise ValueError(f"{fasta} is compressed, which its name must say: unpack it by gunzip")
-    indices = [Path(f"{fasta}{suffix}") for suffix in (".fai", ".gzi")]
-    there = indices[0].exists()
-    try:
-        genome = _explained(fasta, head)
-        if _fits(genome):
-            return genome
-        genome.close()
-    except ValueError:
-        if not there:  # then it is the FASTA that is wrong
-            raise
-    try:
-        for index in indices:
-            index.unlink(missing_ok=True)
-    except OSError as error:
-        raise _no_index(fasta) from error
-    _LOGGER.warning("%s did not fit its FASTA and was built anew", indices[0])
-    return _explained(fasta, head)
-
-
-def _explained(fasta: str | Path, head: bytes) -> Fasta:
-    """Open a FASTA, or say why that fails."""
+    unreadable = (EOFError, UnsupportedCompressionFormat, FastaIndexingError, ValueError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of an older index: it may still fit
-            return Fasta(str(fasta), as_raw=True, rebuild=False)
+            return _open(fasta, unreadable)
     except ImportError:
-        gzipped = "" if head[12:14] == b"BC" else " (Biopython reads bgzip; this is plain gzip)"
         raise ImportError(
             f"{fasta} is compressed, which needs Biopython: pip install biopython, or unpack the "
-            f"file by gunzip{gzipped}"
+            "file by gunzip, as you must where it is plain gzip, not bgzip"
         ) from None
-    except (EOFError, UnsupportedCompressionFormat, FastaIndexingError, ValueError) as error:
+    except unreadable as error:
         raise ValueError(f"{fasta} cannot be indexed: {error}") from error
     except OSError as error:
-        raise _no_index(fasta) from error
+        raise PermissionError(
+            f"{fasta} has no current index, and {fasta}.fai cannot be written: make it by "
+            "'samtools faidx', or link the FASTA into a folder of your own ('ln -s') and give "
+            "that path"
+        ) from error
 
 
-def _no_index(fasta: str | Path) -> PermissionError:
-    return PermissionError(
-        f"{fasta} has no current index, and {fasta}.fai cannot be written: make it by "
-        "'samtools faidx', or link the FASTA into a folder of your own ('ln -s') and give that "
-        "path"
-    )
+def _open(fasta: str | Path, unreadable: tuple[type[Exception], ...]) -> Fasta:
+    from pyfaidx import Fasta
+
+    indices = [Path(f"{fasta}{suffix}") for suffix in (".fai", ".gzi")]
+    there = indices[0].exists()
+    try:
+        genome = Fasta(str(fasta), as_raw=True, rebuild=False)
+        if _fits(genome):
+            return genome
+        genome.close()
+    except unreadable:
+        if not there:  # then it is the FASTA that is wrong
+            raise
+    for index in indices:
+        index.unlink(missing_ok=True)
+    _LOGGER.warning("%s did not fit its FASTA and was built anew", indices[0])
+    return Fasta(str(fasta), as_raw=True, rebuild=False)
 
 
 def _fits(genome: Fasta) -> bool:
@@ -313,25 +304,19 @@ def _fits(genome: Fasta) -> bool:
     Every record must follow a header of its name, have a first line of the stated length, and end
     where the next header, or the file, does.
     """
-    index, end, last = genome.faidx.index, 0, 0
-    for name, record in sorted(index.items(), key=lambda item: item[1].offset):
-        header = _bytes(genome, end, record.offset - end)
-        lines = [line for line in header.splitlines() if line.strip()]
-        if end == 0:  # comments may stand before the first header
-            lines = [line for line in lines if not line.startswith(b";")]
-        named = len(lines) == 1 and lines[0].startswith(b">") and header.endswith(b"\n")
-        if not named or lines[0][1:].split()[:1] != [name.encode()]:
+    last, ending = 0, rb"(;.*\n|\s)*"  # comments may stand before the first header
+    for name, record in sorted(genome.faidx.index.items(), key=lambda item: item[1].offset):
+        between = _bytes(genome, last, record.offset - last)
+        header = re.fullmatch(ending + rb">[ \t]*(?P<name>\S+)([^\S\n].*)?\n", between)
+        if header is None or header["name"] != name.encode():
             return False
-        end, newline = record.bend, record.lenb - record.lenc
+        newline = record.lenb - record.lenc
+        first = _bytes(genome, record.offset + record.lenc - 1, 1 + newline)
+        if record.rlen > record.lenc and not re.fullmatch(rb"\S\s+", first):
+            return False
         last = record.bend - newline - 1 if record.rlen else record.offset - 1
-        final = _bytes(genome, last, 1 + newline)
-        if record.rlen and (not final[:1].strip() or final[1:].strip()):
-            return False
-        if record.rlen > record.lenc:
-            first = _bytes(genome, record.offset + record.lenc - 1, 1 + newline)
-            if not newline or not first[:1].strip() or first[1:].strip():
-                return False
-    return bool(index) and not _bytes(genome, last, _FAR)[1:].strip()
+        ending = rb"\S(\s+|\Z)" if record.rlen else rb"\s+"
+    return re.fullmatch(ending, _bytes(genome, last, _FAR)) is not None
 
 
 def _bytes(genome: Fasta, offset: int, n: int) -> bytes:
@@ -354,13 +339,11 @@ def chromosome_sizes(
     if len(unknown):
         name = unknown.iloc[0]
         variants = (f"chr{name}", name.removeprefix("chr"), name.removesuffix(".0"))
-        near = [n for n in variants if n in sizes]
-        near += [n for n in difflib.get_close_matches(name, sizes) if n not in near]
-        hint = f"near names: {', '.join(near)}" if near else "no near name"
-        listed = ", ".join([*list(sizes)[:5], *["..."] * (len(sizes) > 5)])
+        near = [n for n in variants if n in sizes] or difflib.get_close_matches(name, sizes)
         raise ValueError(
-            f"unknown chromosome {name!r}: {fasta} has {len(sizes)} sequences ({listed}; {hint}); "
-            f"{len(unknown)} regions are on unknown ones: rename or remove them"
+            f"unknown chromosome {name!r}: {fasta} has {len(sizes)} sequences, such as "
+            f"{', '.join(near or list(sizes)[:5])}; {len(unknown)} regions are on unknown ones: "
+            "rename or remove them"
         )
     return chromosomes.map(sizes)
 
@@ -374,19 +357,18 @@ def at_edges(
     refused = {"raise": off, "pad": beside, "drop": off & off.all()}[edge]
     if refused.any():
         first = table[refused].iloc[0]
-        pad = ", or reach into it with edge='pad'" if "pad" in choices else ""
         others = " or ".join(repr(choice) for choice in choices if choice != "raise")
-        advice = f"choose edge={others}, " if others else "choose "
         raise ValueError(
-            f"windows must lie within their chromosome{pad}; {refused.sum()} of {len(table)} do "
-            f"not, the first {first['span']} ({first['chrom']} has {first['size']} bases): "
-            f"{advice}a shorter length, or the assembly that the regions come from"
+            f"windows must {'reach into' if edge == 'pad' else 'lie within'} their chromosome; "
+            f"{refused.sum()} of {len(table)} do not, the first {first['span']} "
+            f"({first['chrom']} has {first['size']} bases): choose edge={others}, a shorter "
+            "length, or the assembly that the regions come from"
         )
     counts = {"regions": len(table), "padded": 0, "dropped": 0}
     if off.any():
         action = "padded" if edge == "pad" else "dropped"
-        counts[action] = int(off.sum())
+        counts[action] = n = int(off.sum())
         message = "%d of %d regions run off their chromosome and were %s"
-        _LOGGER.warning(message, counts[action], len(table), action)
+        _LOGGER.warning(message, n, len(table), action)
     kept = table[~off] if edge == "drop" else table
     return kept.reset_index(drop=True), counts

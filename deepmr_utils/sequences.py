@@ -1,19 +1,22 @@
 """DNA sequences as strings and as one-hot arrays (N, 4, L) in A, C, G, T order."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # else within functions: who reads strings need not wait for it
 
 ALPHABET = "ACGT"
 CLOSE = 1e-3  # what rounding and smoothing may take from a one-hot column
 UNKNOWN = len(ALPHABET)  # code of an unknown base: an all-zero column, after the codes of A C G T
-_CODES = np.full(256, 255, dtype=np.uint8)
-_CODES[np.frombuffer(b"ACGTN", dtype=np.uint8)] = range(5)
-_CODES[np.frombuffer(b"acgtn", dtype=np.uint8)] = range(5)
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+_CODES = np.full(256, 255, dtype=np.uint8)
+_CODES[_LETTERS] = _CODES[_LETTERS + 32] = range(5)  # in upper and in lower case
 _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 
@@ -40,19 +43,16 @@ def encode(sequences: Sequence[str]) -> np.ndarray:
     sequences = _strings(sequences)
     if not sequences:
         raise ValueError("encode needs at least one sequence; got none")
-    length = len(sequences[0])
-    for i, sequence in enumerate(sequences):
-        if len(sequence) != length:
-            raise ValueError(
-                f"all sequences must have one length; sequence 0 has {length} bases and "
-                f"sequence {i} has {len(sequence)}: pad with N or cut to a common window"
-            )
-    try:
-        letters = np.frombuffer("".join(sequences).encode("ascii"), dtype=np.uint8)
-    except UnicodeEncodeError as error:
-        letter = error.object[error.start]
-        raise ValueError(unknown_base(letter, *divmod(error.start, length))) from None
-    codes = _CODES[letters].reshape(len(sequences), length)
+    lengths = [len(sequence) for sequence in sequences]
+    if len(set(lengths)) > 1:
+        i = next(i for i, length in enumerate(lengths) if length != lengths[0])
+        raise ValueError(
+            f"all sequences must have one length; sequence 0 has {lengths[0]} bases and sequence "
+            f"{i} has {lengths[i]}: pad with N or cut to a common window"
+        )
+    # what is not ASCII becomes "?", one letter for one, which is no base either
+    letters = np.frombuffer("".join(sequences).encode("ascii", "replace"), dtype=np.uint8)
+    codes = _CODES[letters].reshape(len(sequences), lengths[0])
     if (codes == 255).any():
         i, position = np.argwhere(codes == 255)[0]
         raise ValueError(unknown_base(sequences[i][position], i, position))
@@ -69,9 +69,7 @@ def unknown_base(letter: str, i: int | str, position: int) -> str:
 
 def _strings(sequences: Iterable[Any]) -> list[str]:
     if isinstance(sequences, str | bytes):
-        raise TypeError(
-            "sequences must be a list of strings; got a single string: put it in a list"
-        )
+        raise TypeError("sequences must be a list; got a single string: put it in a list")
     sequences = [s.decode("latin-1") if isinstance(s, bytes) else s for s in sequences]
     for i, sequence in enumerate(sequences):
         if not isinstance(sequence, str):
@@ -110,7 +108,7 @@ def decode(codes: np.ndarray) -> list[str]:
 
 
 def one_hot(
-    sequences: Sequence[str] | np.ndarray, dtype: torch.dtype = torch.float32
+    sequences: Sequence[str] | np.ndarray, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """One-hot encode sequences.
 
@@ -118,34 +116,31 @@ def one_hot(
     ----------
     sequences : sequence of str (N,) or int array (N, L)
         Sequences of one length, or their codes as `encode` gives them.
-    dtype : torch.dtype
-        A floating-point type.
+    dtype : torch.dtype, optional
+        A floating-point type; float32 by default.
 
     Returns
     -------
     torch.Tensor (N, 4, L)
         Rows in A, C, G, T order; an unknown base is an all-zero column.
     """
+    import torch
+
     numbers = isinstance(sequences, np.ndarray) and sequences.dtype.kind not in "USO"
     codes = _check_codes(sequences) if numbers else encode(sequences)
     codes = torch.from_numpy(np.ascontiguousarray(codes, dtype=np.uint8))
     rows = torch.arange(len(ALPHABET), dtype=torch.uint8)[None, :, None]
-    return (codes[:, None, :] == rows).to(dtype)
+    return (codes[:, None, :] == rows).to(dtype or torch.float32)
 
 
 def _check_codes(codes: np.ndarray) -> np.ndarray:
+    rule = "codes must be integers (N, L), 0 to 3 for A, C, G, T or 4 for N"
     if codes.dtype.kind not in "iu" or codes.ndim != 2:
-        raise ValueError(
-            f"codes must be integers (N, L); got {codes.dtype} {codes.shape}: give strings, or the "
-            "codes of deepmr_utils.sequences.encode"
-        )
+        raise ValueError(f"{rule}; got {codes.dtype} {codes.shape}: give strings, or `encode` them")
     bad = (codes < 0) | (codes > UNKNOWN)
     if bad.any():
         i, position = np.argwhere(bad)[0]
-        raise ValueError(
-            f"codes must be 0 to 3 for A, C, G, T or 4 for N; sequence {i}, position {position} "
-            f"holds {codes[i, position]}"
-        )
+        raise ValueError(f"{rule}; sequence {i}, position {position} holds {codes[i, position]}")
     return codes
 
 
@@ -171,14 +166,13 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
         If it is not (N, 4, L), is empty, or a column is neither a distribution over A, C, G, T
         (one-hot, or soft such as 0.25 each) nor all zero.
     """
+    import torch
+
     array = _as_floats(array)
-    if array.ndim != 3 or array.shape[1] != len(ALPHABET):
+    if array.ndim != 3 or array.shape[1] != len(ALPHABET) or not array.numel():
         raise ValueError(
-            f"one_hot must have shape (N, 4, L); got {tuple(array.shape)}{_shape_hint(array.shape)}"
-        )
-    if array.shape[0] == 0 or array.shape[2] == 0:
-        raise ValueError(
-            f"one_hot holds no sequence or no position; got shape {tuple(array.shape)}"
+            "one_hot must have shape (N, 4, L), with a sequence and a position at least; got "
+            f"{tuple(array.shape)}{_shape_hint(array.shape)}"
         )
     nearest = array.round().abs()  # -0.0 becomes 0
     near = ((array - nearest).abs() <= CLOSE).all(1) & (nearest.sum(1) <= 1)
@@ -197,27 +191,20 @@ def check_one_hot(array: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 def _as_floats(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """An array of numbers as a tensor, float32 or float64; without a copy where it is one."""
-    got = getattr(array, "dtype", None)
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "fiub" or isinstance(array, np.ma.MaskedArray):
-            kind = "a masked array" if isinstance(array, np.ma.MaskedArray) else f"dtype {got}"
-            raise TypeError(
-                f"one_hot must be an array of numbers; got {kind}: encode strings with "
-                "deepmr_utils.sequences.one_hot, and give 0 for what is unknown"
-            )
+    import torch
+
+    got = f"{type(array).__name__} of {getattr(array, 'dtype', 'no numbers')}"
+    numbers = isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
+    if numbers and not isinstance(array, np.ma.MaskedArray):
         exact = np.float64 if array.dtype.kind == "f" and array.dtype.itemsize >= 8 else np.float32
         # of this machine's byte order, in steps that torch knows, and not read-only
         array = torch.from_numpy(np.require(array, exact, ["C", "W"]))
-    if not isinstance(array, torch.Tensor):
+    tensor = isinstance(array, torch.Tensor)
+    if not tensor or array.is_complex() or array.is_quantized or array.is_meta:
+        where = f" on {array.device}" if tensor else ""
         raise TypeError(
-            f"one_hot must be a NumPy array or a torch tensor; got {type(array).__name__}: "
-            "encode strings with deepmr_utils.sequences.one_hot, and make lists of numbers an "
-            "array with np.asarray"
-        )
-    if array.is_complex() or array.is_quantized or array.is_meta:
-        raise TypeError(
-            f"one_hot must hold real numbers; got dtype {array.dtype} on {array.device}: convert "
-            "with .float()"
+            f"one_hot must be a NumPy array or a torch tensor of real numbers; got {got}{where}: "
+            "encode strings with deepmr_utils.sequences.one_hot, and give 0 for what is unknown"
         )
     array = array.detach().to_dense()
     return array if array.dtype in (torch.float32, torch.float64) else array.float()
@@ -226,15 +213,15 @@ def _as_floats(array: np.ndarray | torch.Tensor) -> torch.Tensor:
 def _shape_hint(shape: Sequence[int]) -> str:
     if len(shape) == 3 and shape[2] == len(ALPHABET):
         return ": transpose it, one_hot.swapaxes(1, 2)"
-    if len(shape) == 2 and shape[0] == len(ALPHABET):
-        return ": a single sequence is one_hot[None]"
-    if len(shape) == 2 and shape[1] == len(ALPHABET):
-        return ": a single sequence is one_hot.T[None]"
+    if len(shape) == 2 and len(ALPHABET) in shape:
+        return f": a single sequence is one_hot{'' if shape[0] == len(ALPHABET) else '.T'}[None]"
     return ""
 
 
 def base_codes(array: torch.Tensor) -> np.ndarray:
     """Base codes (N, L) of a tensor (N, 4, L): 0 to 3 where one base is certain, else 4."""
+    import torch
+
     array = array.detach().cpu()
     known = (array == 1).any(1)
     return torch.where(known, array.argmax(1), UNKNOWN).to(torch.uint8).numpy()

@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import nn
 
 from ..sequences import ALPHABET, UNKNOWN
 from .engines import Engine
+from .windows import Sites
 
 MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored
 Transform = Callable[[np.ndarray], np.ndarray]
+Predictions = tuple[torch.Tensor, torch.Tensor]  # references (n, K), mutants (S, 3, K)
 log = logging.getLogger(__name__)
 
 
@@ -23,27 +26,21 @@ class Limits:
     """How much is done at a time: by memory, by what the caller asked for, and after failures."""
 
     def __init__(self, batch_size: int | None, max_memory: int, device: torch.device) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        if max_memory < 2**20:
-            raise ValueError(f"max_memory is in bytes, at least a mebibyte; got {max_memory}")
         self.batch_size, self.memory, self.bytes_per_site = batch_size, max_memory, 1
         # a CPU works fastest on windows that stay in its cache, a GPU on large ones
         self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
 
-    def sites(self, alleles: int = 3) -> int:
+    def sites(self) -> int:
         """Sites whose mutants are predicted at a time."""
-        most = max(1, int(self.memory / 2 / self.bytes_per_site))
-        if self.batch_size is not None:
-            most = min(most, max(1, self.batch_size // alleles))
-        return most
+        by_memory = self.memory / 2 / self.bytes_per_site
+        by_caller = np.inf if self.batch_size is None else self.batch_size // 3
+        return int(max(1, min(by_memory, by_caller)))
 
     def sequences(self, engines: list[Engine], sites: int, n_features: int) -> int:
         """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
         result = 16 * len(ALPHABET) * sites * n_features
         by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
-        by_sites = min(MAX_SITES, self.sites()) / max(1, sites)
-        return max(1, int(min(by_memory, by_sites)))
+        return int(max(1, min(by_memory, min(MAX_SITES, self.sites()) / max(1, sites))))
 
     def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
         """After a GPU ran out of memory."""
@@ -81,23 +78,19 @@ class Rounding:
 
     def __init__(self, names: list[str], dtype: torch.dtype) -> None:
         self.names, self.dtype = names, dtype
-        self.effect = self.prediction = np.zeros(len(names))
-        self.seen = False
+        self.effect = self.prediction = np.full(len(names), np.nan)  # NaN: nothing seen
 
     def see(self, moments: Moments) -> None:
         """Take the effects of a block."""
-        self.seen |= len(moments.effect) > 0
-        for values in (
-            moments.effect.max((0, 1), initial=0),
-            -moments.effect.min((0, 1), initial=0),
-        ):
-            self.effect = np.fmax(self.effect, values)
+        if len(moments.effect):
+            largest = np.fmax(moments.effect.max((0, 1)), -moments.effect.min((0, 1)))
+            self.effect = np.fmax(self.effect, largest)
         self.prediction = np.fmax(self.prediction, np.abs(moments.reference).max(0))
 
     def warn(self) -> None:
         """Say which features have effects that are mostly rounding."""
         rounding = torch.finfo(self.dtype).eps * self.prediction
-        (poor,) = np.nonzero(self.seen & (self.effect < self.LEAST * rounding))
+        poor = np.flatnonzero(self.effect < self.LEAST * rounding)
         if len(poor):
             k = poor[0]
             log.warning(
@@ -109,42 +102,42 @@ class Rounding:
 
 
 class Block:
-    """Some sequences, and what of them is to be mutated."""
+    """Some sequences, and what of them is to be mutated.
+
+    Parameters
+    ----------
+    one_hot : torch.Tensor (n, 4, L)
+    codes : np.ndarray, int (n, L)
+    mask : np.ndarray, bool (n, L)
+        What to mutate, where it is known.
+    exchange : list of int or slice, optional
+        Features on the reverse strand, which is predicted, too, where it is given.
+    """
 
     def __init__(
         self,
         one_hot: torch.Tensor,
         codes: np.ndarray,
         mask: np.ndarray,
-        exchange: list[int] | slice | None = None,  # features on the reverse strand, if used
+        exchange: list[int] | slice | None = None,
     ) -> None:
         self.one_hot, self.exchange = one_hot, exchange
         self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
         self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
 
-    def predictions(
-        self, engine: Engine, chosen: slice, window: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """References (n, K), and mutants (S, 3, K) of the chosen sites."""
-        sequence, position = self.sequence[chosen], self.position[chosen]
-        device, length = self.one_hot.device, self.one_hot.shape[2]
-        rows, columns = (torch.from_numpy(index).to(device) for index in (sequence, position))
-        allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(device)
-        change = nn.functional.one_hot(allele, len(ALPHABET)).to(self.one_hot)
-        change = change - self.one_hot[rows, :, columns][:, None]
-        strands = [(self.one_hot, position, change)]
-        if self.exchange is not None:  # in A, C, G, T order the complement is the reverse
-            strands.append((self.one_hot.flip(1, 2), length - 1 - position, change.flip(2)))
-        sums = []
-        for one_hot, where, what in strands:
-            state, reference = engine.reference(one_hot)
-            mutants = reference.new_zeros(*change.shape[:2], reference.shape[1])
-            if len(sequence):
-                mutants = engine.mutants(state, sequence, where, what, window)
-            sums.append((reference, mutants))
-        if self.exchange is not None:
-            return tuple((a + b[..., self.exchange]) / 2 for a, b in zip(*sums, strict=True))
-        return sums[0]
+    def predictions(self, engine: Engine, chosen: slice, window: int) -> Predictions:
+        """References, and mutants of the chosen sites."""
+        x, sequence, position = self.one_hot, self.sequence[chosen], self.position[chosen]
+        allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(x.device)
+        rows, columns = (torch.from_numpy(index).to(x.device) for index in (sequence, position))
+        change = nn.functional.one_hot(allele, len(ALPHABET)).to(x) - x[rows, :, columns][:, None]
+        forward = _predicted(engine, x, Sites(sequence, position, change), window)
+        if self.exchange is None:
+            return forward
+        # in A, C, G, T order the complement is the reverse
+        sites = Sites(sequence, x.shape[2] - 1 - position, change.flip(2))
+        reverse = _predicted(engine, x.flip(1, 2), sites, window)
+        return tuple((a + b[..., self.exchange]) / 2 for a, b in zip(forward, reverse, strict=True))
 
     def spread(
         self, moments: Moments, shown: np.ndarray, keep_members: bool, covariance: bool
@@ -158,11 +151,8 @@ class Block:
             result[site] = values
             return result
 
-        result = {
-            "effect": whole(moments.effect),
-            "se": whole(moments.se),
-            "reference_prediction": moments.reference,
-        }
+        result = {"effect": whole(moments.effect), "se": whole(moments.se)}
+        result["reference_prediction"] = moments.reference
         if keep_members:
             result["member_effect"] = np.stack([whole(values) for values in moments.members])
         if covariance:
@@ -172,12 +162,15 @@ class Block:
         return result
 
 
+def _predicted(engine: Engine, x: torch.Tensor, sites: Sites, window: int) -> Predictions:
+    state, reference = engine.reference(x)
+    if not len(sites.sequence):
+        return reference, reference.new_zeros(0, 3, reference.shape[1])
+    return reference, engine.mutants(state, sites, window)
+
+
 def block_moments(
-    sites: Block,
-    engines: list[Engine],
-    limits: Limits,
-    transform: Transform | None,
-    together: bool,
+    sites: Block, engines: list[Engine], limits: Limits, transform: Transform | None, together: bool
 ) -> Moments:
     """Predict, difference and take moments over members, as many sites at a time as fit.
 
@@ -193,16 +186,14 @@ def block_moments(
     together : bool
         Hold the effects of all members at once, which a transform needs, and return them.
     """
+    reduce = partial(_together, transform=transform) if together else _streamed
     parts, start = [], 0
     while start < max(1, len(sites.sequence)):
         chosen = slice(start, start + limits.sites())
         sequence = sites.sequence[chosen]
         try:
             predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
-            if together:
-                parts.append(_together(predictions, sequence, transform))
-            else:
-                parts.append(_streamed(predictions, sequence))
+            parts.append(reduce(predictions, sequence))
         except torch.OutOfMemoryError as error:
             limits.halve(error, len(sequence))
             continue
@@ -214,16 +205,13 @@ def block_moments(
     return Moments(parts[0].reference, effect, se, members)
 
 
-def _streamed(
-    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]], sequence: np.ndarray
-) -> Moments:
+def _streamed(predictions: Iterator[Predictions], sequence: np.ndarray) -> Moments:
     """Moments of one member after the other (Welford 1962, Technometrics 4:419)."""
     mean = effect = squares = torch.zeros(())
     for m, (reference, mutants) in enumerate(predictions, start=1):
         rows = torch.from_numpy(sequence).to(reference.device)
         difference = mutants - reference[rows][:, None]
-        if not torch.isfinite(difference).all():
-            raise _not_finite("the model")
+        _check_finite(torch.isfinite(difference), "the model")
         mean = mean + (reference - mean) / m
         deviation = difference - effect
         effect = effect + deviation / m
@@ -233,33 +221,29 @@ def _streamed(
 
 
 def _together(
-    predictions: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    sequence: np.ndarray,
-    transform: Transform | None,
+    predictions: Iterator[Predictions], sequence: np.ndarray, transform: Transform | None
 ) -> Moments:
     """Moments of all members at once, recalibrated together."""
     pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
     reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
-    shape = mutants.shape
+    shape, what = mutants.shape, "the model"
     if transform is not None:
+        what = f"{transform_name(transform)} of the model"
         reference = transform(reference)
         mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
     difference = mutants - reference[:, sequence][:, :, None]
-    if not np.isfinite(difference).all():
-        raise _not_finite(
-            "the model" if transform is None else f"{transform_name(transform)} of the model"
-        )
-    se = np.full_like(difference[0], np.nan)
-    if len(difference) > 1:
-        se = difference.std(0, ddof=1)
+    _check_finite(np.isfinite(difference), what)
+    several = len(difference) > 1
+    se = difference.std(0, ddof=1) if several else np.full_like(difference[0], np.nan)
     return Moments(reference.mean(0), difference.mean(0), se, difference)
 
 
-def _not_finite(what: str) -> ValueError:
-    return ValueError(
-        f"{what} gives NaN or infinity for a sequence or a mutant: check its weights; where "
-        "probabilities saturate at 0 or 1, take effects from a model that gives logits"
-    )
+def _check_finite(finite: torch.Tensor | np.ndarray, what: str) -> None:
+    if not finite.all():
+        raise ValueError(
+            f"{what} gives NaN or infinity for a sequence or a mutant: check its weights; where "
+            "probabilities saturate at 0 or 1, take effects from a model that gives logits"
+        )
 
 
 def transform_name(transform: Transform) -> str:

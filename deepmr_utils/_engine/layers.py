@@ -1,8 +1,8 @@
 """What each kind of layer does to windows.
 
-Every function here checks one recorded step and returns what it does to a `Batch`, or raises
-`UnsupportedError`. Linear layers carry differences; pointwise functions and maxima look the
-reference up.
+Every function here checks one recorded step and returns what it does to the windows of its inputs,
+or raises `UnsupportedError`. Linear layers carry differences; pointwise functions and maxima look
+the reference up.
 """
 
 import itertools
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from . import pooling, reshaping
-from .recording import RESHAPES, Ref, Step, substitute
+from .recording import BATCH_NORMS, RESHAPES, Ref, Step, overload, substitute
 from .spectral import spectral_convolution, spectral_pays, spectrum
-from .windows import Action, Batch, Network, Place, Tensor, Window, is_flat, last, put, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, put, union
 
 
 def is_sum(step: Step) -> bool:
@@ -24,12 +24,13 @@ def is_sum(step: Step) -> bool:
 
 def is_scaling(step: Step) -> bool:
     """A product with, or division by, a constant."""
-    return (
-        step.name in ("mul", "div")
-        and isinstance(step.args[0], Ref)
-        and len(step.inputs) == 1
-        and step.kwargs.get("rounding_mode") is None
-    )
+    whole = step.kwargs.get("rounding_mode") is not None
+    return step.name in ("mul", "div") and step.is_unary and not whole
+
+
+def is_view(step: Step) -> bool:
+    """Whether the windows of the output are those of the input."""
+    return LAYERS.get(step.name) is reshaping.reshape and not step.is_pointwise
 
 
 def reads_absolute(step: Step) -> bool:
@@ -41,22 +42,19 @@ def reads_absolute(step: Step) -> bool:
 
 def convolution(net: Network, step: Step) -> Action:
     """``W * difference``: only the changed positions, without their surroundings."""
-    source, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
-    if transposed:
-        raise step.unsupported("is a transposed convolution")
-    if not isinstance(source, Ref) or len(step.inputs) > 1:
-        raise step.unsupported("has weights that depend on the sequence")
+    _, weight, _bias, stride, padding, dilation, transposed, _, groups = step.args
+    step.refuse_if(transposed, "is a transposed convolution")
+    step.refuse_if(not step.is_unary, "has weights that depend on the sequence")
     if weight.ndim == 4 and (weight.shape[2] != 1 or padding[0] != 0):
         raise step.unsupported("has a kernel higher than 1")
     stride, padding, dilation = last(stride), last(padding), last(dilation)
     channels, length = net.declare(step, stride)
     kind = torch.bfloat16 if net.bfloat16 else weight.dtype
     taps = net.prepare(weight, ("taps", groups, kind), lambda: _taps(weight, groups).to(kind))
-    reach, output = dilation * (len(taps) - 1), step.outputs[0]
+    reach = dilation * (len(taps) - 1)
     spectral = stride == dilation == groups == 1 and not net.bfloat16
 
-    def act(batch: Batch) -> None:
-        window = batch.windows[source.index]
+    def act(batch: Batch, window: Window) -> Window:
         place, difference = window.place, batch.difference(window)
         lead = (place.start + padding) % stride
         if (lead != lead[0]).any():  # bring every site to a multiple of the stride
@@ -82,16 +80,14 @@ def convolution(net: Network, step: Step) -> Action:
                     products.append((slice(offset + a, offset + b), used[a:b], tap))
             out = difference.new_empty(place.width, *difference.shape[1:3], channels)
             _sum_products(out, products)
-        place.fill_outside(out, 0)
-        batch.windows[output] = Window(output, place, out, True)
+        return Window(step.outputs[0], place, place.fill_outside(out, 0))
 
     return act
 
 
 def _taps(weight: Tensor, groups: int) -> Tensor:
     """Weights (O, I, [1,] k) as taps (k, I, O), or (k, groups, I, O / groups)."""
-    weight = weight[:, :, 0] if weight.ndim == 4 else weight
-    taps = weight.permute(2, 1, 0)
+    taps = weight.flatten(1, -2).permute(2, 1, 0)
     if groups > 1:
         taps = taps.reshape(*taps.shape[:2], groups, -1).transpose(1, 2)
     return taps.contiguous()
@@ -111,13 +107,11 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
     out[done.stop :].zero_()
     for where, rows, tap in products:
         flat = out[where].view(-1, out.shape[-1])
-        rows = rows.reshape(len(flat), -1)
         if simple:
-            flat.addmm_(rows, tap)
-        elif tap.ndim == 2:
-            flat += rows.to(tap.dtype) @ tap
+            flat.addmm_(rows.reshape(len(flat), -1), tap)
         else:
-            grouped = rows.view(len(rows), len(tap), -1).transpose(0, 1).to(tap.dtype)
+            tap = tap if tap.ndim == 3 else tap[None]
+            grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1).to(tap.dtype)
             flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
 
 
@@ -126,18 +120,14 @@ def batch_norm(net: Network, step: Step) -> Action:
     source, weight, _bias, _mean, variance, *rest = step.args
     if (rest[0] is True) or len(step.inputs) > 1 or variance is None:
         raise step.unsupported("uses the statistics of the batch")
-    if is_flat(net, source.index):
-        raise step.unsupported("normalises flattened features")
+    step.refuse_if(net.is_flat(source.index), "normalises flattened features")
     net.declare(step)
     scale = torch.rsqrt(variance + rest[-1])
     scale = scale if weight is None else scale * weight
-    output = step.outputs[0]
 
-    def act(batch: Batch) -> None:
-        window = batch.windows[source.index]
-        own = source.index in net.exclusive
-        data = batch.difference_at(window, window.place, overwrite=own).mul_(scale)
-        batch.windows[output] = Window(output, window.place, data, True)
+    def act(batch: Batch, window: Window) -> Window:
+        data = batch.difference_at(window, window.place).mul_(scale)
+        return Window(step.outputs[0], window.place, data)
 
     return act
 
@@ -150,6 +140,8 @@ def pointwise(net: Network, step: Step) -> Action:
         raise step.unsupported("joins values of different shapes")
     net.declare(step)
     constants = {id(c): _constant(step, c, like, net.shapes[first]) for c in step.constants}
+    if is_sum(step):
+        return _sum(step)
 
     def evaluate(batch: Batch, place: Place, data: dict[int, Tensor], function: Callable) -> Tensor:
         def fill(leaf: Ref | Tensor) -> Tensor:
@@ -161,71 +153,59 @@ def pointwise(net: Network, step: Step) -> Action:
         args, kwargs = substitute((step.args, step.kwargs), (Ref, Tensor), fill)
         return function(*args, **kwargs)
 
-    def scale(batch: Batch) -> None:
-        window = batch.windows[first]
+    def scale(batch: Batch, window: Window) -> Window:
         data = evaluate(batch, window.place, {first: batch.difference(window)}, step.function)
-        batch.windows[output] = Window(output, window.place, data, True)
+        return Window(output, window.place, data)
 
-    def add(batch: Batch) -> None:
-        windows = [batch.windows[i] for i in step.inputs]
-        place = union([w.place for w in windows])
-        if len(windows) == 1:  # a constant cancels
-            data = batch.difference(windows[0])
-        else:
-            factor = step.kwargs.get("alpha", 1) * (-1 if step.name == "sub" else 1)
-            terms = [(windows[0], 1), (windows[1], factor)]
-            terms.sort(key=lambda term: term[0].place is not place)
-            (wide, factor), (other, other_factor) = terms
-            own = wide.value in net.exclusive
-            data = _times(batch.difference_at(wide, place, overwrite=own), factor)
-            term = _times(batch.difference(other), other_factor)
-            put(data, term, place.row_of(other.place), accumulate=True)
-        batch.windows[output] = Window(output, place, data, True)
-
-    def general(batch: Batch) -> None:
-        windows = {i: batch.windows[i] for i in step.inputs}
-        place = union([w.place for w in windows.values()])
-        keep = output in net.wants_absolute
+    def general(batch: Batch, *inputs: Window) -> Window:
+        windows = dict(zip(step.inputs, inputs, strict=True))
+        place = union([w.place for w in inputs])
         reference = {} if keep else {i: batch.reference(i, place) for i in windows}
-        data = {
-            i: batch.absolute_at(w, place, reference.get(i), overwrite=i in net.exclusive)
-            for i, w in windows.items()
-        }
+        data = {i: batch.absolute_at(w, place, reference.get(i)) for i, w in windows.items()}
         data = evaluate(batch, place, data, in_place)
         if not keep:
             data -= evaluate(batch, place, reference, in_place)
             place.fill_outside(data, 0)
-        batch.windows[output] = Window(output, place, data, not keep)
+        return Window(output, place, data, not keep)
 
-    in_place = _in_place(step)
-    return scale if is_scaling(step) else add if is_sum(step) else general
+    keep = output in net.wants_absolute
+    in_place = step.function
+    if step.is_unary:  # it may overwrite its argument
+        in_place = overload(step.name + "_", step.op._overloadname) or in_place
+    return scale if is_scaling(step) else general
+
+
+def _sum(step: Step) -> Action:
+    """A sum or difference of two values, or of one and a constant, which cancels."""
+    factor = step.kwargs.get("alpha", 1) * (-1 if step.name == "sub" else 1)
+
+    def act(batch: Batch, *windows: Window) -> Window:
+        place = union([w.place for w in windows])
+        terms = zip(windows, (1, factor), strict=False)
+        (wide, times), *others = sorted(terms, key=lambda term: term[0].place is not place)
+        if not others:
+            return Window(step.outputs[0], place, batch.difference(wide))
+        data = _times(batch.difference_at(wide, place), times)
+        for other, times in others:
+            term = _times(batch.difference(other), times)
+            put(data, term, place.row_of(other.place), accumulate=True)
+        return Window(step.outputs[0], place, data)
+
+    return act
 
 
 def _times(data: Tensor, factor: float) -> Tensor:
     return data if factor == 1 else data * factor
 
 
-def _in_place(step: Step) -> Callable:
-    """The form of a function that overwrites its first argument, where there is one."""
-    packet = getattr(torch.ops.aten, step.name + "_", None)
-    overload = step.op._overloadname
-    if len(step.inputs) > 1 or not isinstance(step.args[0], Ref) or packet is None:
-        return step.function
-    return getattr(packet, overload) if overload in packet.overloads() else step.function
-
-
 def _constant(step: Step, tensor: Tensor, like: torch.Size, shape: tuple[int, int]) -> Tensor:
     """A constant as a number, a vector (channels,) or a table (length, channels)."""
     if tensor.numel() == 1:
         return tensor.reshape(())
-    channels, length = shape
     dims = (1,) * (len(like) - tensor.ndim) + tuple(tensor.shape)
-    if dims[0] != 1:
-        raise step.unsupported(f"joins positions with a constant of shape {tuple(tensor.shape)}")
-    if len(like) > 2 and dims[-1] == 1:
-        return tensor.reshape(-1).expand(channels).contiguous()
-    table = tensor.reshape(dims).expand(1, *like[1:]).reshape(channels, length)
-    return table.t().contiguous()
+    step.refuse_if(dims[0] != 1, f"joins positions with a constant of shape {tuple(tensor.shape)}")
+    table = tensor.reshape(dims).expand(1, *like[1:]).reshape(shape).t()
+    return (table[0] if len(like) > 2 and dims[-1] == 1 else table).contiguous()
 
 
 class Dense:
@@ -235,8 +215,7 @@ class Dense:
         *_bias, source, weight = step.args
         if len(step.inputs) > 1 or not isinstance(source, Ref):
             raise step.unsupported("has weights that depend on the sequence")
-        if step.kwargs.get("alpha", 1) != 1:
-            raise step.unsupported("scales its product")
+        step.refuse_if(step.kwargs.get("alpha", 1) != 1, "scales its product")
         self.source, self.output = source.index, step.outputs[0]
         self.channels, self.length = net.shapes[self.source]
         kind = torch.bfloat16 if net.bfloat16 else weight.dtype
@@ -245,18 +224,18 @@ class Dense:
 
     def __call__(self, differences: list[Tensor], places: list[Place]) -> Tensor:
         """Change (S, A, H) of the output, from windows of all sites in their order."""
-        sites = np.split(np.arange(sum(len(p.start) for p in places)),
-                         np.cumsum([len(p.start) for p in places])[:-1])  # fmt: skip
+        firsts = np.cumsum([0, *(len(p.start) for p in places)])
         alleles, kind = differences[0].shape[2], differences[0].dtype
         rows = [d.view(-1, alleles, self.channels) for d in differences]
         rows = rows[0] if len(rows) == 1 else torch.cat(rows)
         positions = np.concatenate([p.positions.ravel() for p in places])
+        sites = (np.arange(*ends) for ends in itertools.pairwise(firsts))
         site = np.concatenate([np.tile(s, p.width) for s, p in zip(sites, places, strict=True)])
         inside = np.flatnonzero((positions >= 0) & (positions < self.length))
         order = inside[np.argsort(positions[inside], kind="stable")]
         edges = np.searchsorted(positions[order], np.arange(self.length + 1))
         order, site = (torch.from_numpy(i).to(rows.device) for i in (order, site[order]))
-        out = rows.new_zeros(sites[-1][-1] + 1, alleles, self.weight.shape[2])
+        out = rows.new_zeros(firsts[-1], alleles, self.weight.shape[2])
         for position, (a, b) in enumerate(itertools.pairwise(edges)):
             if a < b:
                 taken = rows.index_select(0, order[a:b]).view(-1, self.channels)
@@ -272,9 +251,7 @@ MAXIMA = {
 LAYERS: dict[str, Callable[[Network, Step], Action]] = {
     **MAXIMA,
     "convolution": convolution,
-    "native_batch_norm": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm,
-    "cudnn_batch_norm": batch_norm,
+    **dict.fromkeys((*BATCH_NORMS, "native_batch_norm"), batch_norm),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d"), pooling.average_pool),
     **dict.fromkeys(("mean", "sum"), pooling.global_sum),
     **dict.fromkeys(

@@ -3,7 +3,7 @@
 import torch
 
 from .recording import Step
-from .windows import Action, Batch, Network, Place, Window, last, take, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, take, union
 
 
 def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
@@ -18,14 +18,21 @@ def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
 
 def _bins(
     place: Place, kernel: int, stride: int, padding: int, dilation: int, length: int
-) -> tuple[Place, Place]:
-    """Place of the pooled windows, and of the rows that they read."""
+) -> tuple[Place, Place, Place]:
+    """Place of the pooled windows, of the rows that they read, and of these and the windows'."""
     reach = dilation * (kernel - 1)
     first = -((reach - place.start - padding) // stride)  # the ceiling of a quotient
     last = (place.start + place.width - 1 + padding) // stride
     pooled, _ = Place(first, max(1, int((last - first).max()) + 1), length).trimmed()
     width = (pooled.width - 1) * stride + reach + 1
-    return pooled, Place(pooled.start * stride - padding, width, place.length)
+    read = Place(pooled.start * stride - padding, width, place.length)
+    return pooled, read, union([read, place])
+
+
+def _bin_rows(values: Tensor, kernel: int, stride: int, dilation: int, width: int) -> list[Tensor]:
+    """Of `width` bins the first rows, the second ones, and so on."""
+    span = (width - 1) * stride + 1
+    return [values[t * dilation :][:span:stride] for t in range(kernel)]
 
 
 def max_pool(net: Network, step: Step) -> Action:
@@ -35,24 +42,21 @@ def max_pool(net: Network, step: Step) -> Action:
     dilation = last(rest[0]) if rest else 1
     inside = padding == 0 and not (len(rest) > 1 and rest[1])  # no bin reaches over an end
     _, length = net.declare(step, stride)
-    source, output = step.inputs[0], step.outputs[0]
 
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        pooled, read = _bins(window.place, kernel, stride, padding, dilation, length)
-        cover = union([read, window.place])
-        values = batch.absolute_at(window, cover, overwrite=source in net.exclusive)
+    def act(batch: Batch, window: Window) -> Window:
+        pooled, read, cover = _bins(window.place, kernel, stride, padding, dilation, length)
+        values = batch.absolute_at(window, cover)
         if not inside:
             cover.fill_outside(values, -torch.inf)
         values = take(values, cover.row_of(read), read.width)
         if kernel == stride and dilation == 1:
             data = values.view(pooled.width, kernel, *values.shape[1:]).amax(1)
         else:
-            span = (pooled.width - 1) * stride + 1
-            data = values[:span:stride].clone()
-            for t in range(1, kernel):
-                torch.maximum(data, values[t * dilation :][:span:stride], out=data)
-        batch.windows[output] = Window(output, pooled, data, False)
+            first, *others = _bin_rows(values, kernel, stride, dilation, pooled.width)
+            data = first.clone()
+            for rows in others:
+                torch.maximum(data, rows, out=data)
+        return Window(step.outputs[0], pooled, data, is_difference=False)
 
     return act
 
@@ -61,26 +65,23 @@ def average_pool(net: Network, step: Step) -> Action:
     """Means of bins; linear."""
     kernel, stride, padding = _pooling(net, step)
     _, length = net.declare(step, stride)
-    source, output = step.inputs[0], step.outputs[0]
     # the divisor depends on options for padding and for the last bin: the step itself, applied to
     # ones, gives the number of valid positions over the divisor
-    like = net.values[source]
+    like = net.values[step.inputs[0]]
     share = step.function(torch.ones_like(like[:1, :1]), *step.args[1:], **step.kwargs).flatten()
     begin = torch.arange(length, device=like.device) * stride - padding
     valid = (begin + kernel).clamp(max=like.shape[-1]) - begin.clamp(min=0)
     factor = (share / valid)[:, None]
 
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
-        pooled, read = _bins(window.place, kernel, stride, padding, 1, length)
-        cover = union([read, window.place])
+    def act(batch: Batch, window: Window) -> Window:
+        pooled, read, cover = _bins(window.place, kernel, stride, padding, 1, length)
         values = take(batch.difference_at(window, cover), cover.row_of(read), read.width)
-        span = (pooled.width - 1) * stride + 1
-        data = values[:span:stride].clone()
-        for t in range(1, kernel):
-            data += values[t:][:span:stride]
+        first, *others = _bin_rows(values, kernel, stride, 1, pooled.width)
+        data = first.clone()
+        for rows in others:
+            data += rows
         data *= batch.constant(factor, pooled)
-        batch.windows[output] = Window(output, pooled, pooled.fill_outside(data, 0), True)
+        return Window(step.outputs[0], pooled, pooled.fill_outside(data, 0))
 
     return act
 
@@ -97,33 +98,28 @@ def _check_over_positions(net: Network, step: Step) -> None:
 def global_sum(net: Network, step: Step) -> Action:
     """Sum or mean over positions; linear."""
     _check_over_positions(net, step)
-    if step.kwargs.get("dtype") is not None:
-        raise step.unsupported("changes the type")
-    source, output = step.inputs[0], step.outputs[0]
-    factor = 1 / net.shapes[source][1] if step.name == "mean" else 1
-    shape = net.values[output].shape[1:]
+    step.refuse_if(step.kwargs.get("dtype") is not None, "changes the type")
+    factor = 1 / net.shapes[step.inputs[0]][1] if step.name == "mean" else 1
 
-    def act(batch: Batch) -> None:
-        change = batch.difference(batch.windows[source]).sum(0).mul_(factor)
-        reference = batch.of_sequences(batch.references.values[output])
-        batch.full[output] = (reference + change.view(*change.shape[:2], *shape)).flatten(0, 1)
+    def act(batch: Batch, window: Window) -> Tensor:
+        change = batch.difference(window).sum(0).mul_(factor)
+        reference = batch.of_sequences(batch.references.values[step.outputs[0]])
+        return (reference + change.view(*change.shape[:2], *reference.shape[2:])).flatten(0, 1)
 
     return act
 
 
 def global_max(net: Network, step: Step) -> Action:
     """Maximum over positions: of the window, and of the reference before and behind it."""
-    if step.name.startswith("adaptive"):
-        if any(size != 1 for size in step.args[1]):
-            raise step.unsupported("pools to more than one position")
-    else:
+    if not step.name.startswith("adaptive"):
         _check_over_positions(net, step)
-    source, output = step.inputs[0], step.outputs[0]
+    elif any(size != 1 for size in step.args[1]):
+        raise step.unsupported("pools to more than one position")
+    source = step.inputs[0]
     channels, length = net.shapes[source]
-    shape = net.values[output].shape[1:]
+    shape = net.values[step.outputs[0]].shape[1:]
 
-    def act(batch: Batch) -> None:
-        window = batch.windows[source]
+    def act(batch: Batch, window: Window) -> Tensor:
         place = window.place
         values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
         table = batch.references.table(source).view(length, -1, channels)
@@ -133,6 +129,6 @@ def global_max(net: Network, step: Step) -> Action:
         for maxima, row in ((before, place.start), (behind, place.start + place.width)):
             chosen = maxima[row.clip(0, length), batch.sequence]
             values = torch.maximum(values, chosen[:, None])
-        batch.full[output] = values.view(-1, *shape)
+        return values.view(-1, *shape)
 
     return act

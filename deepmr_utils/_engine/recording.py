@@ -1,29 +1,30 @@
 """The operations of one forward pass, recorded so that they can be run again on other inputs."""
 
 import hashlib
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._members import state_of
+from .._members import bytes_of, leaves, state_of
+from ..predict import forward
 
 Tensor = torch.Tensor
-Function = Callable[[Tensor], list[Tensor]]
+Kinds = type | tuple[type, ...]
 # their second argument is a shape, whose first entry is the number of sequences
 RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
-
 # pointwise functions that torch does not mark as such
 UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp")
+# one operation has other names on other devices
+BATCH_NORMS = ("cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
 
 
-def substitute(value: Any, kinds: type | tuple[type, ...], function: Callable) -> Any:
+def substitute(value: Any, kinds: Kinds, function: Callable) -> Any:
     """Replace what is of these kinds in nested tuples, lists and dicts."""
     if isinstance(value, kinds):
         return function(value)
@@ -32,13 +33,6 @@ def substitute(value: Any, kinds: type | tuple[type, ...], function: Callable) -
     if isinstance(value, dict):
         return {k: substitute(v, kinds, function) for k, v in value.items()}
     return value
-
-
-def leaves(value: Any, kinds: type | tuple[type, ...]) -> list[Any]:
-    """What is of these kinds in nested tuples, lists and dicts."""
-    found: list[Any] = []
-    substitute(value, kinds, found.append)
-    return found
 
 
 class UnsupportedError(Exception):
@@ -72,33 +66,40 @@ class Step:
         """Values that are read."""
         return [v.index for v in leaves((self.args, self.kwargs), Ref)]
 
-    @cached_property
+    @property
     def constants(self) -> list[Tensor]:
         """Tensors that do not depend on the input."""
         return leaves((self.args, self.kwargs), Tensor)
 
     @property
+    def is_unary(self) -> bool:
+        """Whether the first argument alone depends on the input."""
+        return len(self.inputs) == 1 and isinstance(self.args[0], Ref)
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether every element of the output depends on the same element of the inputs."""
         # a copy is one, too, and handled as the view that it might as well be
-        return self.name != "clone" and (
-            torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
-        )
+        tagged = torch.Tag.pointwise in self.op.tags or self.name in UNTAGGED
+        return tagged and self.name != "clone"
 
     @cached_property
     def function(self) -> Callable:
         """The operation, or its form that writes into no argument."""
         if not self.op._schema.is_mutable:
             return self.op
-        packet = getattr(torch.ops.aten, self.name, None)
-        if packet is None or self.op._overloadname not in packet.overloads():
-            raise self.unsupported("writes in place")
-        return getattr(packet, self.op._overloadname)
+        found = overload(self.name, self.op._overloadname)
+        self.refuse_if(found is None, "writes in place")
+        return found
 
     def unsupported(self, why: str) -> UnsupportedError:
         """An error that names the operation and its module."""
-        where = f" in module {self.module!r}" if self.module else ""
-        return UnsupportedError(f"{self.name}{where} {why}")
+        return UnsupportedError(f"{self.name}{_within(self.module)} {why}")
+
+    def refuse_if(self, bad: object, why: str) -> None:
+        """Raise an `UnsupportedError` where something is so."""
+        if bad:
+            raise self.unsupported(why)
 
     def run(self, values: dict[int, Tensor], n: int, n_recorded: int) -> None:
         """Run on `values` of n sequences, and add the outputs to them."""
@@ -107,6 +108,21 @@ class Step:
             args = (args[0], [n, *args[1][1:]], *args[2:])
         outputs = leaves(self.function(*args, **kwargs), Tensor)
         values.update(zip(self.outputs, outputs, strict=True))
+
+
+def overload(name: str, kind: str) -> Callable | None:
+    """An operation of torch by the name of its overload, if there is one."""
+    packet = getattr(torch.ops.aten, name, None)
+    return getattr(packet, kind) if packet and kind in packet.overloads() else None
+
+
+def _within(module: str) -> str:
+    return f" in module {module!r}" if module else ""
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors have in common that are views of each other."""
+    return tensor.untyped_storage()._cdata
 
 
 class _Recorder(TorchDispatchMode):
@@ -126,40 +142,37 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[Step] = []
         self.modules = [""]
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        refer = substitute((tuple(args), dict(kwargs or {})), Tensor, self._refer)
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        refer = substitute((tuple(args), dict(kwargs)), Tensor, self._refer)
         step = Step(op, *refer, self.modules[-1])
-        names, written = _written(op, args, kwargs or {})
-        if step.inputs and names not in ([], [op._schema.arguments[0].name]):
-            raise step.unsupported("writes into another argument than its first")
-        if step.inputs and written and not isinstance(step.args[0], Ref):
-            raise step.unsupported("writes into a tensor that does not depend on the input")
-        if not step.inputs and any(_memory(tensor) in self.read for tensor in written):
-            raise step.unsupported("changes a constant that was read before")
-        output = op(*args, **(kwargs or {}))
-        if step.inputs:
-            if leaves(output, (bool, int, float)):
-                raise step.unsupported("turns data into a Python value")
-            for tensor in written:
-                for other in self.sharing[_memory(tensor)]:
-                    self.index[other] = None
-            for tensor in leaves(output, Tensor):
-                self._follow(tensor, step)
-            self.read.update(map(_memory, step.constants))
-            self.steps.append(step)
+        named = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        names = [a.name for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
+        written = leaves([named.get(name) for name in names], Tensor)
+        if not step.inputs:
+            if any(_memory(tensor) in self.read for tensor in written):
+                raise step.unsupported("changes a constant that was read before")
+            return op(*args, **kwargs)
+        first = op._schema.arguments[0].name
+        if names and (names != [first] or not isinstance(step.args[0], Ref)):
+            raise step.unsupported("writes into another argument than its first, or a constant")
+        output = op(*args, **kwargs)
+        step.refuse_if(leaves(output, (bool, int, float)), "turns data into a Python value")
+        for tensor in written:
+            self.index.update(dict.fromkeys(self.sharing[_memory(tensor)]))
+        for tensor in leaves(output, Tensor):
+            self._follow(tensor, step)
+        self.read.update(map(_memory, step.constants))
+        self.steps.append(step)
         return output
 
     def _follow(self, tensor: Tensor, step: Step) -> None:
-        if _memory(tensor) not in self.sharing:
-            self.sharing[_memory(tensor)] = set()
-            self.room -= tensor.nbytes
-            if self.room < 0:
-                raise step.unsupported("would take more than max_memory, with what is before it")
+        sharing = self.sharing.setdefault(_memory(tensor), set())
+        self.room -= 0 if sharing else tensor.nbytes
+        step.refuse_if(self.room < 0, "would take more than max_memory, with what is before it")
+        sharing.add(id(tensor))
         step.outputs.append(len(self.values))
         self.index[id(tensor)] = len(self.values)
-        self.sharing[_memory(tensor)].add(id(tensor))
         self.values.append(tensor)
 
     def _refer(self, tensor: Tensor) -> Tensor | Ref:
@@ -167,53 +180,30 @@ class _Recorder(TorchDispatchMode):
 
     def value_of(self, tensor: Tensor) -> int:
         """Value that a followed tensor holds."""
-        index = self.index[id(tensor)]
+        index, where = self.index[id(tensor)], _within(self.modules[-1])
         if index is None:
-            where = f" in module {self.modules[-1]!r}" if self.modules[-1] else ""
             raise UnsupportedError(f"a tensor{where} is read after a view of it was written")
         return index
 
-    def enter(self, name: str) -> None:
-        self.modules.append(name)
-
-    def leave(self) -> None:
+    def leave(self, *_: Any) -> None:
+        """Go back to the module around this one."""
         self.modules.pop()
 
 
-def _memory(tensor: Tensor) -> int:
-    """What tensors have in common that are views of each other."""
-    return tensor.untyped_storage()._cdata
+# steps between an input and outputs, and the values that were seen on the way
+Recording = tuple[list[Step], list[int], list[Tensor]]
+Columns = list[list[int] | None]
 
 
-def _written(op: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[list[str], list[Tensor]]:
-    """Arguments that an operation writes into: their names, and the tensors."""
-    if not op._schema.is_mutable:
-        return [], []
-    given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-    names = [a.name for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
-    return names, leaves([given.get(name) for name in names], Tensor)
-
-
-@dataclass(eq=False)
-class Recording:
-    """Steps between an input and outputs, and the values that were seen on the way."""
-
-    steps: list[Step]
-    outputs: list[int]
-    values: list[Tensor]
-
-
-def record(
-    function: Function, module: nn.Module, x: Tensor, max_memory: float = math.inf
-) -> Recording:
-    """Record a function of `x`, which calls `module`.
+def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) -> Recording:
+    """Record what a member does with sequences.
 
     Parameters
     ----------
-    function : callable
-        Maps sequences (N, 4, L) to a list of outputs, each (N, ...).
-    module : nn.Module
-        Its parts give their names to messages.
+    member : nn.Module
+        As `deepmr_utils.predict.forward` takes it; its parts give their names to messages.
+    heads : list of int
+        Outputs.
     x : Tensor (N, 4, L)
     max_memory : float
         Bytes that the values on the way may take.
@@ -223,23 +213,18 @@ def record(
     UnsupportedError
         If a Python value is read from data, or an output does not depend on the input.
     """
-    with ExitStack() as stack:
-        # in inference mode composite operations would not be taken apart
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
+    # in inference mode composite operations would not be taken apart
+    with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         x = x.clone()
         recorder = _Recorder(x, max_memory)
-        for name, part in module.named_modules():
-            if isinstance(part, torch.jit.ScriptModule):  # takes no hooks
-                continue
-            hooks = (
-                part.register_forward_pre_hook(lambda *_, name=name: recorder.enter(name)),
-                part.register_forward_hook(lambda *_: recorder.leave()),
-            )
-            for hook in hooks:
-                stack.callback(hook.remove)
+        for name, part in member.named_modules():
+            if not isinstance(part, torch.jit.ScriptModule):  # takes no hooks
+                enter = lambda *_, name=name: recorder.modules.append(name)  # noqa: E731
+                stack.callback(part.register_forward_pre_hook(enter).remove)
+                stack.callback(part.register_forward_hook(recorder.leave).remove)
         with recorder:
-            outputs = function(x)
+            parts = forward(member, x).parts
+    outputs = [parts[head] for head in heads]
     for k, output in enumerate(outputs):
         if id(output) not in recorder.index:
             raise UnsupportedError(f"output {k} does not depend on the sequence")
@@ -249,7 +234,7 @@ def record(
         if needed.intersection(step.outputs):
             needed.update(step.inputs)
             steps.append(step)
-    return Recording(steps[::-1], indices, recorder.values)
+    return steps[::-1], indices, recorder.values
 
 
 class _Trace(TorchDispatchMode):
@@ -260,27 +245,19 @@ class _Trace(TorchDispatchMode):
     by their values; so it does not matter whether a mask is made at each call or kept.
     """
 
-    # one operation has other names on other devices
-    NAMES: ClassVar = dict.fromkeys(
-        ("cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training"),
-        "native_batch_norm",
-    )
-
     def __init__(self, module: nn.Module, x: Tensor) -> None:
         super().__init__()
         self.digest = hashlib.sha256()
         self.labels, self.kept = {id(x): "input"}, [x]
-        self.weights = {_memory(tensor): name for name, tensor in state_of(module)}
+        self.weights = {_memory(tensor): name for name, tensor in state_of(module).items()}
 
-    def __torch_dispatch__(
-        self, op: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = (tuple(args), dict(kwargs or {}))
         depends = any(id(tensor) in self.labels for tensor in leaves(given, Tensor))
         if depends:
             name = op.overloadpacket.__name__
-            self.add((self.NAMES.get(name, name), given))
-        output = op(*args, **(kwargs or {}))
+            self.add(("native_batch_norm" if name in BATCH_NORMS else name, given))
+        output = op(*args, **given[1])
         if depends:
             for k, tensor in enumerate(leaves(output, Tensor)):
                 self.labels[id(tensor)] = f"{len(self.kept)}.{k}"
@@ -293,58 +270,48 @@ class _Trace(TorchDispatchMode):
         self.digest.update(repr(substitute(value, Tensor, self._label)).encode())
 
     def _label(self, tensor: Tensor) -> str:
-        label = self.labels.get(id(tensor))
-        if label is not None:
-            return label
+        if id(tensor) in self.labels:
+            return self.labels[id(tensor)]
         form = (str(tensor.dtype), tuple(tensor.shape))
         name = self.weights.get(_memory(tensor))
         if name is not None:
             return repr((name, *form, tensor.stride(), tensor.storage_offset()))
-        return repr((*form, hashlib.sha256(_bytes(tensor)).hexdigest()))
+        return repr((*form, hashlib.sha256(bytes_of(tensor)).hexdigest()))
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def computation_hash(function: Function, module: nn.Module, x: Tensor) -> str:
-    """SHA-256 of what a module does with a sequence: operations, in order, and their constants.
+def computation_hash(member: nn.Module, x: Tensor) -> str:
+    """SHA-256 of what a member does with a sequence: operations, in order, and their constants.
 
     Parameters
     ----------
-    function : callable
-        Maps sequences (N, 4, L) to a list of outputs, each (N, ...); calls `module`.
-    module : nn.Module
+    member : nn.Module
         Its weights are told from constants; the hash does not depend on their values.
     x : Tensor (N, 4, L)
         Operations may depend on the shape.
     """
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone()
-        with _Trace(module, x) as trace:
-            outputs = function(x)
+        with _Trace(member, x) as trace:
+            outputs = forward(member, x).parts
     trace.add(outputs)
     return trace.digest.hexdigest()
 
 
-def narrow_last_layers(recording: Recording, columns: list[list[int]]) -> list[list[int] | None]:
+def narrow_last_layers(steps: list[Step], outputs: list[int], columns: Columns) -> Columns:
     """Keep only the wanted columns of the dense layers in which outputs end.
 
     Returns, for each output, the columns still to be chosen: None where that has been done.
     """
-    makers = {i: step for step in recording.steps for i in step.outputs}
-    uses = [i for step in recording.steps for i in step.inputs] + recording.outputs
-    left: list[list[int] | None] = list(columns)
-    for k, output in enumerate(recording.outputs):
+    makers = {i: step for step in steps for i in step.outputs}
+    uses = [i for step in steps for i in step.inputs] + outputs
+    left = list(columns)
+    for k, output in enumerate(outputs):
         step = makers.get(output)
         while step and uses.count(step.outputs[0]) == 1 and len(step.inputs) == 1:
             if step.name in ("addmm", "mm") and isinstance(step.args[-1], Tensor):
                 *bias, source, weight = step.args
                 bias = [b[..., columns[k]] if b.ndim and b.shape[-1] > 1 else b for b in bias]
-                step.args = (*bias, source, weight[:, columns[k]])
-                step.__dict__.pop("constants", None)
-                left[k] = None
+                step.args, left[k] = (*bias, source, weight[:, columns[k]]), None
                 break
             if not step.is_pointwise or any(c.numel() > 1 for c in step.constants):
                 break

@@ -1,7 +1,6 @@
 """Convolution of short windows through a discrete Fourier transform of their own length."""
 
-import math
-
+import numpy as np
 import torch
 
 from .windows import Tensor
@@ -26,36 +25,26 @@ def spectrum(taps: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     weights : Tensor (F, I, O)
     synthesis : Tensor (n, F), n = width + k - 1
     """
-    k = len(taps)
-    n = width + k - 1
-    turn = lambda f, steps: 2 * math.pi * f * torch.arange(steps, dtype=torch.float64) / n  # noqa: E731
-    kernel = taps.flip(0).double().reshape(k, -1)
-    analysis, weights, synthesis = [], [], []
-    for f in range(n // 2 + 1):
-        angle, tap_angle, back = (turn(f, steps) for steps in (width, k, n))
-        real, imaginary = tap_angle.cos().to(kernel) @ kernel, -tap_angle.sin().to(kernel) @ kernel
-        if f == 0 or 2 * f == n:  # a real point
-            analysis.append(angle.cos())
-            weights.append(real)
-            synthesis.append(back.cos() / n)
-        else:  # (a + ib)(c + id) by the three products (a + b)c, a(d - c), b(c + d)
-            analysis += [angle.cos() - angle.sin(), angle.cos(), -angle.sin()]
-            weights += [real, imaginary - real, real + imaginary]
-            scale = 2 / n
-            synthesis += [
-                (back.cos() - back.sin()) * scale, -back.sin() * scale, -back.cos() * scale,
-            ]  # fmt: skip
-    stack = lambda rows, dim: torch.stack(rows, dim).to(taps)  # noqa: E731
-    return stack(analysis, 0), stack(weights, 0).view(-1, *taps.shape[1:]), stack(synthesis, 1)
+    n = width + len(taps) - 1
+    unit = np.eye(n // 2 + 1)
+    window = np.fft.rfft(np.eye(width, n)).T
+    kernel = np.fft.rfft(taps.flip(0).double().cpu().numpy(), n, axis=0)
+    real, imaginary = (np.fft.irfft(points, n).T for points in (unit + 0j, 1j * unit))
+    # (a + ib)(c + id) by three products: (a + b)c, a(d - c), b(c + d); by ac where b = d = 0
+    whole, both = np.arange(n // 2 + 1), np.arange(1, (n + 1) // 2)
+    order = np.argsort(np.concatenate([whole, both, both]), kind="stable")
+
+    def three(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> Tensor:
+        rows = np.concatenate([first, second[both], third[both]])[order]
+        return torch.from_numpy(rows).to(taps)
+
+    a, b, c, d = window.real, window.imag, kernel.real, kernel.imag
+    synthesis = three((real + imaginary).T, imaginary.T, -real.T)
+    return three(a + b, a, b), three(c, d - c, c + d), synthesis.T.contiguous()
 
 
 def spectral_convolution(
-    difference: Tensor,
-    analysis: Tensor,
-    weights: Tensor,
-    synthesis: Tensor,
-    low: int,
-    width: int,
+    difference: Tensor, analysis: Tensor, weights: Tensor, synthesis: Tensor, low: int, width: int
 ) -> Tensor:
     """Full convolution of short windows through a discrete Fourier transform of their own length.
 

@@ -8,14 +8,23 @@ of a site share one look-up of the reference.
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from .recording import Step
+from .recording import Recording, Step
 
 Tensor = torch.Tensor
+
+
+class Sites(NamedTuple):
+    """Mutated sites: what each of A alternate alleles adds to the input column of a position."""
+
+    sequence: np.ndarray  # int (S,): row among the references
+    position: np.ndarray  # int (S,)
+    change: Tensor  # (S, A, 4)
 
 
 class Place:
@@ -40,9 +49,7 @@ class Place:
     @cached_property
     def outside(self) -> np.ndarray:
         """Flat indices of the rows that hang over an end."""
-        if self.start.min() >= 0 and self.start.max() + self.width <= self.length:
-            return np.empty(0, np.int64)
-        return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
+        return np.flatnonzero(self.positions != self.clipped)
 
     def fill_outside(self, data: Tensor, value: float) -> Tensor:
         """Fill the rows that hang over an end, in place."""
@@ -106,26 +113,25 @@ class Window(NamedTuple):
     value: int
     place: Place
     data: Tensor
-    is_difference: bool
+    is_difference: bool = True
+    is_own: bool = False  # read by one step alone, which may overwrite it
 
 
 class References:
-    """Values of N reference sequences, looked up by position and sequence."""
+    """Values and predictions (N, K) of N reference sequences."""
 
     def __init__(
-        self, values: dict[int, Tensor], shapes: dict[int, tuple[int, int]], n: int
+        self, values: dict[int, Tensor], shapes: dict[int, tuple[int, int]], predictions: Tensor
     ) -> None:
-        self.values, self.n = values, n
-        self._shapes = shapes
-        self._tables: dict[int, Tensor] = {}
-        self.predictions: Tensor | None = None  # (N, K)
+        self.values, self.predictions = values, predictions
+        self._shapes, self._tables = shapes, dict[int, Tensor]()
 
     def table(self, value: int) -> Tensor:
-        """Reference values, (length * N, channels)."""
+        """Reference values by position and sequence, (length * N, channels)."""
         if value not in self._tables:
-            channels, length = self._shapes[value]
-            x = self.values[value].reshape(self.n, channels, length)
-            self._tables[value] = x.permute(2, 0, 1).reshape(length * self.n, channels)
+            n, (channels, length) = len(self.predictions), self._shapes[value]
+            x = self.values[value].reshape(n, channels, length)
+            self._tables[value] = x.permute(2, 0, 1).reshape(length * n, channels)
         return self._tables[value]
 
 
@@ -136,30 +142,23 @@ class Batch:
         self.references, self.sequence = references, sequence
         self.windows: dict[int, Window] = {}
         self.full: dict[int, Tensor] = {}
-        self._rows: dict[int, tuple[Place, Tensor]] = {}
+        self._rows: WeakKeyDictionary[Place, Tensor] = WeakKeyDictionary()
 
     def reference(self, value: int, place: Place) -> Tensor:
         """Reference values (width, S, 1, channels) at a place."""
         table = self.references.table(value)
-        _, rows = self._rows.get(id(place), (None, None))
-        if rows is None:
-            rows = place.clipped * self.references.n + self.sequence
-            rows = torch.from_numpy(rows.ravel()).to(table.device)
-            self._rows[id(place)] = place, rows  # the place is kept, so its identity is its own
-        return table.index_select(0, rows).view(place.width, len(self.sequence), 1, -1)
+        if place not in self._rows:
+            rows = place.clipped * len(self.references.predictions) + self.sequence
+            self._rows[place] = torch.from_numpy(rows).to(table.device)
+        return _look_up(table, self._rows[place])
 
     def constant(self, table: Tensor, place: Place) -> Tensor:
         """Rows (width, S, 1, channels) of a constant (length, channels)."""
-        rows = torch.from_numpy(place.clipped.ravel()).to(table.device)
-        return table.index_select(0, rows).view(place.width, len(self.sequence), 1, -1)
+        return _look_up(table, torch.from_numpy(place.clipped).to(table.device))
 
     def of_sequences(self, reference: Tensor) -> Tensor:
         """Reference values (N, ...) for every site, (S, 1, ...)."""
         return reference[torch.from_numpy(self.sequence).to(reference.device)][:, None]
-
-    def forget_places(self) -> None:
-        """Free what was kept to look references up."""
-        self._rows.clear()
 
     def difference(self, window: Window) -> Tensor:
         """Differences to the reference at a window's own place."""
@@ -168,55 +167,83 @@ class Batch:
         data = window.data - self.reference(window.value, window.place)
         return window.place.fill_outside(data, 0)
 
-    def difference_at(self, window: Window, place: Place, overwrite: bool = False) -> Tensor:
+    def difference_at(self, window: Window, place: Place) -> Tensor:
         """Differences at a place that holds the window's; a new tensor, or the window's own."""
         data = self.difference(window)
         if place is window.place:
-            return data.clone() if window.is_difference and not overwrite else data
+            return data.clone() if window.is_difference and not window.is_own else data
         return put(data.new_zeros(place.width, *data.shape[1:]), data, place.row_of(window.place))
 
-    def absolute_at(
-        self,
-        window: Window,
-        place: Place,
-        reference: Tensor | None = None,
-        overwrite: bool = False,
-    ) -> Tensor:
+    def absolute_at(self, window: Window, place: Place, reference: Tensor | None = None) -> Tensor:
         """Absolute values at a place that holds the window's; a new tensor, or the window's own."""
         if place is window.place and not window.is_difference:
-            return window.data if overwrite else window.data.clone()
+            return window.data if window.is_own else window.data.clone()
         if reference is None:
             reference = self.reference(window.value, place)
         if place is window.place:
-            return window.data.add_(reference) if overwrite else window.data + reference
+            return window.data.add_(reference) if window.is_own else window.data + reference
         wide = reference.repeat(1, 1, window.data.shape[2], 1)
         return put(wide, window.data, place.row_of(window.place), window.is_difference)
 
 
-Action = Callable[[Batch], None]
+def _look_up(table: Tensor, rows: Tensor) -> Tensor:
+    return table.index_select(0, rows.view(-1)).view(*rows.shape, 1, -1)
 
 
-class Network(Protocol):
-    """What layers may know of the network that they are in."""
+# what a step does to windows of its inputs; a tensor is a whole value (S * A, ...)
+Action = Callable[..., Window | Tensor | None]
 
-    values: list[Tensor]  # of the recorded pass
-    shapes: dict[int, tuple[int, int]]  # channels and length of windowed values
-    wants_absolute: set[int]  # values of which absolute windows are read
-    exclusive: set[int]  # values whose windows are read by one step alone, which may overwrite them
-    bfloat16: bool
+
+class Options(NamedTuple):
+    """What engines are told of how to predict."""
+
+    prepared: dict[tuple, Any]  # rearranged weights, shared between networks that share weights
+    bfloat16: bool = False  # round the factors of matrix products; all else keeps its type
+    max_memory: float = np.inf  # bytes that predictions may take
+
+
+class Network:
+    """What layers know of the network that they are in, and what they tell it.
+
+    Parameters
+    ----------
+    recording : Recording
+    options : Options
+    """
+
+    def __init__(self, recording: Recording, options: Options) -> None:
+        self.steps, self.outputs, self.values = recording
+        self.prepared, self.bfloat16, _ = options
+        # channels and length of windowed values, and positions of the input between two of theirs
+        self.shapes: dict[int, tuple[int, int]] = {0: tuple(self.values[0].shape[1:])}
+        self.strides = {0: 1}
+        self.wants_absolute: set[int] = set()  # values of which absolute windows are read
 
     def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
         """Note that the output of a step is windowed; its channels and length."""
+        output, source = step.outputs[0], step.inputs[0]
+        shape = tuple(self.values[output].shape)
+        if len(shape) == 2:
+            self.shapes[output] = self.shapes[source]
+        elif len(shape) == 3 or (len(shape) == 4 and shape[2] == 1):
+            self.shapes[output] = (shape[1], shape[-1])
+        else:
+            raise step.unsupported(f"gives shape {shape}, not (N, C, L) or (N, C, 1, L)")
+        self.strides[output] = stride * max(self.strides[i] for i in step.inputs)
+        return self.shapes[output]
 
     def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
-        """Make a rearranged form of a weight, once."""
+        """Make a rearranged form of a weight, once for all networks that share the weight."""
+        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), weight.dtype, *key)
+        if key not in self.prepared:
+            self.prepared[key] = (weight, make())  # the weight is kept, so its address is its own
+        return self.prepared[key][1]
+
+    def is_flat(self, value: int) -> bool:
+        """Whether a value has lost its axis of positions, channel-major."""
+        return self.values[value].ndim == 2
 
 
 def last(value: list[int] | int) -> int:
     """A hyperparameter along positions, which may be given for (height, width)."""
     return int(value[-1]) if isinstance(value, list | tuple) else int(value)
-
-
-def is_flat(net: Network, value: int) -> bool:
-    """Whether a value has lost its axis of positions, channel-major."""
-    return net.values[value].ndim == 2

@@ -1,18 +1,13 @@
 """Networks: our own definitions, and readers of published weights."""
 
-from .bpnet import BPNet, bpnet_loss, load_bpnet_oskn, multinomial_nll
-from .deepsea import Beluga, DeepSEA, load_beluga, load_deepsea
-from .mtsplice import MTSplice, load_mtsplice
+from .._lazy import attach
 
-__all__ = [
-    "BPNet",
-    "Beluga",
-    "DeepSEA",
-    "MTSplice",
-    "bpnet_loss",
-    "load_beluga",
-    "load_bpnet_oskn",
-    "load_deepsea",
-    "load_mtsplice",
-    "multinomial_nll",
-]
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "bpnet": "BPNet bpnet_loss load_bpnet_oskn",
+        "deepsea": "DeepSEA load_deepsea",
+        "downloads": "fetch",
+        "mtsplice": "MTSplice load_mtsplice",
+    },
+)

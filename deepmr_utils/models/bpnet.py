@@ -1,24 +1,18 @@
 """BPNet (Avsec et al., 2021): read profiles and counts of any number of factors from sequence."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import h5py
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._model_errors import distinct_names
+from .._checks import distinct_names
+from ._published import checked, keras_file, refusal
 
 OSKN = ("Oct4", "Sox2", "Nanog", "Klf4")  # tasks of the published network, in its order
 _FILTERS, _WIDTH, _LAYERS, _STRANDS = 64, 25, 9, 2
-_CONTROL_TRACKS = (
-    4,
-    2,
-)  # of each task: two strands, as they are and smoothed; reads of two strands
+_CONTROL_TRACKS = (4, 2)  # a task: two strands, as they are and smoothed; reads of two strands
 
 
 class Control(NamedTuple):
@@ -34,11 +28,6 @@ class Outputs(NamedTuple):
     profile: Tensor
     counts: Tensor
 
-    @property
-    def reads(self) -> Tensor:
-        """Expected reads (N, T, S, L), as Kipoi gives them: ``exp(counts)`` is 1 + reads."""
-        return self.profile.softmax(-1) * self.counts.exp()[..., None]
-
 
 class BPNet(nn.Module):
     """Residual dilated convolutions, with a profile head and a counts head a task.
@@ -50,8 +39,8 @@ class BPNet(nn.Module):
         Of every convolution.
     layers : int
         Residual convolutions of width 3 and dilations 2, 4, 8, ...
-    width, profile_width : int
-        Odd widths of the first convolution and of the profile head.
+    width : int
+        Of the first convolution and of the profile head; odd.
     strands : int
         Strands of a task (S); 1 for data without strands.
     control_tracks : tuple of int
@@ -71,17 +60,13 @@ class BPNet(nn.Module):
         filters: int = _FILTERS,
         layers: int = _LAYERS,
         width: int = _WIDTH,
-        profile_width: int = _WIDTH,
         strands: int = _STRANDS,
         control_tracks: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         tasks = distinct_names("tasks", tasks)
-        if width % 2 == 0 or profile_width % 2 == 0:
-            raise ValueError(
-                f"widths must be odd, so that outputs lie above their bases; got width {width}, "
-                f"profile_width {profile_width}"
-            )
+        if width % 2 == 0:
+            raise ValueError(f"width must be odd, so that outputs lie above bases; got {width}")
         self.feature_names = tasks
         self.shape = (len(tasks), strands)
         self.first = nn.Sequential(nn.Conv1d(4, filters, width, padding=width // 2), nn.ReLU())
@@ -90,7 +75,7 @@ class BPNet(nn.Module):
             for d in (2**i for i in range(1, layers + 1))
         )
         outputs = len(tasks) * strands
-        self.profile = nn.Conv1d(filters, outputs, profile_width, padding=profile_width // 2)
+        self.profile = nn.Conv1d(filters, outputs, width, padding=width // 2)
         self.counts = nn.Linear(filters, outputs)
         self.control_profile = nn.Parameter(torch.zeros(len(tasks), control_tracks[0]))
         self.control_counts = nn.Parameter(torch.zeros(len(tasks), control_tracks[1]))
@@ -136,26 +121,6 @@ class BPNet(nn.Module):
                 )
 
 
-def multinomial_nll(logits: Tensor, reads: Tensor) -> Tensor:
-    """Negative log-likelihood of where reads lie, given how many there are.
-
-    Parameters
-    ----------
-    logits, reads : Tensor (..., L)
-
-    Returns
-    -------
-    Tensor (...)
-    """
-    if logits.shape != reads.shape:
-        raise ValueError(
-            f"reads must have the shape of the logits {tuple(logits.shape)}; "
-            f"got {tuple(reads.shape)}"
-        )
-    ways = torch.lgamma(reads.sum(-1) + 1) - torch.lgamma(reads + 1).sum(-1)
-    return -ways - (reads * logits.log_softmax(-1)).sum(-1)
-
-
 def bpnet_loss(outputs: Outputs, reads: Tensor, counts_weight: float = 10.0) -> Tensor:
     """Profile loss plus weighted counts loss, summed over tasks, mean over sequences.
 
@@ -169,10 +134,18 @@ def bpnet_loss(outputs: Outputs, reads: Tensor, counts_weight: float = 10.0) -> 
 
     Notes
     -----
-    As the authors train it: the multinomial loss is summed over strands, the squared error of
-    log(1 + reads) averaged over them.
+    As the authors train it: the negative log-likelihood of where reads lie, given how many there
+    are, is summed over strands, the squared error of log(1 + reads) averaged over them.
     """
-    profile = multinomial_nll(outputs.profile, reads).sum((1, 2)).mean()
+    logits = outputs.profile
+    if logits.shape != reads.shape:
+        raise ValueError(
+            f"reads must have the shape of the logits {tuple(logits.shape)}; got "
+            f"{tuple(reads.shape)}"
+        )
+    ways = torch.lgamma(reads.sum(-1) + 1) - torch.lgamma(reads + 1).sum(-1)
+    likelihood = ways + (reads * logits.log_softmax(-1)).sum(-1)
+    profile = -likelihood.sum((1, 2)).mean()
     error = outputs.counts - reads.sum(-1).log1p()
     return profile + counts_weight * error.square().mean((0, 2)).sum()
 
@@ -201,122 +174,79 @@ def load_bpnet_oskn(path: str | Path) -> BPNet:
     -----
     Only arrays and the description of the layers are read; the code inside the file is not.
     """
-    unreadable = (OSError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
-    layers = _layers()
-    try:
-        with h5py.File(path) as file:
-            _check_graph(path, file, layers)
-            values = {
-                (name, kind): _array(path, file, f"model_weights/{name}/{name}/{kind}:0", shape)
-                for name, layer in layers.items()
-                for kind, shape in layer.arrays.items()
-            }
-    except FileNotFoundError:
-        raise
-    except (*unreadable, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a whole Keras model in HDF5, or is cut short: {error}. Get it again"
-        ) from error
-
-    def joined(layer: str, kind: str, numbers: range, dim: int = 0) -> Tensor:
-        """An array of all tasks, side by side."""
-        return torch.cat([values[f"{layer}_{n}", kind] for n in numbers], dim)
-
     network = BPNet(control_tracks=_CONTROL_TRACKS).eval()
-    state = {}
-    body = ["first.0", *(f"blocks.{i}.0" for i in range(_LAYERS))]
-    for i, name in enumerate(body, start=1):  # Keras: (width, in, out)
-        state[f"{name}.weight"] = values[f"conv1d_{i}", "kernel"].permute(2, 1, 0)
-        state[f"{name}.bias"] = values[f"conv1d_{i}", "bias"]
-    # the odd dense layers predict, the even ones take the control
-    tasks, odd, even = range(1, 5), range(1, 9, 2), range(2, 9, 2)
-    # (width, 1, out, in) of a transposed convolution, which is reversed
-    kernel = joined("conv2d_transpose", "kernel", tasks, 2)[:, 0].flip(0)
-    state["profile.weight"] = kernel.permute(1, 2, 0)
-    state["profile.bias"] = joined("conv2d_transpose", "bias", tasks)
-    state["counts.weight"] = joined("dense", "kernel", odd, 1).T
-    state["counts.bias"] = joined("dense", "bias", odd)
-    numbers = range(_LAYERS + 2, _LAYERS + 6)
-    state["control_profile"] = joined("conv1d", "kernel", numbers)[..., 0]
-    state["control_counts"] = joined("dense", "kernel", even, 1).T
+    state = network.state_dict()
+    with keras_file(path) as (file, layers):
+        _check_graph(path, layers)
+
+        def array(layer: str, kind: str, *shape: int) -> Tensor:
+            name = f"model_weights/{layer}/{layer}/{kind}:0"
+            return checked(path, "BPNet-OSKN", name, file[name], shape)
+
+        def joined(layer: str, numbers: range, kind: str, *shape: int, dim: int = 0) -> Tensor:
+            """An array of all tasks, side by side."""
+            return torch.cat([array(f"{layer}_{n}", kind, *shape) for n in numbers], dim)
+
+        body = ["first.0", *(f"blocks.{i}.0" for i in range(_LAYERS))]
+        for i, name in enumerate(body, start=1):
+            shape = reversed(state[f"{name}.weight"].shape)  # Keras: (width, in, out)
+            state[f"{name}.weight"] = array(f"conv1d_{i}", "kernel", *shape).permute(2, 1, 0)
+            state[f"{name}.bias"] = array(f"conv1d_{i}", "bias", _FILTERS)
+        tasks, strands, (tracks, numbers) = range(1, len(OSKN) + 1), _STRANDS, _CONTROL_TRACKS
+        # (width, 1, out, in) of a transposed convolution, which is reversed
+        shape = (_WIDTH, 1, strands, _FILTERS)
+        kernel = joined("conv2d_transpose", tasks, "kernel", *shape, dim=2)[:, 0].flip(0)
+        state["profile.weight"] = kernel.permute(1, 2, 0)
+        state["profile.bias"] = joined("conv2d_transpose", tasks, "bias", strands)
+        # the odd dense layers predict, the even ones take the control
+        odd, even, last = range(1, 9, 2), range(2, 9, 2), range(_LAYERS + 2, _LAYERS + 6)
+        state["counts.weight"] = joined("dense", odd, "kernel", _FILTERS, strands, dim=1).T
+        state["counts.bias"] = joined("dense", odd, "bias", strands)
+        state["control_profile"] = joined("conv1d", last, "kernel", 1, tracks, 1)[..., 0]
+        state["control_counts"] = joined("dense", even, "kernel", numbers, 1, dim=1).T
     network.load_state_dict(state)
     return network
 
 
-class _Layer(NamedTuple):
-    """A layer of the file: what it takes, shapes of its arrays, settings that matter."""
-
-    inputs: list[str]
-    arrays: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    settings: Mapping[str, Any] = MappingProxyType({})
-
-
-def _layers() -> dict[str, _Layer]:
-    """Every layer between sequence and outputs, by name, in the layout of Keras."""
-
-    def convolution(source: str, kernel: tuple[int, ...], dilation: int) -> _Layer:
-        settings = {"padding": "same", "dilation_rate": [dilation], "activation": "relu"}
-        return _Layer([source], {"kernel": kernel, "bias": kernel[2:]}, settings)
-
+def _layers() -> dict[str, tuple[list[str], dict[str, Any]]]:
+    """Inputs, and settings that matter, of every layer between sequence and outputs."""
+    same, linear = {"padding": "same"}, {"activation": "linear"}
+    relu = same | {"activation": "relu"}
     before = "conv1d_1"
-    layers = {before: convolution("seq", (_WIDTH, 4, _FILTERS), 1)}
+    layers = {before: (["seq"], relu | {"dilation_rate": [1]})}
     for i in range(1, _LAYERS + 1):
-        layers[f"conv1d_{i + 1}"] = convolution(before, (3, _FILTERS, _FILTERS), 2**i)
-        layers[f"add_{i}"] = _Layer([before, f"conv1d_{i + 1}"])
+        layers[f"conv1d_{i + 1}"] = ([before], relu | {"dilation_rate": [2**i]})
+        layers[f"add_{i}"] = ([before, f"conv1d_{i + 1}"], {})
         before = f"add_{i}"
-    linear = {"activation": "linear"}
-    profile = {"kernel": (_WIDTH, 1, _STRANDS, _FILTERS), "bias": (_STRANDS,)}
-    counts = {"kernel": (_FILTERS, _STRANDS), "bias": (_STRANDS,)}
-    tracks, numbers = ({"kernel": shape} for shape in ((1, _CONTROL_TRACKS[0], 1), (2, 1)))
     for t, task in enumerate(OSKN, start=1):
         even, odd, control = 2 * t, 2 * t - 1, f"conv1d_{_LAYERS + 1 + t}"
         sums = [f"add_{_LAYERS + odd}", f"add_{_LAYERS + even}"]
         layers |= {
-            f"reshape_{odd}": _Layer([before]),
-            f"conv2d_transpose_{t}": _Layer(
-                [f"reshape_{odd}"], profile, {"padding": "same"} | linear
-            ),
-            f"reshape_{even}": _Layer([f"conv2d_transpose_{t}"]),
-            control: _Layer([f"bias/{task}/profile"], tracks, linear),
-            sums[0]: _Layer([f"reshape_{even}", control]),
-            f"{task}/profile": _Layer([sums[0]]),
-            f"global_average_pooling1d_{t}": _Layer([before]),
-            f"dense_{odd}": _Layer([f"global_average_pooling1d_{t}"], counts, linear),
-            f"dense_{even}": _Layer([f"bias/{task}/counts"], numbers, linear),
-            sums[1]: _Layer([f"dense_{odd}", f"dense_{even}"]),
-            f"{task}/counts": _Layer([sums[1]]),
+            f"reshape_{odd}": ([before], {}),
+            f"conv2d_transpose_{t}": ([f"reshape_{odd}"], same | linear),
+            f"reshape_{even}": ([f"conv2d_transpose_{t}"], {}),
+            control: ([f"bias/{task}/profile"], linear),
+            sums[0]: ([f"reshape_{even}", control], {}),
+            f"{task}/profile": ([sums[0]], {}),
+            f"global_average_pooling1d_{t}": ([before], {}),
+            f"dense_{odd}": ([f"global_average_pooling1d_{t}"], linear),
+            f"dense_{even}": ([f"bias/{task}/counts"], linear),
+            sums[1]: ([f"dense_{odd}", f"dense_{even}"], {}),
+            f"{task}/counts": ([sums[1]], {}),
         }
     return layers
 
 
-def _check_graph(path: str | Path, file: h5py.File, layers: dict[str, _Layer]) -> None:
+def _check_graph(path: str | Path, layers: list[dict[str, Any]]) -> None:
     """Refuse another architecture, by the first layer that differs."""
-    found = {n["name"]: n for n in json.loads(file.attrs["model_config"])["config"]["layers"]}
-    for name, layer in layers.items():
+    found = {layer["name"]: layer for layer in layers}
+    for name, (inputs, settings) in _layers().items():
         kind = name.rpartition("_")[0].replace("_", "") or "lambda"  # the class, in lower case
-        expected, got = [kind, sorted(layer.inputs), dict(layer.settings)], None
+        expected, got = [kind, sorted(inputs), settings], None
         if held := found.get(name):
             sources = sorted(source[0] for node in held["inbound_nodes"] for source in node)
-            settings = {key: held["config"].get(key) for key in layer.settings}
-            got = [held["class_name"].lower(), sources, settings]
+            its = {key: held["config"].get(key) for key in settings}
+            got = [held["class_name"].lower(), sources, its]
         if got != expected:
-            raise ValueError(
-                f"{path} holds another architecture than BPNet-OSKN: layer {name} is "
-                f"{got or 'missing'}; expected {expected} (class, inputs, settings)"
-            )
-
-
-def _array(path: str | Path, file: h5py.File, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One array of numbers, after checking that it is what it should be."""
-    data = file[name]
-    if data.shape != shape or data.dtype.newbyteorder("=") != np.float32:
-        raise ValueError(
-            f"{path} holds another architecture than BPNet-OSKN: {name} is {data.dtype} "
-            f"{data.shape}; expected float32 {shape}"
-        )
-    if data.is_virtual or data.external or data.file.filename != file.filename:
-        raise ValueError(f"{path} keeps {name} in another file, which is not read: get it again")
-    values = torch.from_numpy(data[()].astype(np.float32))
-    if not values.isfinite().all():
-        raise ValueError(f"{path}: {name} holds numbers that are not finite: get the file again")
-    return values
+            what = f"layer {name} is {got or 'missing'}; expected {expected}"
+            raise refusal(path, "BPNet-OSKN", f"{what} (class, inputs, settings)")

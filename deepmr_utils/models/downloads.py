@@ -5,10 +5,11 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from .._checks import check_choice
+
 log = logging.getLogger(__name__)
-_ZENODO = "https://zenodo.org/record/{}/files/{}?download=1"
+_DEEPSEA = "https://zenodo.org/record/1466993/files/{}?download=1"
 _CC_BY = "CC-BY 3.0: give credit to Zhou and Troyanskaya (2015), doi:10.1038/nmeth.3547"
-_MIT = "MIT, the Kipoi model zoo"
 
 
 class Download(NamedTuple):
@@ -17,46 +18,31 @@ class Download(NamedTuple):
     url: str
     checksum: str | None
     licence: str
-    must_accept: bool = False
 
 
 FILES = {
     "deepsea_predict.pth": Download(
-        _ZENODO.format(1466993, "deepsea_predict.pth"),
-        "md5:89e640bf6bdbe1ff165f484d9796efc7",
-        _CC_BY,
+        _DEEPSEA.format("deepsea_predict.pth"), "md5:89e640bf6bdbe1ff165f484d9796efc7", _CC_BY
     ),
     "deepsea_variant_effects.pth": Download(
-        _ZENODO.format(1466993, "deepsea_variant_effects.pth"),
+        _DEEPSEA.format("deepsea_variant_effects.pth"),
         "md5:35956ab9c28960b5a3693f470fe980c1",
         _CC_BY,
     ),
     "predictor.names": Download(  # of the 919 features of DeepSEA, in order
         "https://raw.githubusercontent.com/kipoi/models/master/DeepSEA/predictor.names",
         "sha256:b9e2a42dca123561dfbddce605a2521ff957ad1bd01c450307a3f512bec6b1f4",
-        _MIT,
-    ),
-    "deepsea.beluga.pth": Download(
-        _ZENODO.format(3402406, "deepsea.beluga.pth"),
-        "md5:62360f2db4ac96554d28d058b50ab654",
-        "Princeton University, academic: non-commercial use only, no redistribution",
-        must_accept=True,
+        "MIT, the Kipoi model zoo",
     ),
     "bpnet.model.h5": Download(
-        _ZENODO.format(4294904, "bpnet.model.h5"),
+        "https://zenodo.org/record/4294904/files/bpnet.model.h5?download=1",
         "md5:bbe883baef261877bfad07d05feb627d",
         "MIT, Avsec et al. (2021), doi:10.1038/s41588-021-00782-6",
     ),
 }
 
 
-def fetch(
-    name: str,
-    folder: str | Path | None = None,
-    *,
-    accept_licence: bool = False,
-    progress: bool = False,
-) -> Path:
+def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False) -> Path:
     """Get a published file, from the folder where it is there already, else from the network.
 
     Parameters
@@ -65,8 +51,6 @@ def fetch(
         A key of `FILES`.
     folder : path, optional
         Where files are kept; the user's cache by default.
-    accept_licence : bool
-        Accept the licence; needed for ``deepsea.beluga.pth``, whose use it restricts.
     progress : bool
         Show a progress bar.
 
@@ -77,25 +61,16 @@ def fetch(
 
     Raises
     ------
-    PermissionError
-        If the licence must be accepted and was not.
     ValueError
         If the name is unknown or the checksum differs; nothing that is there is overwritten.
     ConnectionError
         If the file cannot be downloaded; says from where, and where to put it by hand.
     """
-    if name not in FILES:
-        raise ValueError(f"unknown file {name!r}: choose from {', '.join(FILES)}")
+    check_choice("file", name, list(FILES))
     import pooch  # not above: in a notebook without widgets it warns of tqdm
 
-    file = FILES[name]
     path = Path(folder or pooch.os_cache("deepmr_utils")) / name
-    if file.must_accept and not accept_licence:
-        raise PermissionError(
-            f"the licence of {name} must be accepted ({file.licence}): read it at "
-            f"{file.url.partition('/files/')[0]}, and give accept_licence=True"
-        )
-    return retrieve(file, path, progress=progress)
+    return retrieve(FILES[name], path, progress=progress)
 
 
 def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Path:
@@ -110,9 +85,8 @@ def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Pat
 
     path = Path(path)
     algorithm, _, expected = (file.checksum or "").partition(":")
-    if file.checksum is not None and (
-        algorithm not in hashlib.algorithms_available or not expected
-    ):
+    known = file.checksum is not None
+    if known and (algorithm not in hashlib.algorithms_available or not expected):
         raise ValueError(
             f"a checksum is 'algorithm:digest', such as 'md5:{'0' * 32}'; got {file.checksum!r}"
         )
@@ -125,10 +99,7 @@ def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Pat
                 f"{path.name} cannot be downloaded ({error}). Get it from {file.url} and put it at "
                 f"{path}"
             ) from error
-    if file.checksum is None:
-        return path
-    found = pooch.file_hash(path, algorithm)
-    if found != expected.lower():
+    if known and (found := pooch.file_hash(path, algorithm)) != expected.lower():
         raise ValueError(
             f"{path} has the {algorithm} {found}; {expected} is published: remove it, and get it "
             f"again from {file.url}"

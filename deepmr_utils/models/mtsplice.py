@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +21,6 @@ SHA256 = {
     "mtsplice_deep2.h5": "24795e68a4fe8ab22afc04e9bcfc81cbb2d6d3d6da956b1a40abae7fe1ed523a",
     "mtsplice_deep3.h5": "61ca46545f4e25fe2154a880240b0c8017896a5765cdc80919a27360f8623f21",
 }
-# of the graph of their layers, see _fingerprint
-GRAPH = "3106393e5468c9eca01934eef8ad7aeff69ba3949554afecdbcc3245f0511029"
-_SETTINGS = (
-    *("batch_input_shape", "filters", "kernel_size", "dilation_rate", "padding"),
-    *("activation", "axis", "units", "n_bases"),
-)
 
 
 class SplineWeight(nn.Module):
@@ -41,6 +34,10 @@ class SplineWeight(nn.Module):
         basis = BSpline(knots.astype(np.float64), np.eye(n_bases), 3)(np.arange(WINDOW))
         self.register_buffer("basis", torch.tensor(basis.T, dtype=torch.float32), persistent=False)
         self.weight = nn.Parameter(torch.zeros(64, n_bases))
+
+    def reset_parameters(self) -> None:
+        """Begin without a preference for any position, as before training."""
+        nn.init.zeros_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Weighted x (N, 64, 400)."""
@@ -115,12 +112,12 @@ class WholeExon(nn.Module):
 
 
 def load_mtsplice(path: str | Path) -> MTSplice:
-    """Read a network from the Keras 2 file of the package mmsplice, without Keras.
+    """Read a network from a file of the package mmsplice, of Keras 2, without Keras.
 
     Parameters
     ----------
     path : str or Path
-        One of the "deep" files, such as ``mtsplice_deep0.h5``.
+        One of the four "deep" files, such as ``mtsplice_deep0.h5``.
 
     Returns
     -------
@@ -130,54 +127,29 @@ def load_mtsplice(path: str | Path) -> MTSplice:
     Raises
     ------
     ValueError
-        If the file is not HDF5, is cut short, or holds another architecture.
+        If it is none of them, whole and unaltered, by its SHA-256.
     """
-    try:
-        with h5py.File(path) as file:
-            layers = json.loads(file.attrs["model_config"])["config"]["layers"]
-            arrays = [_weights(file["model_weights"][layer["name"]]) for layer in layers]
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError) as error:
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if found not in SHA256.values():
         raise ValueError(
-            f"{path} is not a whole Keras model in HDF5, or is cut short: {error}. Get it again"
-        ) from error
-    if _fingerprint(layers) != GRAPH:
-        counts = Counter(layer["class_name"] for layer in layers)
-        raise ValueError(
-            f"{path} holds another architecture than the deep networks of MTSplice: its layers are "
-            + ", ".join(f"{n} {name}" for name, n in counts.items())
+            f"{path} must be one of {', '.join(SHA256)}, whole and unaltered; it has SHA-256 "
+            f"{found}: get it, or install this package, again"
         )
     network = MTSplice().eval()
     pairs = zip(_leaves(network.acceptor), _leaves(network.donor), strict=True)
     modules = [*(module for pair in pairs for module in pair), *_leaves(network.head)]
-    held = [(layer, a) for layer, a in zip(layers, arrays, strict=True) if a]
-    for module, (layer, values) in zip(modules, held, strict=True):
-        if isinstance(module, nn.BatchNorm1d):
-            module.eps = layer["config"]["epsilon"]
-        # Keras: kernel and bias, or gamma, beta, mean and variance; kernels with axes reversed
-        for target, value in zip(module.state_dict().values(), values, strict=False):
-            target.copy_(torch.from_numpy(value.T.copy()))
+    with h5py.File(path) as file:
+        layers = json.loads(file.attrs["model_config"])["config"]["layers"]
+        groups = [(layer, file["model_weights"][layer["name"]]) for layer in layers]
+        held = [(layer, group) for layer, group in groups if len(group.attrs["weight_names"])]
+        for module, (layer, group) in zip(modules, held, strict=True):
+            if isinstance(module, nn.BatchNorm1d):
+                module.eps = layer["config"]["epsilon"]
+            # Keras: kernel and bias, or gamma, beta, mean and variance; kernels with axes reversed
+            names = group.attrs["weight_names"].astype(str)
+            for target, name in zip(module.state_dict().values(), names, strict=False):
+                target.copy_(torch.from_numpy(group[name][()].T.copy()))
     return network
-
-
-def _weights(group: h5py.Group) -> list[np.ndarray]:
-    names = group.attrs["weight_names"]
-    return [group[n.decode() if isinstance(n, bytes) else n][()] for n in names]
-
-
-def _fingerprint(layers: list[dict]) -> str:
-    """SHA-256 of the graph: classes, settings and inputs of all layers, names left out."""
-    number = {layer["name"]: i for i, layer in enumerate(layers)}
-    graph = [
-        [
-            layer["class_name"],
-            {s: layer["config"].get(s) for s in _SETTINGS},
-            [[number[source[0]] for source in node] for node in layer["inbound_nodes"]],
-        ]
-        for layer in layers
-    ]
-    return hashlib.sha256(json.dumps(graph).encode()).hexdigest()
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
@@ -187,12 +159,6 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 def load_ensemble() -> list[WholeExon]:
     """Load the four networks shipped with the package, after comparing their checksums."""
-    for name, expected in SHA256.items():
-        found = hashlib.sha256((DATA / name).read_bytes()).hexdigest()
-        if found != expected:
-            raise ValueError(
-                f"{DATA / name} has SHA-256 {found}; {expected} was shipped: install it again"
-            )
     return [WholeExon(load_mtsplice(DATA / name)) for name in SHA256]
 
 

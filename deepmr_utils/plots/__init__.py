@@ -1,81 +1,16 @@
 """Figures: a table in, matplotlib Axes out."""
 
-from .atlas import cluster, effect_clustermap, effect_graph, effect_matrix
-from .effects import (
-    effect_heatmap,
-    effect_scatter,
-    forest,
-    global_against_truth,
-    model_quality,
-    reliability,
-    sequence_logo,
-    setting_scores,
-)
-from .mr import funnel, leave_one_out, method_scores, radial
-from .pairs import (
-    arrow_name,
-    both_ways,
-    causal_graph,
-    distance_heatmap,
-    learned_against_true,
-    local_densities,
-    pair_forest,
-)
-from .style import (
-    BLUE,
-    BROWN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    PURPLE,
-    RED,
-    SKY,
-    YELLOW,
-    label_points,
-    line_styles,
-    marker_size,
-    readable_legend,
-    use_style,
-)
+from .._lazy import attach
 
-__all__ = [
-    "BLUE",
-    "BROWN",
-    "GREEN",
-    "GREY",
-    "ORANGE",
-    "PINK",
-    "PURPLE",
-    "RED",
-    "SKY",
-    "YELLOW",
-    "arrow_name",
-    "both_ways",
-    "causal_graph",
-    "cluster",
-    "distance_heatmap",
-    "effect_clustermap",
-    "effect_graph",
-    "effect_heatmap",
-    "effect_matrix",
-    "effect_scatter",
-    "forest",
-    "funnel",
-    "global_against_truth",
-    "label_points",
-    "learned_against_true",
-    "leave_one_out",
-    "line_styles",
-    "local_densities",
-    "marker_size",
-    "method_scores",
-    "model_quality",
-    "pair_forest",
-    "radial",
-    "readable_legend",
-    "reliability",
-    "sequence_logo",
-    "setting_scores",
-    "use_style",
-]
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "effects": "effect_heatmap effect_scatter forest global_against_truth model_quality "
+        "reliability sequence_logo setting_scores",
+        "mr": "funnel leave_one_out method_scores radial",
+        "pairs": "causal_graph distance_heatmap effect_clustermap effect_graph "
+        "effects_against_reverse local_densities pair_forest",
+        "style": "BLUE BROWN GREEN GREY NEGATIVE ORANGE PINK POSITIVE PURPLE RED SIGNS SKY "
+        "label_points use_style",
+    },
+)

@@ -1,12 +1,12 @@
-"""Figures: tables in, matplotlib Axes out. Colour-blind safe, on white."""
+"""Figures of the effects of substitutions, and of local and global causal effects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -15,46 +15,21 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Affine2D
 
-from .._checks import as_list, check_choice
-from ..sequences import ALPHABET
-from .style import (
-    BLUE,
-    BROWN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PINK,
-    PURPLE,
-    RED,
-    SKY,
-    drawable,
-    label_points,
-    line_styles,
-    marker_size,
-    nothing_to_draw,
-    readable_legend,
-    use_style,
-)
+from .._checks import as_list, check_choice, check_columns
+from . import style
 
-__all__ = [
-    "effect_heatmap", "effect_scatter", "forest", "global_against_truth", "label_points",
-    "line_styles", "marker_size", "model_quality", "readable_legend", "reliability",
-    "sequence_logo", "setting_scores", "use_style",
-]  # fmt: skip
-BASE_COLOURS = dict(zip(ALPHABET, (GREEN, BLUE, ORANGE, RED), strict=True))
-SPAN_COLOURS = {"exposure": BLUE, "outcome": ORANGE, "confounder": PINK}
-_LETTERS = {
-    base: TextPath((0, 0), base, size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
-    for base in ALPHABET
-}
+if TYPE_CHECKING:  # a figure of tables needs no xarray
+    import xarray as xr
+
+Spans = Sequence[tuple[str, int, int]]
+BASE_COLOURS = {"A": style.GREEN, "C": style.BLUE, "G": style.ORANGE, "T": style.RED}
+SPAN_COLOURS = {"exposure": style.BLUE, "outcome": style.ORANGE, "confounder": style.PINK}
+_FONT = FontProperties(family="DejaVu Sans", weight="bold")
+_LETTERS = {base: TextPath((0, 0), base, size=1, prop=_FONT) for base in BASE_COLOURS}
 
 
 def sequence_logo(
-    effects: xr.Dataset,
-    sequence_id: str,
-    feature: str,
-    spans: Sequence[tuple[str, int, int]] = (),
-    ax: Axes | None = None,
+    effects: "xr.Dataset", sequence_id: str, feature: str, spans: Spans = (), ax: Axes | None = None
 ) -> Axes:
     """Draw a sequence with letters as tall as what the model loses when they are mutated.
 
@@ -74,10 +49,10 @@ def sequence_logo(
     one = _one(effects, sequence_id, feature)
     heights = -one["effect"].mean("allele").to_numpy()
     if np.isnan(heights).all():
-        return nothing_to_draw(ax)
+        return style.nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(8, 1.9))[1]
     for name, start, end in spans:
-        colour = SPAN_COLOURS.get(name, GREY)
+        colour = SPAN_COLOURS.get(name, style.GREY)
         ax.axvspan(start - 0.5, end - 0.5, color=colour, alpha=0.15, lw=0)
         ax.annotate(f"{name} motif", ((start + end - 1) / 2, 1.02), ha="center", va="bottom",
                     xycoords=("data", "axes fraction"), color=colour, fontsize=10)  # fmt: skip
@@ -92,7 +67,7 @@ def sequence_logo(
     return ax
 
 
-def _one(effects: xr.Dataset, sequence_id: str, feature: str) -> xr.Dataset:
+def _one(effects: "xr.Dataset", sequence_id: str, feature: str) -> "xr.Dataset":
     for dimension, name in (("sequence", sequence_id), ("feature", feature)):
         check_choice(dimension, name, effects[dimension].to_numpy().tolist())
     return effects.sel(sequence=sequence_id, feature=feature)
@@ -107,31 +82,26 @@ def _draw_letter(ax: Axes, base: str, position: int, height: float) -> None:
 
 
 def effect_heatmap(
-    effects: xr.Dataset, sequence_id: str, feature: str, ax: Axes | None = None
+    effects: "xr.Dataset", sequence_id: str, feature: str, ax: Axes | None = None
 ) -> Axes:
     """Draw the effect of every substitution of one sequence; reference bases are grey."""
     values = _one(effects, sequence_id, feature)["effect"].transpose("allele", "position")
-    values = values.to_numpy()
-    if np.isnan(values).all():
-        return nothing_to_draw(ax)
+    if values.isnull().all():
+        return style.nothing_to_draw(ax)
     ax = ax or plt.subplots(figsize=(8, 1.6))[1]
-    limit = np.nanmax(np.abs(values)) or 1.0
-    ax.set_facecolor("0.8")
-    mesh = ax.pcolormesh(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    mesh.set_edgecolor("face")
-    ax.set(yticks=np.arange(4) + 0.5, xlabel="position (bp)")
-    ax.set_yticklabels(list(ALPHABET))
-    ax.invert_yaxis()
-    ax.figure.colorbar(mesh, ax=ax, label=f"effect on\n{feature}", pad=0.01)
+    table = pd.DataFrame(values.to_numpy(), values["allele"].to_numpy())
+    style.signed_map(ax, table, f"effect on\n{feature}", xticklabels=10)
+    ax.set(xlabel="position (bp)")
     return ax
 
 
+@style.figure_of("beta_exposure se_exposure beta_outcome se_outcome", size=(7.6, 4.2))
 def effect_scatter(
     instruments: pd.DataFrame,
     local: pd.DataFrame,
     *,
     truth: float | None = None,
-    spans: Sequence[tuple[str, int, int]] = (),
+    spans: Spans = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Draw one sequence's instruments with the line of each method.
@@ -149,122 +119,92 @@ def effect_scatter(
         Embedded motifs, by which points are coloured.
     ax : Axes, optional
     """
-    columns = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
-    instruments = drawable(instruments, [*columns, *(["position"] if len(spans) else [])], columns)
-    if instruments.empty:
-        return nothing_to_draw(ax)
-    fitted = ["method", "causal_effect", "se", "intercept"]
-    local = drawable(local, fitted, ["causal_effect"])
-    ax = ax or plt.subplots(figsize=(7.6, 4.2))[1]
+    local = style.drawable(local, ["causal_effect"], ["method", "se", "intercept"])
     sign = np.sign(instruments["beta_exposure"])
     x, y = sign * instruments["beta_exposure"], sign * instruments["beta_outcome"]
-    where = pd.Series("elsewhere", index=instruments.index)
+    x_error, y_error = 1.96 * instruments["se_exposure"], 1.96 * instruments["se_outcome"]
+    names = pd.Series("substitution elsewhere" if len(spans) else "substitution", x.index)
+    colours = dict.fromkeys(names, style.GREY)
+    check_columns(instruments, ["position"] if len(spans) else [], "the table of this figure")
     for name, start, end in spans:
-        where[instruments["position"].between(start, end - 1)] = f"{name} motif"
-    size = marker_size(len(instruments))
-    labels = {"elsewhere": "substitution elsewhere" if len(spans) else "substitution"}
-    for name, rows in where.groupby(where).groups.items():
-        colour = SPAN_COLOURS.get(name.removesuffix(" motif"), GREY)
-        ax.errorbar(x[rows], y[rows], xerr=1.96 * instruments["se_exposure"][rows],
-                    yerr=1.96 * instruments["se_outcome"][rows], fmt="o", ms=size,
-                    lw=min(0.8, 0.2 * size), color=colour, alpha=0.8,
-                    label=labels.get(name, f"substitution in {name}"))  # fmt: skip
-    grid = np.array([0, 1.02 * (x + 1.96 * instruments["se_exposure"]).max()])
-    for (_, row), style in zip(local.iterrows(), line_styles(), strict=False):
+        label = f"substitution in {name} motif"
+        names[instruments["position"].between(start, end - 1)] = label
+        colours[label] = SPAN_COLOURS.get(name, style.GREY)
+    size = style.marker_size(len(instruments))
+    look = {"fmt": "o", "ms": size, "lw": min(0.8, 0.2 * size), "alpha": 0.8}
+    for name, i in names.groupby(names).groups.items():
+        ax.errorbar(x[i], y[i], y_error[i], x_error[i], **look, color=colours[name], label=name)
+    grid = np.array([0, 1.02 * (x + x_error).max()])
+    for (_, row), look in zip(local.iterrows(), style.line_styles(), strict=False):
         intercept = 0 if np.isnan(row["intercept"]) else row["intercept"]
         error = "" if np.isnan(row["se"]) else f" ± {row['se']:.2f}"
-        ax.plot(grid, intercept + row["causal_effect"] * grid, **style, lw=2,
+        ax.plot(grid, intercept + row["causal_effect"] * grid, **look,
                 label=f"{row['method']}: {row['causal_effect']:.2f}{error}")  # fmt: skip
     if truth is not None:
         ax.plot(grid, truth * grid, ls="--", color="black", lw=1.5, label=f"truth: {truth:.2f}")
     ax.axhline(0, color="0.7", lw=0.8, zorder=0)
-    names = {role: instruments.attrs.get(role, role) for role in ("exposure", "outcome")}
-    ax.set(
-        xlim=(0, grid[1]),
-        xlabel=f"effect on {names['exposure']} (oriented)",
-        ylabel=f"effect on {names['outcome']} (oriented)",
-    )
-    readable_legend(ax, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    exposure, outcome = (instruments.attrs.get(role, role) for role in ("exposure", "outcome"))
+    ax.set(xlim=(0, grid[1]), xlabel=f"effect on {exposure} (oriented)",
+           ylabel=f"effect on {outcome} (oriented)")  # fmt: skip
+    style.readable_legend(ax, "beside")
     return ax
 
 
-def forest(
-    local: pd.DataFrame,
-    pooled: pd.Series | None = None,
-    *,
-    truth: str | None = "truth",
-    limits: tuple[float, float] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
+@style.figure_of("causal_effect", "ci_low ci_high", size=(6.4, 5))
+def forest(local: pd.DataFrame, pooled: pd.Series | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw local effects with their 95 % intervals, sorted, over the global effect.
 
     Parameters
     ----------
     local : pd.DataFrame
-        ``causal_effect, ci_low, ci_high`` and, if there, the column named by ``truth``. Rows
-        without an estimate are not drawn; their number stands in the axis label.
+        ``causal_effect, ci_low, ci_high`` and, if there, ``truth``, each sequence's true effect.
+        Rows without an estimate are not drawn; their number stands in the axis label.
     pooled : pd.Series, optional
         A row of `deepmr_utils.meta.global_effects`: a diamond for the mean with its 95 % interval
         and a bar from effect - 2 tau to effect + 2 tau; tau and I² stand in the legend.
-    truth : str, optional
-        Column with each sequence's true effect.
-    limits : (float, float), optional
-        Range of the effect axis; by default that of the central 95 % of the interval ends.
     ax : Axes, optional
+        The effect axis spans the central 95 % of the ends of intervals.
     """
-    shown = drawable(local, ["causal_effect", "ci_low", "ci_high"], ["causal_effect"])
-    if shown.empty:
-        return nothing_to_draw(ax)
-    shown = shown.sort_values("causal_effect")
-    ax = ax or plt.subplots(figsize=(6.4, 5))[1]
-    rank = np.arange(1, len(shown) + 1)
-    size = marker_size(len(shown))
-    ax.hlines(rank, shown["ci_low"], shown["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
-    ax.plot(shown["causal_effect"], rank, "o", ms=size, color=BLUE, label="local effect, 95 % CI")
-    if truth in shown:
-        ax.plot(shown[truth], rank, "|", ms=size + 3, color="black", label="true local effect")
+    local = local.sort_values("causal_effect")
+    rank = style.ranked_intervals(ax, local, "local effect, 95 % CI")
+    if "truth" in local:
+        size = style.marker_size(len(local)) + 3
+        ax.plot(local["truth"], rank, "|", ms=size, color="black", label="true local effect")
     if pooled is not None:
-        y = -0.06 * len(shown) - 1
-        ax.hlines(y, pooled["heterogeneity_low"], pooled["heterogeneity_high"], color=ORANGE, lw=2,
-                  label=f"± 2 tau ({pooled['tau']:.2g}); I² {pooled['i2']:.0%}")  # fmt: skip
-        ax.errorbar(pooled["effect"], y, fmt="D", ms=8, color=RED, capsize=4,
-                    xerr=[[pooled["effect"] - pooled["ci_low"]],
-                          [pooled["ci_high"] - pooled["effect"]]],
+        y = -0.06 * len(local) - 1
+        spread = f"± 2 tau ({pooled['tau']:.2g}); I² {pooled['i2']:.0%}"
+        ax.hlines(y, pooled["heterogeneity_low"], pooled["heterogeneity_high"], lw=2,
+                  color=style.ORANGE, label=spread)  # fmt: skip
+        error = style.bars(pooled.to_frame().T, "effect", "ci_low", "ci_high")
+        ax.errorbar(pooled["effect"], y, xerr=error, fmt="D", ms=8, color=style.RED, capsize=4,
                     label=f"global effect {pooled['effect']:.2f}, 95 % CI")  # fmt: skip
-    if limits is None:  # ends that are infinite (conmix) leave the figure
-        ends = shown[["ci_low", "ci_high"]].to_numpy(float)
-        ends = np.where(np.isfinite(ends), ends, shown[["causal_effect"]])
-        low, high = np.quantile(ends[:, 0], 0.025), np.quantile(ends[:, 1], 0.975)
-        margin = 0.1 * (high - low) or 1.0
-        limits = (low - margin, high + margin)
-    ax.axvline(0, color="0.7", lw=0.8, zorder=0)
-    missing = len(local) - len(shown)
+    ends = local[["ci_low", "ci_high"]].to_numpy(float)
+    ends = np.where(np.isfinite(ends), ends, local[["causal_effect"]])  # of conmix some are not
+    low, high = np.quantile(ends[:, 0], 0.025), np.quantile(ends[:, 1], 0.975)
+    margin = 0.1 * (high - low) or 1.0
+    missing = local.attrs["given"] - len(local)
     without = f" ({missing} without estimate)" if missing else ""
-    ax.set(
-        xlim=limits,
-        yticks=[],
-        xlabel="causal effect of exposure on outcome",
-        ylabel=f"{len(shown)} sequences{without}",
-    )
-    readable_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    ax.set(xlim=(low - margin, high + margin), xlabel="causal effect of exposure on outcome",
+           yticks=[], ylabel=f"{len(local)} sequences{without}")  # fmt: skip
+    style.readable_legend(ax, "below")
     return ax
 
 
+@style.figure_of("expected observed", "feature", size=(4.6, 4.4))
 def reliability(curves: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw reliability curves: ``feature, expected, observed`` and, if there, ``calibration``."""
-    curves = drawable(curves, ["feature", "expected", "observed"], ["expected", "observed"])
-    if curves.empty:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
+    import seaborn as sns  # slow to import
+
     ax.plot([0, 1], [0, 1], ls="--", color="black", lw=1, label="calibrated")
-    style = "calibration" if "calibration" in curves else None
-    sns.lineplot(curves, x="expected", y="observed", hue="feature", style=style, ax=ax,
+    dashes = "calibration" if "calibration" in curves else None
+    sns.lineplot(curves, x="expected", y="observed", hue="feature", style=dashes, ax=ax,
                  errorbar=None, estimator=None)  # fmt: skip
     ax.set(xlabel="predicted quantile", ylabel="share of labels below it", aspect="equal")
     ax.legend(fontsize=9)
     return ax
 
 
+@style.figure_of("mse", "scenario feature mse_member noise_floor", size=(7.5, 4.6))
 def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw mean squared errors beside the noise floor, by scenario and feature.
 
@@ -275,61 +215,64 @@ def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
         bars are means over rows.
     ax : Axes, optional
     """
-    quality = drawable(
-        quality, ["scenario", "feature", "mse", "mse_member", "noise_floor"], ["mse"]
-    )
-    if quality.empty:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(7.5, 4.6))[1]
     names = {"noise_floor": "noise floor", "mse": "ensemble", "mse_member": "single member"}
     mean = quality.groupby(["scenario", "feature"], sort=False)[list(names)].mean()
-    rows = np.arange(len(mean))
-    for i, (column, colour) in enumerate(zip(names, (GREY, BLUE, SKY), strict=True)):
-        ax.barh(rows + 0.27 * (i - 1), mean[column], height=0.25, color=colour, label=names[column])
-    ax.set_yticks(rows, [f"{s.replace('_', '-')}: {feature}" for s, feature in mean.index])
+    mean.index = [f"{s.replace('_', '-')}: {feature}" for s, feature in mean.index]
+    colours = [style.GREY, style.BLUE, style.SKY]
+    mean.rename(columns=names).plot.barh(ax=ax, width=0.8, color=colours)
     ax.invert_yaxis()
-    ax.set(xlabel="mean squared error on held-out sequences")
+    ax.set(xlabel="mean squared error on held-out sequences", ylabel="")
     ax.legend(fontsize=9)
     return ax
 
 
 def global_against_truth(
-    globals_: pd.DataFrame,
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
     published: pd.DataFrame | None = None,
     *,
     truth: str = "truth",
+    interval: tuple[str, str] = ("ci_low", "ci_high"),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw global effects of rounds, with 95 % intervals, against the true ones.
+    """Draw global effects with their 95 % intervals against the true ones.
 
     Parameters
     ----------
-    globals_ : pd.DataFrame
-        Rows of `experiments.cooperativity.round_scores.global_table` of one stratum and method.
+    tables : pd.DataFrame or mapping of str to pd.DataFrame
+        Global effects, in a column ``effect``, with ``truth`` and ``interval``. Of several, each
+        has a colour, and stands a little beside the others, so that effects at 0 can be told apart.
     published : pd.DataFrame, optional
-        Published rounds: ``ce_est`` and ``true_ce``.
+        Published ones: ``ce_est`` and ``true_ce``.
     truth : str
-        Column of ``globals_`` with the true effect.
+        Column of true effects.
+    interval : (str, str)
+        Columns of the ends of intervals.
     ax : Axes, optional
     """
-    globals_ = drawable(globals_, [truth, "effect", "ci_low", "ci_high"], [truth, "effect"])
-    if globals_.empty:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(4, 4))[1]
+    tables = tables if isinstance(tables, Mapping) else {"this run": tables}
+    xy = [truth, "effect"]
+    tables = {name: style.drawable(table, xy, interval) for name, table in tables.items()}
+    if all(table.empty for table in tables.values()):
+        return style.nothing_to_draw(ax)
+    ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
+    known = np.empty((0, 2))
     if published is not None:
-        ax.plot(published["true_ce"], published["ce_est"], "x", color=GREY, ms=5, alpha=0.7,
-                label="published")  # fmt: skip
-    ax.errorbar(globals_[truth], globals_["effect"], fmt="o", color=BLUE, ms=6,
-                yerr=[globals_["effect"] - globals_["ci_low"],
-                      globals_["ci_high"] - globals_["effect"]], label="this run")  # fmt: skip
-    values = [globals_[truth], globals_["effect"]]
-    if published is not None:
-        values += [published["true_ce"], published["ce_est"]]
-    top = 1.05 * max(v.max() for v in values)
-    bottom = min(0, *(v.min() for v in values))
-    ax.plot([bottom, top], [bottom, top], ls="--", color="black", lw=1, zorder=0)
+        known = published[["true_ce", "ce_est"]].dropna().to_numpy()
+        ax.plot(*known.T, "x", color=style.GREY, ms=5, alpha=0.7, label="published")
+    known = np.concatenate([known, *(table[xy].to_numpy() for table in tables.values())])
+    low, high = min(0, known.min()), known.max()
+    margin = 0.05 * (high - low) or 0.05
+    beside = 0.3 * margin * np.linspace(-1, 1, len(tables)) if len(tables) > 1 else [0]
+    looks = zip(tables.items(), cycle(style.SERIES), cycle("osD^"), beside, strict=False)
+    for (name, table), colour, marker, offset in looks:
+        ax.errorbar(table[truth] + offset, table["effect"], fmt=marker, color=colour, ms=5, lw=1.2,
+                    yerr=style.bars(table, "effect", *interval), alpha=0.8, label=name)  # fmt: skip
+    ends = (low - 2 * margin, high + margin)
+    ax.plot(ends, ends, ls="--", color="black", lw=1, zorder=0)
     ax.set(xlabel="true global effect", ylabel="estimated global effect", aspect="equal",
-           xlim=(bottom, top), ylim=(bottom, top))  # fmt: skip
+           xlim=ends, ylim=ends)  # fmt: skip
+    if len(tables) > 1:
+        style.readable_legend(ax, "inside")
     return ax
 
 
@@ -352,21 +295,18 @@ def setting_scores(
     log : sequence of str
         Columns with a logarithmic axis.
     """
-    scores = drawable(scores, ["setting", "method", *columns]).dropna(subset=columns, how="all")
+    scores = style.drawable(scores, [], ["setting", "method", *columns])
+    scores = scores.dropna(subset=columns, how="all")
     if scores.empty:
-        return nothing_to_draw().figure
+        return style.nothing_to_draw().figure
     log = as_list(log)
-    settings = scores["setting"].unique().tolist()
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(8.6, 1.5 + 0.36 * len(settings)), sharey=True, squeeze=False
-    )
-    colours = (BLUE, ORANGE, GREEN, PURPLE, RED, BROWN)
+    settings, middle = scores["setting"].unique().tolist(), (scores["method"].nunique() - 1) / 2
+    size = (8.6, 1.5 + 0.36 * len(settings))
+    figure, axes = style.panels(len(columns), len(columns), size, sharex=False)
     for ax, (column, label) in zip(axes[0], columns.items(), strict=True):
         for i, (method, rows) in enumerate(scores.groupby("method", sort=False)):
-            y = rows["setting"].map(settings.index) + 0.14 * (
-                i - (scores["method"].nunique() - 1) / 2
-            )
-            ax.plot(rows[column], y, "os^Dvh"[i % 6], color=colours[i % 6], ms=6, label=method)
+            y = rows["setting"].map(settings.index) + 0.14 * (i - middle)
+            ax.plot(rows[column], y, "os^Dvh"[i % 6], color=style.SERIES[i % 6], ms=6, label=method)
         if column in targets:
             ax.axvline(targets[column], color="black", lw=1, ls="--", zorder=0)
         if column in log:
@@ -379,7 +319,6 @@ def setting_scores(
         ax.set_xlabel(label)
     axes[0, 0].set_yticks(range(len(settings)), settings)
     axes[0, 0].invert_yaxis()
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9
-    )
+    drawn = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*drawn, loc="outside upper center", ncols=4, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of effects between all pairs of features: tables in, matplotlib Axes or Figure out."""
+"""Figures of effects between pairs of features, of a few or of hundreds."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, cycle
@@ -8,195 +8,174 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
+from scipy.cluster import hierarchy
 
-from .._checks import as_list
-from ..analysis import PAIR
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    drawable,
-    nothing_to_draw,
-    readable_legend,
-)
+from .._checks import as_list, check_columns
+from . import style
 
+Pair = tuple[str, str]
+PAIR = ["exposure", "outcome"]
 # by hand: helpers above what they help; a fifth factor aside
 PLACES = {"Sox2": (0, 1), "Oct4": (-1, 0), "Nanog": (1, 0), "Klf4": (0, -1), "hidden": (-2, -1)}
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
-
-
-def arrow_name(exposure: str, outcome: str) -> str:
-    """A pair as it stands on axes."""
-    return f"{exposure} → {outcome}"
+NAMED = 60  # features beyond which names in a heat map cannot be read
 
 
 def causal_graph(
-    edges: Mapping[tuple[str, str], float],
+    edges: Mapping[Pair, float],
     *,
-    dashed: Sequence[tuple[str, str]] = (),
-    places: Mapping[str, tuple[float, float]] = PLACES,
-    title: str = "",
+    nodes: Sequence[str] = (),
+    dashed: Sequence[Pair] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a causal graph: arrows as wide as effects are large, blue above 0 and red below.
+    """Draw a causal graph: arrows as wide as effects are large, in the colours of their signs.
 
     Parameters
     ----------
     edges : mapping of (str, str) to float
         Effects, by exposure and outcome; pairs without an arrow are left out.
+    nodes : sequence of str
+        Features to draw, too, without an arrow, and in which order. Oct4, Sox2, Nanog and Klf4 have
+        places of their own; as soon as there are others, all lie on a circle.
     dashed : sequence of (str, str)
         Edges to draw dashed, for instance those that are not direct.
-    places : mapping of str to (float, float)
-        Where nodes lie; others than Oct4, Sox2, Nanog, Klf4 need places of their own.
-    title : str
     ax : Axes, optional
     """
-    if not places:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
     edges = {pair: effect for pair, effect in edges.items() if np.isfinite(effect)}
-    nodes = [n for n in places if n != "hidden" or any(n in pair for pair in edges)]
-    missing = sorted({n for pair in edges for n in pair} - set(nodes))
-    if missing:
-        raise ValueError(f"no place for {', '.join(missing)}: give places of all nodes")
-    largest = max(map(abs, edges.values()), default=1.0) or 1.0
+    names = list(dict.fromkeys([*nodes, *(name for pair in edges for name in pair)]))
+    circle = not set(names) <= set(PLACES)
+    angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / max(len(names), 1)
+    places = dict(zip(names, zip(np.cos(angle), np.sin(angle), strict=True), strict=True))
+    if not circle:
+        places = {n: place for n, place in PLACES.items() if n != "hidden" or n in names}
+    ax = ax or plt.subplots(figsize=(6, 6) if circle else (3.4, 3.4))[1]
+    width, gap = (3, 6) if circle else (5, 23)  # of the largest arrow, and before a node; points
+    largest = max(map(abs, edges.values()), default=0.0) or 1.0
     for (a, b), effect in edges.items():
-        bent = 0.18 if (b, a) in edges else 0.0
-        ax.add_patch(
-            FancyArrowPatch(
-                places[a], places[b], arrowstyle="-|>", mutation_scale=14,
-                shrinkA=23, shrinkB=23, lw=0.8 + 4.2 * abs(effect) / largest,
-                color=BLUE if effect > 0 else RED, ls="--" if (a, b) in dashed else "-",
-                connectionstyle=f"arc3,rad={bent}", alpha=0.9,
-            )
+        bend = 0.18 if (b, a) in edges else 0.0
+        arrow = FancyArrowPatch(
+            places[a], places[b], arrowstyle="-|>", mutation_scale=2.8 * width, shrinkA=gap,
+            shrinkB=gap, lw=width * (0.16 + 0.84 * abs(effect) / largest), alpha=0.9,
+            color=style.POSITIVE if effect > 0 else style.NEGATIVE,
+            ls="--" if (a, b) in dashed else "-", connectionstyle=f"arc3,rad={bend}",
         )  # fmt: skip
-    for name in nodes:
-        ax.annotate(name, places[name], ha="center", va="center", fontsize=9.5,
-                    bbox={"boxstyle": "circle,pad=0.35", "fc": "white", "ec": GREY})  # fmt: skip
-    x, y = np.array([places[n] for n in nodes]).T
-    ax.set(xlim=(x.min() - 0.5, x.max() + 0.5), ylim=(y.min() - 0.5, y.max() + 0.5))
-    ax.set(aspect="equal", title=title)
+        ax.add_patch(arrow)
+    box = {"boxstyle": "circle,pad=0.35", "fc": "white", "ec": style.GREY}
+    for name, (x, y) in places.items():
+        if not circle:
+            ax.annotate(name, (x, y), ha="center", va="center", fontsize=9.5, bbox=box)
+            continue
+        ax.plot(x, y, "o", ms=6, color="black")
+        turn, left = np.degrees(np.arctan2(y, x)), x < -1e-9
+        ax.text(1.06 * x, 1.06 * y, name, fontsize=9, rotation=turn - 180 * left,
+                rotation_mode="anchor", ha="right" if left else "left", va="center")  # fmt: skip
+    x, y = np.array(list(places.values())).T
+    ax.set(xlim=(x.min() - 0.5, x.max() + 0.5), ylim=(y.min() - 0.5, y.max() + 0.5), aspect="equal")
     ax.axis("off")
     return ax
 
 
-def pair_forest(
-    table: pd.DataFrame,
-    *,
-    truth: str | None = "truth",
-    published: pd.DataFrame | None = None,
-    ax: Axes | None = None,
-) -> Axes:
+@style.figure_of("effect", "exposure outcome se tau total_ci_low total_ci_high", size=(6.4, 4.8))
+def pair_forest(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw global effects of all pairs with their intervals and the spread of local effects.
 
     Parameters
     ----------
     table : pd.DataFrame
         Of `deepmr_utils.analysis.summarise`; total intervals where there are, else those given
-        the model.
-    truth : str, optional
-        Column of true effects.
-    published : pd.DataFrame, optional
-        ``exposure, outcome, effect`` to mark beside.
+        the model; true effects in a column ``truth``, if there.
     ax : Axes, optional
     """
-    needed = [*PAIR, "effect", "se", "tau", "total_ci_low", "total_ci_high"]
-    table = drawable(table, needed, ["effect"])
-    if table.empty:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(6.4, 4.8))[1]
-    row = np.arange(len(table))
-    low = table["total_ci_low"].fillna(table["effect"] - 1.96 * table["se"])
-    high = table["total_ci_high"].fillna(table["effect"] + 1.96 * table["se"])
-    spread = table["tau"].fillna(0)
-    ax.hlines(row, table["effect"] - spread, table["effect"] + spread, color=ORANGE, lw=6,
-              alpha=0.35, label="± tau, local effects")  # fmt: skip
-    error = [table["effect"] - low, high - table["effect"]]
-    ax.errorbar(table["effect"], row, xerr=error, fmt="o", ms=5, capsize=3, color=BLUE,
-                label="global effect, 95 % interval")  # fmt: skip
-    if truth in table:
-        ax.plot(table[truth], row, "|", ms=13, mew=2, color="black", label="true effect")
-    if published is not None:
-        beside = table[PAIR].merge(published, on=PAIR, how="left")
-        ax.plot(beside["effect"], row, "x", color=RED, label="published, mouse")
+    row, effect, spread = np.arange(len(table)), table["effect"], table["tau"].fillna(0)
+    ax.hlines(row, effect - spread, effect + spread, color=style.ORANGE, lw=6, alpha=0.35,
+              label="± tau, local effects")  # fmt: skip
+    plain = 1.96 * table["se"]
+    ends = table.assign(
+        low=table["total_ci_low"].fillna(effect - plain),
+        high=table["total_ci_high"].fillna(effect + plain),
+    )
+    ax.errorbar(effect, row, xerr=style.bars(ends, "effect", "low", "high"), fmt="o", ms=5,
+                capsize=3, color=style.BLUE, label="global effect, 95 % interval")  # fmt: skip
+    if "truth" in table:
+        ax.plot(table["truth"], row, "|", ms=13, mew=2, color="black", label="true effect")
     ax.axvline(0, color="0.7", lw=0.8, zorder=0)
-    ax.set_yticks(row, [arrow_name(*pair) for pair in table[PAIR].to_numpy()])
+    ax.set_yticks(row, _arrow_names(table))
     ax.invert_yaxis()
-    ax.set(xlabel="causal effect on log(1 + reads)")
-    readable_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    ax.set(xlabel="causal effect of exposure on outcome")
+    style.readable_legend(ax, "below")
     return ax
 
 
-def local_densities(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2)) -> Figure:
+def _arrow_names(table: pd.DataFrame) -> list[str]:
+    return [f"{exposure} → {outcome}" for exposure, outcome in table[PAIR].to_numpy()]
+
+
+@style.figure_of("causal_effect", "exposure outcome")
+def local_densities(local: pd.DataFrame) -> Figure:
     """Draw how local effects are distributed: a panel an exposure, a line an outcome."""
-    local = drawable(local, [*PAIR, "causal_effect"], ["causal_effect"])
-    if local.empty:
-        return nothing_to_draw().figure
-    exposures = local["exposure"].unique().tolist()
-    colours = dict(zip(exposures, cycle(_COLOURS), strict=False))
-    figure, axes = plt.subplots(
-        1, len(exposures), figsize=(10.5, 3.2), sharex=True, sharey=True, squeeze=False
-    )
-    bins = np.linspace(*limits, 46)
+    local = _clipped(local)
+    exposures = local["exposure"].unique()
+    names = pd.unique(local[PAIR].to_numpy().T.ravel())  # exposures first
+    colours = dict(zip(names, cycle(style.SERIES), strict=False))
+    figure, axes = style.panels(len(exposures), len(exposures), (10.5, 3.2))
+    bins = np.histogram_bin_edges(local["causal_effect"], 45)
     for ax, exposure in zip(axes[0], exposures, strict=True):
         for outcome, rows in local[local["exposure"] == exposure].groupby("outcome", sort=False):
-            values = rows["causal_effect"].clip(*limits)
-            ax.hist(values, bins, density=True, histtype="step", lw=1.6,
-                    color=colours.get(outcome, GREY), label=f"on {outcome}")  # fmt: skip
+            ax.hist(rows["causal_effect"], bins, density=True, histtype="step", lw=1.6,
+                    color=colours[outcome])  # fmt: skip
         ax.set(title=exposure, yscale="symlog", ylim=(0, None))
-        ax.legend(fontsize=9)
+    handles = [Line2D([], [], color=colour, label=f"on {n}") for n, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9)
     axes[0, 0].set(ylabel="density")
     figure.supxlabel("local causal effect", fontsize=11)
     return figure
 
 
-def both_ways(local: pd.DataFrame, *, limits: tuple[float, float] = (-0.3, 1.2)) -> Figure:
+def _clipped(local: pd.DataFrame) -> pd.DataFrame:
+    """Local effects, the outermost 1 % at the edge of the others."""
+    effect = local["causal_effect"]
+    return local.assign(causal_effect=effect.clip(*effect.quantile([0.005, 0.995])))
+
+
+@style.figure_of("causal_effect distance", "sequence_id exposure outcome")
+def effects_against_reverse(local: pd.DataFrame) -> Figure:
     """Draw local effects of each pair against their reverse, coloured by the motifs' distance.
 
     Parameters
     ----------
     local : pd.DataFrame
         ``sequence_id, exposure, outcome, causal_effect, distance``.
-    limits : (float, float)
-        Of both axes; what lies outside is drawn at the edge.
+
+    Returns
+    -------
+    Figure
+        Both axes span the central 99 % of all effects; the others are drawn at the edge.
     """
-    needed = ["sequence_id", *PAIR, "causal_effect", "distance"]
-    local = drawable(local, needed, ["causal_effect", "distance"])
-    if local.empty:
-        return nothing_to_draw().figure
-    names = pd.unique(local[PAIR].to_numpy().ravel())
-    pairs = list(combinations(names, 2))
-    figure, axes = plt.subplots(2, -(-len(pairs) // 2), figsize=(10, 6.4), sharex=True, sharey=True,
-                                squeeze=False)  # fmt: skip
-    values = local.set_index("sequence_id")
-    points, ends = None, (limits[0] - 0.05, limits[1] + 0.05)
+    local = _clipped(local)
+    pairs = list(combinations(pd.unique(local[PAIR].to_numpy().ravel()), 2))
+    figure, axes = style.panels(len(pairs), -(-len(pairs) // 2), (10, 6.4))
+    reverse = ["sequence_id", *PAIR[::-1]]
+    both = local.merge(
+        local, left_on=["sequence_id", *PAIR], right_on=reverse, suffixes=("", "_back")
+    )
+    low, high = local["causal_effect"].agg(["min", "max"])
+    margin = 0.03 * (high - low) or 0.05
+    ends = (low - margin, high + margin)
     for ax, (a, b) in zip(axes.flat, pairs, strict=False):
-        there, back = (
-            values[(values["exposure"] == one) & (values["outcome"] == other)]
-            for one, other in ((a, b), (b, a))
-        )
-        back = back["causal_effect"].rename("back")
-        both = there.join(back, how="inner").dropna(subset="distance")
-        points = ax.scatter(both["causal_effect"].clip(*limits), both["back"].clip(*limits), s=9,
-                            c=both["distance"], cmap="viridis_r", vmin=0, vmax=200)  # fmt: skip
+        rows = both[(both["exposure"] == a) & (both["outcome"] == b)]
+        points = ax.scatter(rows["causal_effect"], rows["causal_effect_back"], s=9,
+                            c=rows["distance"], cmap="viridis_r", vmin=0, vmax=200)  # fmt: skip
         ax.axline((0, 0), slope=1, color="0.7", lw=0.8, zorder=0)
         ax.axhline(0, color="0.85", lw=0.8, zorder=0)
         ax.axvline(0, color="0.85", lw=0.8, zorder=0)
-        ax.set(xlabel=arrow_name(a, b), ylabel=arrow_name(b, a), aspect="equal",
-               xlim=ends, ylim=ends)  # fmt: skip
-    for ax in axes.flat[len(pairs) :]:
-        ax.set_axis_off()
+        ax.set(xlabel=f"{a} → {b}", ylabel=f"{b} → {a}", aspect="equal", xlim=ends, ylim=ends)
     figure.colorbar(points, ax=axes, label="distance between motifs (bp)", shrink=0.7)
     return figure
 
 
-def distance_heatmap(
-    table: pd.DataFrame, bins: Sequence[str], *, value: str = "effect", ax: Axes | None = None
-) -> Axes:
+@style.figure_of("effect", "exposure outcome bin", size=(5.2, 5))
+def distance_heatmap(table: pd.DataFrame, bins: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """Draw global effects by pair and distance of the motifs, with their values.
 
     Parameters
@@ -205,50 +184,150 @@ def distance_heatmap(
         Of `experiments.binding.graph_scores.by_distance`.
     bins : sequence of str
         The bins, in their order.
-    value : str
     ax : Axes, optional
     """
     bins = as_list(bins)
-    table = drawable(table, [*PAIR, "bin", value], [value])
     table = table[table["bin"].isin(bins)]
     if table.empty:
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(5.2, 5))[1]
-    wide = table.pivot_table(value, PAIR, "bin", sort=False).reindex(columns=list(bins))
-    limit = np.nanmax(np.abs(wide.to_numpy())) or 1.0
-    mesh = ax.imshow(wide, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    for (i, k), number in np.ndenumerate(wide.to_numpy()):
-        text = "" if np.isnan(number) else f"{number:z.2f}"
-        colour = "white" if abs(number) > 0.6 * limit else "black"
-        ax.annotate(text, (k, i), ha="center", va="center", fontsize=8.5, color=colour)
-    ax.set_yticks(range(len(wide)), [arrow_name(*pair) for pair in wide.index])
-    ax.set_xticks(range(len(bins)), list(bins), fontsize=9)
-    ax.set(xlabel="distance between motifs (bp)")
-    ax.figure.colorbar(mesh, ax=ax, label="global effect", shrink=0.8)
+        return style.nothing_to_draw(ax)
+    wide = table.pivot_table("effect", PAIR, "bin", sort=False).reindex(columns=bins)
+    wide.index = _arrow_names(wide.index.to_frame())
+    style.signed_map(ax, wide, "global effect", annot=True, fmt="z.2f", annot_kws={"size": 8.5})
+    ax.set(xlabel="distance between motifs (bp)", ylabel="")
     return ax
 
 
-def learned_against_true(tables: Mapping[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
-    """Draw learned global effects with total intervals against true ones, a colour a graph.
+def effect_matrix(table: pd.DataFrame, value: str = "effect") -> pd.DataFrame:
+    """Effects of one method, exposures in rows and outcomes in columns.
 
-    Graphs stand a little beside each other, so that absent effects, all at 0, can be told apart.
+    Parameters
+    ----------
+    table : pd.DataFrame
+        ``exposure, outcome`` and the column ``value``, one row a pair: those of one method of
+        `deepmr_utils.atlas.causal_atlas`.
+    value : str
+
+    Returns
+    -------
+    pd.DataFrame, float64 (A, B)
+        In order of first appearance, outcomes that are exposures in the exposures' order; NaN where
+        the table has no value.
     """
-    needed = ["effect", "truth", "total_ci_low", "total_ci_high"]
-    tables = {name: drawable(one, needed, ["effect", "truth"]) for name, one in tables.items()}
-    if all(one.empty for one in tables.values()):
-        return nothing_to_draw(ax)
-    ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
-    ends = []
-    beside = np.linspace(-0.015, 0.015, len(tables))
-    looks = zip(cycle(_COLOURS), cycle("osD^"), beside, strict=False)
-    for (name, table), (colour, marker, offset) in zip(tables.items(), looks, strict=True):
-        error = [table["effect"] - table["total_ci_low"], table["total_ci_high"] - table["effect"]]
-        ax.errorbar(table["truth"] + offset, table["effect"], yerr=error, fmt=marker, ms=5, lw=1.2,
-                    color=colour, label=name, alpha=0.8)  # fmt: skip
-        ends += [*table["truth"], *table["effect"]]
-    top = max(1.15 * max(ends), 0.05)
-    ax.plot([-0.05, top], [-0.05, top], ls="--", color="black", lw=1, zorder=0)
-    ax.set(xlabel="true global effect", ylabel="learned global effect", xlim=(-0.05, top),
-           ylim=(-0.1, top))  # fmt: skip
-    readable_legend(ax, loc="upper left")
-    return ax
+    repeated = table[table.duplicated(PAIR)]
+    if len(repeated):
+        row = repeated.iloc[0]
+        raise ValueError(
+            f"a pair may have one row; {row['exposure']!r} on {row['outcome']!r} has more: take "
+            "the rows of one method, table[table['method'] == 'egger']"
+        )
+    rows, columns = (pd.Index(table[side].unique(), name=side) for side in PAIR)
+    columns = rows.intersection(columns, sort=False).append(columns.difference(rows, sort=False))
+    wide = table.pivot(index="exposure", columns="outcome", values=value)
+    return wide.reindex(index=rows, columns=columns).astype(np.float64)
+
+
+def cluster(matrix: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
+    """Hierarchy of features that act, and are acted on, alike.
+
+    Parameters
+    ----------
+    matrix : pd.DataFrame, float (A, B)
+        Of `effect_matrix`. What is missing counts as no effect. Where exposures and outcomes are
+        the same features these are described by both, else exposures by their effects.
+
+    Returns
+    -------
+    tree : np.ndarray, float64 (A - 1, 4)
+        Average linkage of Euclidean distances, as `scipy.cluster.hierarchy.linkage`; None below 3
+        exposures.
+    order : np.ndarray, int (A,)
+        Of its leaves, which puts like beside like.
+    """
+    if len(matrix) < 3:
+        return None, np.arange(len(matrix))
+    values = matrix.fillna(0).to_numpy()
+    if set(matrix.index) == set(matrix.columns):
+        values = np.hstack([values, values.T])
+    ordered = len(matrix) <= 300  # takes the square of the number of features in memory, and longer
+    tree = hierarchy.linkage(values, "average", optimal_ordering=ordered)
+    return tree, hierarchy.leaves_list(tree)
+
+
+def effect_clustermap(table: pd.DataFrame) -> Figure:
+    """Draw all effects, like features beside like.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        See `effect_matrix`; pairs with ``q_value`` below 5 %, where there is one, get a dot.
+
+    Returns
+    -------
+    Figure
+        The hierarchy beside the heat map, whose colours end at the 98 % quantile of absolute
+        effects; a feature on itself, and what is missing, is grey.
+    """
+    if style.drawable(table, ["effect"], PAIR).empty:
+        return style.nothing_to_draw().figure
+    matrix = effect_matrix(table)
+    tree, rows = cluster(matrix)
+    columns = rows if set(matrix.index) == set(matrix.columns) else cluster(matrix.T)[1]
+    matrix = matrix.iloc[rows, columns]
+    (height, width), named = matrix.shape, max(matrix.shape) <= NAMED
+    cell = 0.24 if named else 5.5 / max(matrix.shape)
+    size = (max(4.5, cell * width + 2.6), max(3.2, cell * height + 1.4))
+    figure, (left, ax) = plt.subplots(1, 2, figsize=size, width_ratios=(1, 6), layout="constrained")
+    left.axis("off")
+    if tree is not None and tree[-1, 2] > 0:  # else all are alike
+        hierarchy.dendrogram(tree, orientation="left", ax=left, no_labels=True, color_threshold=0,
+                             above_threshold_color="0.4")  # fmt: skip
+        left.set_ylim(10 * height, 0)  # leaves are 10 apart, the first is drawn on top
+    limit = np.nanquantile(np.abs(matrix.to_numpy()), 0.98)
+    style.signed_map(ax, matrix, "effect", limit, xticklabels=named, yticklabels=named)
+    ax.set(xlabel="outcome", ylabel="exposure")
+    ax.tick_params(labelsize=8)
+    if named and "q_value" in table:
+        small = effect_matrix(table, "q_value").loc[matrix.index, matrix.columns] < 0.05
+        i, j = small.to_numpy().nonzero()
+        ax.plot(j + 0.5, i + 0.5, "o", ms=2, color="black", label="q < 5 %")
+    return figure
+
+
+def effect_graph(
+    table: pd.DataFrame,
+    *,
+    edges: int = 50,
+    significance: float | None = 0.05,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the strongest effects as arrows between features on a circle.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        See `effect_matrix`.
+    edges : int
+        How many arrows to draw at most.
+    significance : float, optional
+        Only pairs whose ``q_value`` is below it; None for all.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Of `causal_graph`. Features stand in the order of `cluster`; above 40, only those with an
+        arrow.
+    """
+    shown = style.drawable(table, ["effect"], PAIR)
+    if shown.empty:
+        return style.nothing_to_draw(ax)
+    if significance is not None:
+        check_columns(table, ["q_value"], "the table of this figure")
+        shown = shown[shown["q_value"] < significance]
+    shown = shown.loc[shown["effect"].abs().nlargest(edges).index].set_index(PAIR)["effect"]
+    matrix = effect_matrix(table)
+    names = matrix.index[cluster(matrix)[1]]
+    names = names.append(matrix.columns.difference(names, sort=False))
+    if len(names) > 40 and len(shown):
+        names = names[names.isin([name for pair in shown.index for name in pair])]
+    return causal_graph(shown.to_dict(), nodes=names, ax=ax)

@@ -1,74 +1,119 @@
-"""What figures share: legends, labels, and what is shown where there is nothing to show.
+"""What figures share: colours, legends, and what is shown where there is nothing to show.
 
 For all of them, a table without rows, or without one that has what is drawn, gives empty Axes that
 say so; a table with rows that lacks a column is an error.
+
+One colour for each sign: wherever colour tells whether an effect is above or below 0, it is
+`POSITIVE` or `NEGATIVE`, or a tint of the colour map `SIGNS` that they are taken from.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from inspect import signature
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .._checks import check_columns, numbers
 
-BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = sns.color_palette("colorblind")
+# seaborn's colour-blind palette
+BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
+BROWN, PINK, GREY, SKY = "#ca9161", "#fbafe4", "#949494", "#56b4e9"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, BROWN)  # of groups in one figure
+SIGNS = "RdBu_r"  # blue below 0, white, red above
+NEGATIVE, POSITIVE = (tuple(colour) for colour in plt.get_cmap(SIGNS)([0.1, 0.9]))
 # Five dashes and six colours have no common factor: 30 methods before a pair is seen again.
 _DASHES = ("-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _LINE_COLOURS = (RED, PURPLE, BROWN, GREEN, PINK, SKY)
+_BESIDE = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+_LEGENDS = {"inside": {"loc": "upper left"}, "beside": _BESIDE, "below": _BELOW}
 
 
 def use_style() -> None:
     """Set the style that all figures of the book share."""
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
-    plt.rcParams.update({
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 110,
-        "figure.facecolor": "white",
-        "font.size": 11,
-        "legend.frameon": False,
-        "savefig.facecolor": "white",
+    import seaborn as sns  # takes longer to import than all of this package's figures
+
+    sns.set_theme("notebook", "ticks", "colorblind", rc={
+        "axes.spines.right": False, "axes.spines.top": False, "figure.constrained_layout.use": True,
+        "figure.dpi": 110, "figure.facecolor": "white", "savefig.facecolor": "white",
+        "font.size": 11, "legend.frameon": False,
     })  # fmt: skip
 
 
 def line_styles() -> Iterator[dict[str, object]]:
     """Colour and dash of one method after the other, without end."""
     for colour, dash in zip(cycle(_LINE_COLOURS), cycle(_DASHES), strict=False):
-        yield {"color": colour, "ls": dash}
+        yield {"color": colour, "ls": dash, "lw": 2}
 
 
-def drawable(
-    table: pd.DataFrame, columns: Sequence[str], finite: Sequence[str] | None = None
-) -> pd.DataFrame:
+def drawable(table: pd.DataFrame, finite: Sequence[str], others: Sequence[str]) -> pd.DataFrame:
     """Rows of a table that can be drawn.
 
     Parameters
     ----------
     table : pd.DataFrame
         What was given.
-    columns : sequence of str
-        Columns that the figure reads.
-    finite : sequence of str, optional
-        Those of them that must be finite numbers; all rows without.
+    finite, others : sequence of str
+        Columns that the figure reads: those that must be finite numbers, and the others.
 
     Returns
     -------
     pd.DataFrame
-        Perhaps without rows, but with all columns.
+        Perhaps without rows, but with all columns; how many were given stands in its ``attrs``.
     """
+    columns = [*finite, *others]
     if isinstance(table, pd.DataFrame) and not len(table):
-        return table.reindex(columns=[*table.columns.union(list(columns), sort=False)])
+        return table.reindex(columns=[*table.columns.union(columns, sort=False)])
     check_columns(table, columns, "the table of this figure")
     good = np.ones(len(table), bool)
-    for name in finite or ():
+    for name in finite:
         good &= np.isfinite(numbers(table[name], name))
-    return table[good]
+    rows = table[good]
+    rows.attrs["given"] = len(table)
+    return rows
+
+
+def figure_of(
+    finite: str, others: str = "", size: tuple[float, float] | None = None
+) -> Callable[[Callable], Callable]:
+    """Give a figure the rows of its table that can be drawn, or say that there are none.
+
+    Parameters
+    ----------
+    finite, others : str
+        Columns that it reads, see `drawable`, separated by spaces.
+    size : (float, float), optional
+        Of the Axes that it gets where it is called without; a figure of several makes its own.
+
+    Returns
+    -------
+    callable
+        Decorator of a function whose first argument is the table.
+    """
+
+    def decorate(draw: Callable) -> Callable:
+        @wraps(draw)
+        def drawn(*args: Any, **options: Any) -> Any:
+            given = signature(draw).bind(*args, **options)
+            table, ax = next(iter(given.arguments)), given.arguments.get("ax")
+            rows = drawable(given.arguments[table], finite.split(), others.split())
+            if rows.empty:
+                return nothing_to_draw(ax) if size else nothing_to_draw().figure
+            given.arguments[table] = rows
+            if size:
+                given.arguments["ax"] = ax or plt.subplots(figsize=size)[1]
+            return draw(*given.args, **given.kwargs)
+
+        return drawn
+
+    return decorate
 
 
 def nothing_to_draw(ax: Axes | None = None) -> Axes:
@@ -80,14 +125,68 @@ def nothing_to_draw(ax: Axes | None = None) -> Axes:
     return ax
 
 
+def panels(
+    count: int, columns: int, size: tuple[float, float], sharex: bool = True
+) -> tuple[Figure, np.ndarray]:
+    """A figure of this many Axes on common scales, in rows of so many; others are left blank."""
+    figure, axes = plt.subplots(-(-count // columns), columns, figsize=size, sharex=sharex,
+                                sharey=True, squeeze=False)  # fmt: skip
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
 def marker_size(count: int) -> float:
     """Marker size, in points, at which so many points stay apart."""
     return float(np.clip(250 / max(count, 1), 1, 5))
 
 
-def readable_legend(ax: Axes, **options: object) -> None:
+def bars(table: pd.DataFrame, middle: str, low: str, high: str) -> list[pd.Series]:
+    """What error bars reach below and above the middle."""
+    return [table[middle] - table[low], table[high] - table[middle]]
+
+
+def ranked_intervals(ax: Axes, table: pd.DataFrame, label: str) -> np.ndarray:
+    """Draw estimates with their intervals, the first row lowest; their places are 1, 2, ..."""
+    rank = np.arange(1, len(table) + 1)
+    size = marker_size(len(table))
+    ax.hlines(rank, table["ci_low"], table["ci_high"], color=BLUE, lw=min(size, 1.5), alpha=0.45)
+    ax.plot(table["causal_effect"], rank, "o", ms=size, color=BLUE, label=label)
+    ax.axvline(0, color="0.7", lw=0.8, zorder=0)
+    return rank
+
+
+def signed_map(
+    ax: Axes, values: pd.DataFrame, label: str, limit: float | None = None, **options: Any
+) -> None:
+    """Draw effects as colours, the first row on top, what is missing in grey.
+
+    Parameters
+    ----------
+    ax : Axes
+    values : pd.DataFrame, float (A, B)
+        Cells end at whole numbers, and are named by index and columns.
+    label : str
+        Of the colour bar.
+    limit : float, optional
+        Effect of full colour; by default the largest.
+    **options : any
+        As of `seaborn.heatmap`.
+    """
+    import seaborn as sns
+
+    largest = values.abs().max(axis=None) or 1.0
+    limit = limit or largest
+    bar = {"label": label, "pad": 0.02, "extend": "both" if limit < largest else "neither"}
+    ax.set_facecolor("0.8")
+    sns.heatmap(values, ax=ax, cmap=SIGNS, vmin=-limit, vmax=limit, rasterized=True, cbar_kws=bar,
+                **options)  # fmt: skip
+    ax.tick_params(axis="y", rotation=0)
+
+
+def readable_legend(ax: Axes, place: str) -> None:
     """Add a legend whose markers and lines are as large as if there were few points."""
-    legend = ax.legend(fontsize=9, **options)
+    legend = ax.legend(fontsize=9, **_LEGENDS[place])
     for handle in legend.legend_handles:
         if isinstance(handle, Line2D):
             handle.set_alpha(1)

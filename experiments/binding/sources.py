@@ -140,7 +140,6 @@ def perfect_effects(
     effects = saturation_mutagenesis(
         genome.Oracle(parameters), x, sequence_ids=windows["sequence_id"], propagate=False
     )
-    del effects.attrs["n_members"]
     return effects.assign(se=xr.where(np.isfinite(effects["effect"]), error, np.nan))
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from deepmr_utils._checks import text_lines
+from deepmr_utils._files import text_lines
 from deepmr_utils.models import downloads
 
 from .. import DATA

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from scipy.special import expit
 from torch import nn
 
 from deepmr_utils.analysis import PAIR, Chain, PairEffects, eligible, pair_effects, summarise
-from deepmr_utils.calibration import classifier_metrics
+from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -137,10 +138,53 @@ def quality(network: nn.Module, windows: pd.DataFrame) -> pd.DataFrame:
     names = list(FEATURES)
     x, labels = one_hot(windows["sequence"].tolist()), windows[names].to_numpy()
     logits = predict(network, x)[0].astype(float)
-    table = classifier_metrics(1 / (1 + np.exp(-logits)), labels, names)
+    table = classifier_metrics(expit(logits), labels, names)
     probabilities = windows[[f"{name}_probability" for name in names]].to_numpy()
     possible = classifier_metrics(probabilities, labels, names)
     return table.assign(auroc_possible=possible["auroc"], auprc_possible=possible["auprc"])
+
+
+def calibrate(
+    network: nn.Module,
+    fitted: pd.DataFrame,
+    judged: pd.DataFrame,
+    *,
+    n_draws: int = 50,
+    seed: int = 0,
+) -> tuple[PlattRecalibrator, pd.DataFrame]:
+    """Platt scaling of each feature, and how reliable predictions are without and with it.
+
+    Parameters
+    ----------
+    network : nn.Module
+    fitted, judged : pd.DataFrame
+        Windows with labels of `.simulated.simulate`: those that slopes and intercepts are fitted
+        to, and others, on which predictions are compared with labels.
+    n_draws : int
+        Draws of dropout masks. Their mean logit is calibrated, whose differences are the effects.
+    seed : int
+
+    Returns
+    -------
+    tuple of PlattRecalibrator and pd.DataFrame
+        The table has a row a feature: ``feature``, ``slope`` and ``intercept`` of Platt scaling;
+        for the judged windows without and with it, ``log_loss`` a label, ``own_slope``, which
+        Platt scaling fitted to them would have (1 where it is calibrated), and ``ece``, each with
+        ``_before`` and ``_after``.
+    """
+    names, network = list(FEATURES), MCDropout(network, n_draws, seed)
+    logits, own = (
+        predict(network, one_hot(windows["sequence"].tolist())).astype(float).mean(0)
+        for windows in (fitted, judged)
+    )
+    platt, table = fit_platt_features(logits, fitted[names].to_numpy(), names)
+    table, labels = table[["feature", "slope", "intercept"]].copy(), judged[names].to_numpy()
+    for when, z in (("before", own), ("after", platt.slope * own + platt.intercept)):
+        metrics = classifier_metrics(expit(z), labels, names)
+        table[f"log_loss_{when}"] = (np.logaddexp(0, z) - labels * z).mean(0)
+        table[f"own_slope_{when}"] = fit_platt_features(z, labels, names)[0].slope
+        table[f"ece_{when}"] = metrics["ece"]
+    return platt, table
 
 
 def load_network(parameters: Parameters | None = None) -> DeepSEA:

@@ -32,6 +32,12 @@ class Source(NamedTuple):
     bound: Mapping[str, list[str]]
 
 
+def check_labels(source: str, calibrated: bool) -> None:
+    """Raise a ValueError where predictions are to be calibrated, but windows have no labels."""
+    if calibrated and source != "demo":
+        raise ValueError(f"calibration needs labels, which windows of source {source!r} lack")
+
+
 def demo(n_windows: int, *, n_test: int = 1_000, seed: int = 1) -> Source:
     """The shipped network and test windows of simulated chromatin, bound by their labels."""
     windows = simulated.simulate(simulated.Parameters(), n_test, split="test", seed=seed)

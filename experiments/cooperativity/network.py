@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from deepmr_utils._model_errors import distinct_names, whole_number
+from deepmr_utils._checks import check_number, distinct_names
 
 
 class SimulationCNN(nn.Module):
@@ -35,7 +35,9 @@ class SimulationCNN(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"length": length, "channels": channels, "width": width, "hidden": hidden}
-        length, channels, width, hidden = (whole_number(*size) for size in sizes.items())
+        length, channels, width, hidden = (
+            check_number(name, size, 1, whole=True) for name, size in sizes.items()
+        )
         remaining = length - 3 * (width - 1)
         if remaining < 1:
             raise ValueError(

@@ -18,7 +18,7 @@ import joblib
 import pandas as pd
 import torch
 
-from deepmr_utils._files import write_text
+from deepmr_utils._files import undamaged, write_text
 
 from ..parameter_files import folder_name, read_parameters, setting_name
 from ..study import Clock, provenance, run_missing, which
@@ -188,17 +188,12 @@ def _table_path(directory: Path, scenario: str, round_: int) -> Path:
 
 def _read(path: Path) -> pd.DataFrame:
     """A stored table; what a text file loses at its end is noticed by its last line."""
-    try:
+    with undamaged(path):
         text = path.read_text()
         table = pd.read_csv(path)
         whole = text.endswith("\n") and {"effect", "git_revision"} <= set(table.columns)
         if not whole or table["git_revision"].isna().any():
             raise ValueError("its end is missing")
-    except ValueError as error:  # those of the encoding and of pandas are
-        raise ValueError(
-            f"{path} is damaged ({error}), and a stored table is read whole or not at all: remove "
-            "it and make the call that wrote it again, which computes its round alone"
-        ) from error
     return table
 
 

@@ -182,18 +182,3 @@ def test_pictures_have_alternative_text(pages):
             if not alt or FILE_NAME.match(alt)
         ]
     )
-
-
-def test_notebook_pages_launch_notebooks_of_the_repository(pages):
-    """On Binder; the executed copies, which the pages show, are not in the repository."""
-    names = {p.relative_to(HTML).as_posix(): p for p in pages if p.parent.name == "executed"}
-    assert names, "no executed notebook in the book"
-    problems = []
-    for name, page in names.items():
-        launched = [
-            url for _, _, url in parse(page).links if url.startswith("https://mybinder.org")
-        ]
-        paths = [url.split("?urlpath=lab/tree/")[-1] for url in launched]
-        if not paths or not all((ROOT / path).is_file() for path in paths):
-            problems.append(f"{name}: launches {launched}")
-    report(problems)

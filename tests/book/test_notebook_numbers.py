@@ -28,6 +28,7 @@ CENTRAL = {
     ],
     "your_own_model": [
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
+        "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
     ],
     "corrections": [
         "truth", "pairs.both.own", "pairs.none.mispaired", "stored.none.ivw.local_coverage",
@@ -44,6 +45,7 @@ CENTRAL = {
     ],
     "deepsea": [
         "Oct4.effect", "Oct4.truth", "GATA.effect", "Klf4.reverse", "seeds.steiger.covers_truth",
+        "Oct4.calibrated", "raw.distance", "calibrated.distance", "log_loss_after", "ece_after",
     ],
 }  # fmt: skip
 

@@ -66,6 +66,7 @@ BAD = [
     ("your_own_model", {"rule": "walt"}, "rule must be one of pooled, wald .did you mean wald"),
     ("your_own_model", {"threshold": -1}, "threshold must be 0 or more; got -1"),
     ("your_own_model", {"rule": "pooled", "threshold": 1000}, "threshold must be .* 100 or less"),
+    ("your_own_model", {"n_null": 0}, "n_null must be 1 or more; got 0"),
     ("your_own_model", {"device": "gpu"}, "device is not accepted: unknown device 'gpu'"),
     ("your_own_model", {"example": "SNRC"}, "example must be one of .*did you mean SNRK"),
     ("corrections", {"scenario": "nine"}, "scenario must be one of none, .*did you mean none"),
@@ -105,6 +106,11 @@ BAD = [
     ("deepsea", {"outcome": 3}, "outcome must be of type str: -r of papermill gives text"),
     ("deepsea", {"factors": ["CTCF"]}, "factors must be of type list.int.; got"),
     ("deepsea", {"scale": "log"}, "scale must be one of logit, probability .did you mean logit"),
+    (
+        "deepsea",
+        {"source": "published", "sequences": "README.md", "calibrated": True},
+        "calibrated is not accepted: calibration needs labels",
+    ),
     ("deepsea", {"stored_directory": "no/such"}, "stored_directory must be a path that exists"),
 ]
 

@@ -1,10 +1,17 @@
 """The project's files agree with each other."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -19,9 +26,14 @@ PINS = dict(
 )
 
 
+STUDIES = tomllib.loads((ROOT / "experiments" / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
 def requirements():
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+    groups = [PROJECT["dependencies"], *EXTRAS.values(), STUDIES["dependencies"]]
+    found = [Requirement(line) for group in groups for line in group]
+    return [requirement for requirement in found if requirement.name != PROJECT["name"]]
 
 
 def canonical(name):
@@ -39,8 +51,68 @@ def test_every_requirement_is_pinned_within_its_range_and_installed():
 def test_environment_yml_takes_its_packages_from_the_same_place():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert pip == ["-c constraints.txt", "-e .[book,test,workflow]"]
-    assert set(PROJECT["optional-dependencies"]) == {"book", "test", "workflow"}
+    assert pip == ["-c constraints.txt", "-e .[all]", "-e ./experiments"]
+    assert EXTRAS["all"] == [f"deepmr-utils[{','.join(sorted(set(EXTRAS) - {'all'}))}]"]
+
+
+def test_make_uses_the_conda_environment_that_is_active():
+    environment = os.environ | {"CONDA_DEFAULT_ENV": "deepmr", "CONDA_PREFIX": "/opt/deepmr"}
+    said = subprocess.run(
+        ["make", "-n", "lint"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "/opt/deepmr/bin/ruff check" in said.stdout
+    assert ".venv" not in said.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Names of the files in the source distribution and in the wheel, and the folder of both."""
+    folder = tmp_path_factory.mktemp("distributions")
+    source = folder / "source"
+    skipped = shutil.ignore_patterns(".*", "*.egg-info", "_build", "executed", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=skipped)
+    build = "import sys; from setuptools.build_meta import build_{0} as b; b(sys.argv[1])"
+    for kind in ("sdist", "wheel"):
+        command = [sys.executable, "-c", build.format(kind), folder]
+        subprocess.run(command, cwd=source, capture_output=True, check=True)
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
+    with zipfile.ZipFile(wheel) as archive:
+        return names, archive.namelist(), wheel
+
+
+def test_distributions_hold_the_library_and_its_data_alone(distributions):
+    names, packed, wheel = distributions
+    assert {name.split("/")[0] for name in packed if "dist-info" not in name} == {"deepmr_utils"}
+    shipped = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "deepmr_utils").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert shipped - set(packed) == {"deepmr_utils/_engine/README.md"} & shipped
+    assert not [name for name in names if name.startswith(("tests", "experiments", "book"))]
+    assert {"LICENSE", "README.md", "pyproject.toml"} < set(names)
+    assert wheel.stat().st_size < 5e6
+
+
+def test_the_snippet_of_the_readme_runs_as_printed(distributions, tmp_path):
+    """From the wheel, unpacked, in an empty folder: what `pip install .` gives."""
+    readme = (ROOT / "README.md").read_text()
+    snippet, printed = re.search(r"```python\n(.*?)```\s+```\n(.*?)```", readme, re.DOTALL).groups()
+    with zipfile.ZipFile(distributions[2]) as archive:
+        archive.extractall(tmp_path / "site")
+    said = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert said.stdout.split() == printed.split()
+    assert len(snippet.splitlines()) <= 20
 
 
 def test_versions_agree():
@@ -50,7 +122,17 @@ def test_versions_agree():
 
 def test_readme_names_the_commands_that_ci_runs():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    for command in ("book", "test", "portable", "results", "outputs", "lint", "unit", "notebooks"):
+    for command in (
+        "book",
+        "test",
+        "portable",
+        "results",
+        "outputs",
+        "lint",
+        "unit",
+        "unit-3.13",
+        "notebooks",
+    ):
         assert f"make {command}" in readme
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
     assert "make test" in (ROOT / ".ci" / "run").read_text()

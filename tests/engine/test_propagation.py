@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deepmr_utils._engine.engines import propagator
 from deepmr_utils._engine.recording import UnsupportedError
 from deepmr_utils._engine.spectral import spectral_convolution, spectrum
+from deepmr_utils._engine.windows import Options, Sites
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout, as_members
 from deepmr_utils.sequences import one_hot
@@ -33,11 +34,11 @@ def assert_exact(module, x, window_bytes=2**14, columns=None):
     with torch.inference_mode():
         references = module(x)
         columns = list(range(references.shape[1])) if columns is None else columns
-        net = propagator(module, x[0], [references[:1]], columns, {})
+        net = propagator(module, x[0], [references[:1]], columns, Options({}))
         state, got_references = net.reference(x)
         sequence, position = (i.ravel() for i in np.indices((n, length)))
         change = torch.eye(4, dtype=x.dtype)[None] - x[sequence, :, position][:, None]
-        got = net.mutants(state, sequence, position, change, window_bytes)
+        got = net.mutants(state, Sites(sequence, position, change), window_bytes)
         mutants = x[sequence][:, None].repeat(1, 4, 1, 1)
         mutants[np.arange(len(mutants)), :, :, position] += change
         full = module(mutants.flatten(0, 1))[:, columns].view(n * length, 4, -1)
@@ -253,7 +254,7 @@ def test_wide_layers_take_the_spectral_way():
     layers = [nn.Conv1d(4, 96, 8), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(96, 96, 8), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(96 * 21, 3))
     net = assert_exact(net, sequences(2, 120, torch.float32))
-    assert any("spectrum" in key for key in net._prepared)
+    assert any("spectrum" in key for key in net.prepared)
 
 
 def test_only_wanted_columns_of_the_last_layer_are_computed():
@@ -311,4 +312,4 @@ def test_a_wrong_propagation_is_noticed_before_it_is_used(monkeypatch):
         "deepmr_utils._engine.layers._taps", lambda weight, groups: weight.permute(2, 1, 0) * 1.01
     )
     with torch.inference_mode(), pytest.raises(UnsupportedError, match="come out differently, by"):
-        propagator(net, sequences()[0], [net(sequences()[:1])], [0], {})
+        propagator(net, sequences()[0], [net(sequences()[:1])], [0], Options({}))

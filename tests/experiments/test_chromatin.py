@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
+from scipy.special import expit
+from sklearn.metrics import log_loss
 
 from deepmr_utils import motifs
 from deepmr_utils.mutagenesis import saturation_mutagenesis
-from deepmr_utils.predict import MCDropout
+from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import decode, one_hot, reverse_complement
 from experiments.chromatin import draws, one_draw, simulated
 from experiments.chromatin.simulated import ACCESSIBILITY, FACTORS, FEATURES, ROLES, Parameters
@@ -190,6 +193,43 @@ def test_the_shipped_network_predicts_nearly_as_well_as_the_rules():
     # 0.04 at most was lost when it was trained, on 2,000 windows; 800 have an error of 0.015
     assert (table["auroc_possible"] - table["auroc"]).max() < 0.09
     assert (table["auroc"] > 0.75).all()
+
+
+def test_calibration_mends_a_network_that_is_too_cautious(windows):
+    held = simulated.simulate(P, 200, split="validation", seed=9)
+    network = one_draw.load_network()
+    platt, table = one_draw.calibrate(network, held, windows, n_draws=3, seed=1)
+    names, x = list(FEATURES), one_hot(windows["sequence"].tolist())
+    logits = predict(MCDropout(network, 3, 1), x).astype(float).mean(0)
+    for when, p in (("before", expit(logits)), ("after", platt(expit(logits)))):
+        losses = [log_loss(windows[name], p[:, k]) for k, name in enumerate(names)]
+        np.testing.assert_allclose(table[f"log_loss_{when}"], losses, rtol=1e-6)  # of probabilities
+    assert table["log_loss_after"].mean() < table["log_loss_before"].mean()
+    last = network.dense[-1]
+    with torch.no_grad():  # exactly half of every logit
+        last.weight /= 2
+        last.bias /= 2
+    halved, other = one_draw.calibrate(network, held, windows, n_draws=3, seed=1)
+    np.testing.assert_allclose(halved.slope, 2 * platt.slope, rtol=1e-9)
+    np.testing.assert_allclose(halved.intercept, platt.intercept, rtol=1e-9, atol=1e-9)
+    for column in ("log_loss", "own_slope", "ece"):
+        np.testing.assert_allclose(other[f"{column}_after"], table[f"{column}_after"], rtol=1e-9)
+    assert (other["log_loss_before"] > table["log_loss_before"]).all()
+
+
+def test_platt_scaling_multiplies_an_effect_by_the_ratio_of_slopes(oracle):
+    effects, bound, truth = oracle
+    slope = np.linspace(0.5, 2, len(FEATURES))
+    parts = ["effect", "se", "member_effect"]
+    scaled = effects.assign(effects[parts] * xr.DataArray(slope, dims="feature"))
+    chains = ["steiger", "published"]
+    before, after = (
+        one_draw.analyse(one, bound, ACCESSIBILITY, chains, truth)[0] for one in (effects, scaled)
+    )
+    of = dict(zip(FEATURES, slope, strict=True))
+    ratio = before["outcome"].map(of) / before["exposure"].map(of)
+    for column in ("effect", "total_se", "total_ci_low", "total_ci_high"):
+        np.testing.assert_allclose(after[column], before[column] * ratio, rtol=1e-6, atol=1e-9)
 
 
 def test_factors_are_named_by_both_ways():

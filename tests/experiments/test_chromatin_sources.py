@@ -33,6 +33,13 @@ def test_the_demo_has_bound_windows_of_every_factor():
     assert all(len(ids) == 3 for ids in data.bound.values())
 
 
+def test_only_windows_with_labels_calibrate():
+    sources.check_labels("demo", True)
+    sources.check_labels("published", False)
+    with pytest.raises(ValueError, match="needs labels, which windows of source 'path' lack"):
+        sources.check_labels("path", True)
+
+
 def test_published_weights_are_taken_by_index(files):
     names, codes = files
     data = sources.published(2, weights=WEIGHTS, **names)

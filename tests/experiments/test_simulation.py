@@ -285,8 +285,8 @@ def test_pipeline_is_unbiased_on_the_oracle(scenario):
         sequence_ids=test["sequence_id"],
         device="cpu",
     )
+    # the oracle is sure of itself; all effects get one weight
     effects["se"] = xr.ones_like(effects["effect"])
-    effects.attrs["n_members"] = 2  # the oracle is sure of itself; all effects get one weight
     truth = simulation.local_truth(test, parameters, data.rates).set_index("sequence_id")["truth"]
 
     def slope(used):
@@ -320,7 +320,6 @@ def test_robust_egger_overshoots_on_a_perfect_model_where_the_relation_is_curved
         device="cpu",
     )
     effects["se"] = xr.ones_like(effects["effect"])
-    effects.attrs["n_members"] = 2
     selected = select_instruments(effects, "exposure", "outcome", threshold=1.0)
     ivw, egger = (local_mr(selected, m)["causal_effect"].median() for m in ("ivw", "egger_robust"))
     assert ivw == pytest.approx(truth, rel=0.01)

@@ -349,7 +349,7 @@ def test_pairs_without_instruments_say_so():
         ({"rule": "best"}, "unknown rule 'best': choose one of pooled, wald"),
         ({"methods": ["raps_simple"]}, "for others there is robust_pairs"),
         ({"methods": ["ivw", "ivw"]}, "once each"),
-        ({"threshold": -1}, "0 or more"),
+        ({"threshold": -1}, "at least 0"),
         ({"exposures": ["g"]}, r"exposures must be features, each once; got \['g'\]"),
         ({"exposures": ["f0"], "outcomes": ["f0"]}, "two features"),
         ({"tau2_method": "pm"}, "unknown tau2_method 'pm'"),

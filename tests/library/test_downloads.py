@@ -4,6 +4,8 @@ import functools
 import hashlib
 import http.server
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -37,7 +39,6 @@ def server(tmp_path, monkeypatch):
         "FILES",
         {
             "free.pth": downloads.Download(url, checksum, "CC-BY 3.0"),
-            "bound.pth": downloads.Download(url, checksum, "non-commercial", must_accept=True),
         },
     )
     yield root
@@ -55,13 +56,6 @@ def test_a_file_is_fetched_once_and_its_licence_shown(server, tmp_path, caplog):
     caplog.clear()
     assert downloads.fetch("free.pth", tmp_path / "cache") == path
     assert not caplog.records
-
-
-def test_a_restricted_licence_must_be_accepted(server, tmp_path):
-    with pytest.raises(PermissionError, match=r"bound\.pth must be accepted \(non-commercial\)"):
-        downloads.fetch("bound.pth", tmp_path)
-    assert not (tmp_path / "bound.pth").exists()
-    assert downloads.fetch("bound.pth", tmp_path, accept_licence=True).read_bytes() == CONTENT
 
 
 def test_another_content_is_not_kept(server, tmp_path):
@@ -90,7 +84,7 @@ def test_without_a_network_it_says_what_to_do_by_hand(server, tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"choose from deepsea_predict\.pth, .*bpnet\.model\.h5"):
+    with pytest.raises(ValueError, match=r"choose one of deepsea_predict\.pth, .*bpnet\.model\.h5"):
         downloads.fetch("deepsea.pth")
 
 
@@ -102,6 +96,15 @@ def test_every_file_has_an_address_a_checksum_and_a_licence():
         assert file.url.startswith("https://")
         assert name in file.url
         assert file.licence
-    assert [name for name, file in downloads.FILES.items() if file.must_accept] == [
-        "deepsea.beluga.pth"
-    ]
+
+
+def test_models_are_loaded_when_asked_for():
+    code = (
+        "import sys; from deepmr_utils import models; print('torch' in sys.modules);"
+        "models.DeepSEA; print('torch' in sys.modules, models.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.splitlines()
+    assert before == "False"
+    assert after.startswith("True")
+    assert "load_bpnet_oskn" in after

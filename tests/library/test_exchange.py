@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils import null, sequences
-from deepmr_utils.exchange import EFFECT_COLUMNS, effects_table, export_twosamplemr, import_effects
+from deepmr_utils.effects import EFFECT_COLUMNS, effects_table, export_twosamplemr, import_effects
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.mr import local_mr
 from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
@@ -64,7 +64,7 @@ def test_import_by_hand():
 
 
 def test_sequences_say_what_was_analysed():
-    effects = import_effects(TABLE, SEQUENCES, n_members=7)
+    effects = import_effects(TABLE, SEQUENCES)
     assert effects["sequence"].to_numpy().tolist() == ["s0", "s2", "s1"]
     assert ["".join(row) for row in effects["reference"].to_numpy()] == ["TTTT", "CTAG", "ANGT"]
     assert effects["chrom"].to_numpy().tolist() == ["chr1", "chr1", "chrX"]
@@ -72,7 +72,6 @@ def test_sequences_say_what_was_analysed():
     assert effects["strand"].to_numpy().tolist() == ["+", "-", "+"]
     assert effects["effect"].sel(sequence="s0").isnull().all()
     assert effects["effect"].sel(sequence="s2", position=1, allele="A", feature="x") == 0.25
-    assert effects.attrs["n_members"] == 7
 
 
 def test_import_gives_back_what_saturation_mutagenesis_gave(effects, tmp_path):
@@ -127,7 +126,7 @@ def changed(row, **values):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (TABLE.drop(columns=["se"]), r"needs the columns .* and at least one row; got .* add \['se'\]"),
+        (TABLE.drop(columns=["se"]), r"needs the columns .*; got .* add \['se'\]"),
         (TABLE.iloc[:0], r"got .* and 0 rows: add rows"),
         (changed(1, feature=None), "every row needs a feature; row 1 has feature nan|None"),
         (changed(1, sequence_id=None), "every row needs a sequence_id; row 1"),
@@ -140,9 +139,9 @@ def changed(row, **values):
         (changed(3, alternate="AC"), "alternate must be one of A, C, G, T; row 3 has alternate AC"),
         (changed(3, alternate="G"), "reference and alternate must differ; row 3 has reference G, alternate G"),
         (pd.concat([TABLE, TABLE[1:2]]), "a substitution may be listed once a feature; row 6 has sequence_id s1, position 0, alternate C, feature y"),
-        (changed(0, effect="big"), "effect must be a finite number; row 0 has effect big"),
-        (changed(0, effect=np.inf), "effect must be a finite number; row 0 has effect inf"),
-        (changed(0, se=-np.inf), "se must be a finite number; row 0 has se -inf"),
+        (changed(0, effect="big"), "effect must hold numbers; got 'big' at row 0"),
+        (changed(0, effect=np.inf), "effect must be finite; row 0 has effect inf"),
+        (changed(0, se=-np.inf), "se must be finite; row 0 has se -inf"),
         (changed(0, se=-0.1), "se must be 0 or more; row 0 has se -0.1"),
         (changed(0, se=np.nan), "effect and se must be NaN together; row 0 has effect 0.5, se nan"),
         (changed(5, se=0.1), "effect and se must be NaN together; row 5 has effect nan, se 0.1"),
@@ -150,7 +149,7 @@ def changed(row, **values):
         (changed(5, feature="z"), r"every substitution needs all features \(x, y, z\); row 0"),
         (TABLE.assign(reference_prediction=[1, 2, 1, 3, 4, 5]), "reference_prediction must be the same for all substitutions of a sequence; row 3 has sequence_id s1, feature y, reference_prediction 3"),
         (TABLE.assign(reference_prediction=[1, 2, 1, np.nan, 4, 5]), "reference_prediction must be the same .* row 3"),
-        (TABLE.assign(reference_prediction=[1, np.inf, 1, 2, 4, 5]), "reference_prediction must be a finite number; row 1"),
+        (TABLE.assign(reference_prediction=[1, np.inf, 1, 2, 4, 5]), "reference_prediction must be finite; row 1"),
         (pd.concat([TABLE, TABLE[:2].assign(reference="T", alternate="G")]), r"reference must be the base found in another row \(are positions 0-based, on the same strand\?\); row 0 has sequence_id s1, position 0, reference A, found T"),
     ],
 )  # fmt: skip
@@ -162,13 +161,13 @@ def test_bad_tables_raise(table, message):
 @pytest.mark.parametrize(
     ("sequences", "message"),
     [
-        (SEQUENCES.iloc[:2], "sequences has 2 of 4 bases, and no such sequence; row 0 has sequence_id s1, position 0"),
-        (SEQUENCES.assign(sequence=["TT", "CT", "AN"]), "sequences has 3 of 2 bases, and no such base; row 2 has sequence_id s1, position 2"),
+        (SEQUENCES.iloc[:2], "sequences has 2 of 4 bases, and no such place; row 0 has sequence_id s1, position 0"),
+        (SEQUENCES.assign(sequence=["TT", "CT", "AN"]), "sequences has 3 of 2 bases, and no such place; row 2 has sequence_id s1, position 2"),
         (SEQUENCES.assign(sequence=["TTTT", "CTAG", "AAAA"]), r"base found in sequences .*; row 2 has sequence_id s1, position 2, reference G, found A"),
         (SEQUENCES.assign(sequence=["TTTT", "CTAG", "AANA"]), r"row 2 has .* reference G, found N"),
         (SEQUENCES.assign(sequence=["TTTT", "CTAG", "ACG"]), "all sequences must have one length"),
-        (SEQUENCES.assign(sequence_id="s1"), "sequence_id of sequences must be unique; row 1 has sequence_id s1"),
-        (SEQUENCES.drop(columns="sequence"), r"sequences needs the columns sequence_id, sequence and at least one row; got .* add \['sequence'\]"),
+        (SEQUENCES.assign(sequence_id="s1"), "each of sequences needs a sequence_id of its own; row 1 has sequence_id s1"),
+        (SEQUENCES.drop(columns="sequence"), r"sequences needs the columns sequence_id, sequence; got .* add \['sequence'\]"),
     ],
 )  # fmt: skip
 def test_sequences_that_do_not_fit_raise(sequences, message):
@@ -200,9 +199,9 @@ LETTERS = "GATTACATTGCCAGGATACCTGTGCAAGTC"
 @pytest.mark.parametrize(
     ("positions", "references", "start", "hint"),
     [
-        (np.arange(1, 31), LETTERS, None, "no such base; row 29 .* The references agree at position - 1: positions look 1-based, subtract 1$"),
+        (np.arange(1, 31), LETTERS, None, "no such place; row 29 .* The references agree at position - 1: positions look 1-based, subtract 1$"),
         (np.arange(5, 15), LETTERS[4:14], None, "found in sequences .* positions look 1-based, subtract 1$"),
-        ([30], "A", None, "no such base; .* Positions look 1-based: the first base is position 0$"),
+        ([30], "A", None, "no such place; .* Positions look 1-based: the first base is position 0$"),
         (np.arange(30), sequences.reverse_complement(LETTERS), None, "agree on the other strand: count from its end$"),
         (np.arange(7000, 7030), LETTERS, 7000, "Positions look like those of a chromosome: subtract start$"),
         (np.arange(7001, 7031), LETTERS, 7000, r"Positions look 1-based and of a chromosome: subtract start \+ 1$"),
@@ -250,7 +249,7 @@ def test_names_that_look_like_something_else_stay_text():
     assert (effects["chrom"].item(), effects["start"].item()) == ("1", 4)
     with pytest.raises(ValueError, match=r"needs a feature; row 0 .* with keep_default_na=False"):
         import_effects(listed([1], "A", feature=None))
-    with pytest.raises(ValueError, match="sequences needs a sequence_id a row; row 0"):
+    with pytest.raises(ValueError, match="each of sequences needs a sequence_id of its own; row 0"):
         import_effects(listed([1], "A"), where.assign(sequence_id=None))
 
 

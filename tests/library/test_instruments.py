@@ -23,7 +23,6 @@ def make_effects(seed=0):
             "sequence": ["s1", "s2"], "position": range(5), "allele": list("ACGT"),
             "feature": ["x", "y"], "reference": (("sequence", "position"), REFERENCE),
         },
-        {"n_members": 5},
     )  # fmt: skip
 
 
@@ -106,11 +105,11 @@ def test_no_variation_keeps_nothing():
     ("arguments", "message"),
     [
         (("x", "x"), "exposure and outcome must be two features; both are 'x'"),
-        (("z", "y"), "unknown exposure 'z': the features are x, y"),
+        (("z", "y"), "unknown exposure 'z': choose one of x, y"),
         (("x", "z"), "unknown outcome 'z'"),
         (("x", "y", "strong"), "unknown rule 'strong': choose one of pooled, wald"),
-        (("x", "y", "pooled", -1.0), "threshold must be 0 or more; got -1.0"),
-        (("x", "y", "pooled", np.nan), "threshold must be 0 or more; got nan"),
+        (("x", "y", "pooled", -1.0), "threshold must be a number of at least 0; got -1.0"),
+        (("x", "y", "pooled", np.nan), "threshold must be a number of at least 0; got nan"),
     ],
 )
 def test_bad_input_raises(arguments, message):
@@ -119,7 +118,8 @@ def test_bad_input_raises(arguments, message):
 
 
 def test_a_single_member_is_refused():
-    effects = make_effects().assign_attrs(n_members=1)
+    effects = make_effects()
+    effects["se"] = effects["se"] * np.nan
     with pytest.raises(ValueError, match="single member have no standard errors"):
         select_instruments(effects, "x", "y")
     frozen = make_effects()

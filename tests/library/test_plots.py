@@ -81,6 +81,14 @@ def test_rounds_and_reliability():
     ax = plots.global_against_truth(table, published)
     assert ax.get_xlim() == ax.get_ylim()
     assert ax.get_xlim()[1] == pytest.approx(1.05 * 3.0)
+    names = {"truth": "true", "ci_low": "low", "ci_high": "high"}
+    low, high = table.rename(columns=names), table.rename(columns=names).assign(effect=[1.2, 2.8])
+    ax = plots.global_against_truth({"a": low, "b": high}, truth="true", interval=("low", "high"))
+    one, two = (container.lines[0].get_xydata() for container in ax.containers)
+    np.testing.assert_array_equal(one[:, 1], table["effect"])
+    np.testing.assert_allclose((one[:, 0] + two[:, 0]) / 2, table["truth"])  # beside each other
+    assert (one[:, 0] < two[:, 0]).all()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     curve = pd.DataFrame({"feature": "x", "expected": [0, 1], "observed": [0.1, 0.9]})
     assert plots.reliability(curve).get_xlabel() == "predicted quantile"
 

@@ -99,3 +99,12 @@ def test_columns():
         _checks.require(pd.concat([table, table], axis=1), ["a"], "x")
     with pytest.raises(TypeError, match="x must be a pandas DataFrame; got dict"):
         _checks.check_columns({"a": 1}, ["a"], "x")
+
+
+def test_names_are_known_and_given_once():
+    assert _checks.check_names("feature", "ab", ["ab", "a"]) == ["ab"]
+    assert _checks.check_names("feature", ("a", "ab"), ["ab", "a"]) == ["a", "ab"]
+    with pytest.raises(ValueError, match=r"unknown feature 'Sox': choose one of Sox2, Oct4 .*Sox2"):
+        _checks.check_names("feature", ["Oct4", "Sox"], ["Sox2", "Oct4"])
+    with pytest.raises(ValueError, match=r"feature must be given once each; got .*: drop a 'ab'"):
+        _checks.check_names("feature", ["ab", "cd", "ab"], ["ab", "cd"])

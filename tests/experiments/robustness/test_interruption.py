@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
-from deepmr_utils import _files, effects
+from deepmr_utils import _effects_store, _files
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from experiments.cooperativity import sweeps
 
@@ -78,7 +78,7 @@ def test_a_killed_mutagenesis_goes_on(tmp_path, monkeypatch):
     x = x.transpose(0, 2, 1).copy()
     members = [network.eval(), network.eval()]
     expected = saturation_mutagenesis(members, x, batch_size=24)
-    write = effects.EffectsWriter.write
+    write = _effects_store.EffectsWriter.write
 
     def fatal(writer, start, size, values):
         if start >= 3:
@@ -87,7 +87,7 @@ def test_a_killed_mutagenesis_goes_on(tmp_path, monkeypatch):
 
     path = tmp_path / "effects.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(effects.EffectsWriter, "write", fatal)
+        patch.setattr(_effects_store.EffectsWriter, "write", fatal)
         child = Child(lambda: saturation_mutagenesis(members, x, batch_size=24, store=path))
         assert child.wait() == -signal.SIGKILL
     assert not path.exists()

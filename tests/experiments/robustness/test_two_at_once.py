@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from deepmr_utils import _files
-from deepmr_utils.effects import EffectsWriter
+from deepmr_utils._effects_store import EffectsWriter
 from experiments import study
 from experiments.cooperativity import rounds
 

@@ -1,4 +1,7 @@
-"""Every figure of a table with nothing to draw says so, and draws one row."""
+"""What all figures share: they say when there is nothing to draw, one colour a sign, few imports."""
+
+import subprocess
+import sys
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -39,9 +42,10 @@ FIGURES = {
                                                   coverage=0.9, assumed=True)),
     "pair_forest": (plots.pair_forest, PAIR),
     "local_densities": (plots.local_densities, PAIR_LOCAL),
-    "both_ways": (plots.both_ways, PAIR_LOCAL),
+    "effects_against_reverse": (plots.effects_against_reverse, PAIR_LOCAL),
     "distance_heatmap": (lambda t: plots.distance_heatmap(t, "near"), PAIR),
-    "learned_against_true": (lambda t: plots.learned_against_true({"g": t}), PAIR),
+    "graphs_against_truth": (lambda t: plots.global_against_truth({"a": t, "b": t}), row(
+        truth=1.0, effect=0.9, ci_low=0.8, ci_high=1.0)),
     "effect_clustermap": (plots.effect_clustermap, PAIR),
     "effect_graph": (plots.effect_graph, PAIR),
 }  # fmt: skip
@@ -76,30 +80,86 @@ def test_lines_of_no_method_and_graphs_of_no_edge():
         texts(plots.funnel(RATIO, nothing))
     assert set(texts(plots.causal_graph({}))) == {"Sox2", "Oct4", "Nanog", "Klf4"}
     assert len(plots.causal_graph({("Oct4", "Sox2"): np.nan}).patches) == 0
-    assert texts(plots.causal_graph({}, places={}))[0].startswith("nothing to draw")
-    assert texts(plots.learned_against_true({}))[0].startswith("nothing to draw")
+    assert texts(plots.global_against_truth({}))[0].startswith("nothing to draw")
     infinite = plots.forest(LOCAL.assign(ci_low=-np.inf))
     assert np.isfinite(infinite.get_xlim()).all()
 
 
-def test_three_features_both_ways():
+def test_three_features_against_the_reverse():
     """Three pairs do not fill two rows of panels."""
     pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "b")]
     table = pd.DataFrame(pairs, columns=["exposure", "outcome"])
-    figure = plots.both_ways(table.assign(sequence_id="s", causal_effect=0.5, distance=9.0))
+    figure = plots.effects_against_reverse(
+        table.assign(sequence_id="s", causal_effect=0.5, distance=9.0)
+    )
     drawn = [len(ax.collections[0].get_offsets()) for ax in figure.axes[:3]]
     assert drawn == [1, 0, 0]
 
 
-def test_sequences_of_missing_effects():
+def sequence_effects(value):
     dims = ("sequence", "position", "allele", "feature")
-    effects = xr.Dataset(
-        {"effect": (dims, np.full((1, 5, 4, 1), np.nan))},
+    return xr.Dataset(
+        {"effect": (dims, np.full((1, 5, 4, 1), value))},
         {"sequence": ["s"], "feature": ["x"], "allele": list("ACGT"), "position": np.arange(5),
          "reference": (("sequence", "position"), [list("ACGTA")])},
     )  # fmt: skip
+
+
+def test_sequences_of_missing_effects():
+    effects = sequence_effects(np.nan)
     for draw in (plots.sequence_logo, plots.effect_heatmap):
         assert texts(draw(effects, "s", "x"))[0].startswith("nothing to draw")
         texts(draw(effects.fillna(0.0), "s", "x"))
         with pytest.raises(ValueError, match="unknown feature 'y': choose one of x"):
             draw(effects, "s", "y")
+
+
+SIGNED = row(exposure="a", outcome="b", effect=2.0, bin="near", q_value=0.01)
+SIGNED = pd.concat([SIGNED, SIGNED.assign(exposure="b", outcome="a", effect=-2.0)])
+
+
+def positive_and_negative():
+    effects = sequence_effects(2.0)
+    effects["effect"][0, 0] = -2.0
+    yield "effect_heatmap", plots.effect_heatmap(effects, "s", "x"), [-2.0, 2.0]
+    yield "distance_heatmap", plots.distance_heatmap(SIGNED, ["near"]), [2.0, -2.0]
+    yield "effect_clustermap", plots.effect_clustermap(SIGNED).axes[1], [2.0, -2.0]
+    yield "causal_graph", plots.causal_graph({("a", "b"): 2.0, ("b", "a"): -2.0}), [2.0, -2.0]
+    yield "effect_graph", plots.effect_graph(SIGNED), [2.0, -2.0]
+
+
+def test_one_colour_for_each_sign():
+    """In heat maps, at full colour, a darker tint of it; in graphs the very colour."""
+    hue = [matplotlib.colors.rgb_to_hsv(c[:3])[0] for c in (plots.NEGATIVE, plots.POSITIVE)]
+    apart = abs((hue[0] - hue[1] + 0.5) % 1 - 0.5)  # red is both 0 and 1
+    assert apart > 0.3
+    drawn = set()
+    for name, ax, signs in positive_and_negative():
+        drawn.add(name)
+        if ax.patches:
+            colours = [patch.get_edgecolor()[:3] for patch in ax.patches]
+        else:
+            mesh = ax.collections[0]
+            values = mesh.get_array().compressed()
+            assert values[np.argsort(np.abs(values) < 2)][0] == signs[0]
+            colours = mesh.to_rgba(signs)[:, :3]
+        for colour, sign in zip(colours, signs, strict=True):
+            expected = plots.POSITIVE if sign > 0 else plots.NEGATIVE
+            if ax.patches:
+                assert colour == expected[:3]
+            h = matplotlib.colors.rgb_to_hsv(colour)[0]
+            assert abs((h - hue[int(sign > 0)] + 0.5) % 1 - 0.5) < 0.05, name
+    signed = {n for n in plots.__all__ if "heatmap" in n or "graph" in n or "map" in n}
+    assert drawn == signed
+
+
+def test_figures_import_nothing_that_they_do_not_draw_with():
+    code = (
+        "import sys; from deepmr_utils import plots; [getattr(plots, n) for n in plots.__all__];"
+        "print([n for n in ('torch', 'xarray', 'statsmodels', 'sklearn') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert {"forest", "POSITIVE", "effects"} <= set(dir(plots))
+    with pytest.raises(AttributeError, match="has no attribute 'forrest'"):
+        _ = plots.forrest

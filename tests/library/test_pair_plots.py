@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from deepmr_utils import plots
+from deepmr_utils.plots import pairs
 
 matplotlib.use("Agg")
 
@@ -32,15 +33,17 @@ def make_table(k=12, seed=0):
 
 def test_matrix_has_one_order_and_nothing_on_its_diagonal():
     table = make_table()
-    matrix = plots.effect_matrix(table)
+    matrix = pairs.effect_matrix(table)
     assert matrix.index.tolist() == matrix.columns.tolist() == [f"f{i}" for i in range(12)]
     assert np.isnan(np.diag(matrix)).all()
     for row in table.itertuples():
         assert matrix.loc[row.exposure, row.outcome] == row.effect
     with pytest.raises(ValueError, match="rows of one method"):
-        plots.effect_matrix(pd.concat([table, table]))
-    with pytest.raises(ValueError, match="needs the columns exposure, outcome, se"):
-        plots.effect_matrix(table, "se")
+        pairs.effect_matrix(pd.concat([table, table]))
+    some = pairs.effect_matrix(table[table["outcome"].isin(["f0", "f1"])].iloc[::-1])
+    assert some.columns.tolist() == ["f1", "f0"]  # as exposures stand
+    other = pairs.effect_matrix(table.assign(outcome=table["outcome"].replace("f3", "g")))
+    assert other.columns.tolist()[-1] == "g"
 
 
 def test_clustered_heat_map_puts_groups_together_beside_their_tree():
@@ -53,7 +56,7 @@ def test_clustered_heat_map_puts_groups_together_beside_their_tree():
     parity = [int(name[1:]) % 2 for name in rows]
     assert sum(a != b for a, b in pairwise(parity)) == 1
     values = ax.collections[0].get_array().reshape(12, 12)
-    matrix = plots.effect_matrix(table).loc[rows, rows].to_numpy()
+    matrix = pairs.effect_matrix(table).loc[rows, rows].to_numpy()
     np.testing.assert_array_equal(np.ma.filled(values, np.nan), matrix)
     assert values.mask.diagonal().all()
     dots = ax.lines[0].get_xydata() - 0.5
@@ -100,15 +103,34 @@ def test_graph_draws_the_strongest_effects_from_exposure_to_outcome():
     }
 
 
-def test_graph_colours_signs_and_leaves_out_features_without_an_arrow():
-    table = make_table(k=4).assign(effect=lambda t: np.where(t["exposure"] == "f0", -2.0, 1.0))
-    ax = plots.effect_graph(table, significance=None)
-    colours = [matplotlib.colors.to_rgb(a.get_edgecolor()) for a in arrows(ax)]
-    assert len(colours) == 12
-    assert colours.count(tuple(plots.BLUE)) == 3
+def test_graph_leaves_out_features_without_an_arrow():
+    table = make_table(k=4)
     large = plots.effect_graph(make_table(k=50), edges=5)
     assert 2 <= len(large.texts) <= 10
-    nothing = plots.effect_graph(table, column="q_value", significance=0.0)
-    assert not arrows(nothing)
-    with pytest.raises(ValueError, match="needs the columns total_p"):
-        plots.effect_graph(table, column="total_p")
+    assert len(arrows(plots.effect_graph(table, significance=None))) == 12
+    assert not arrows(plots.effect_graph(table, significance=0.0))
+    with pytest.raises(ValueError, match="needs the columns q_value"):
+        plots.effect_graph(table.drop(columns="q_value"))
+
+
+def test_graphs_of_any_features_lie_on_a_circle():
+    ax = plots.causal_graph({("a", "b"): 1.0, ("b", "c"): 0.5, ("c", "a"): 0.0}, nodes=["d", "c"])
+    places = np.array([line.get_xydata()[0] for line in ax.lines])
+    assert [text.get_text() for text in ax.texts] == ["d", "c", "a", "b"]
+    np.testing.assert_allclose(places, [[0, 1], [1, 0], [0, -1], [-1, 0]], atol=1e-9)
+    assert [a.get_linewidth() for a in arrows(ax)] == pytest.approx([3.0, 1.74, 0.48])
+    by_hand = plots.causal_graph({("Oct4", "Sox2"): 1.0, ("Sox2", "Oct4"): -0.5})
+    assert [a.get_linewidth() for a in arrows(by_hand)] == pytest.approx([5.0, 2.9])
+    assert [text.xy for text in by_hand.texts[:2]] == [(0, 1), (-1, 0)]
+
+
+def test_effects_stand_against_the_reverse_of_the_same_sequence():
+    table = pd.DataFrame({
+        "sequence_id": ["s", "t", "t", "u"], "exposure": ["a", "a", "b", "b"],
+        "outcome": ["b", "b", "a", "a"], "causal_effect": [0.1, 0.2, 0.3, 0.4],
+        "distance": [5.0, 6.0, 7.0, 8.0],
+    })  # fmt: skip
+    ax = plots.effects_against_reverse(table).axes[0]
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.2, 0.3]])  # t
+    assert ax.collections[0].get_array() == [6.0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("a → b", "b → a")
