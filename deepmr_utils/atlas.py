@@ -201,7 +201,7 @@ def local_atlas(
                 part.reshape(effect.shape)
                 for part in inference(
                     effect.ravel(), se.ravel(), distribution=distribution, df=df.ravel(),
-                    shrink=scale.ravel() if method == "egger" else None,
+                    shrink=scale.ravel() if method == "egger" else 1.0,
                 )
             )  # fmt: skip
         bad = ~np.isfinite(effect) | np.isnan(low) | np.isnan(high)
