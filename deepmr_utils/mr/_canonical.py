@@ -67,8 +67,8 @@ def canonical(bx: Array, sx: Array, by: Array, sy: Array) -> Canonical:
     -------
     Canonical
     """
-    one_more = ((0, 0), (0, 1))  # a column of padding, so that there is a column
-    bx, sx, by, sy = (np.pad(a, one_more, constant_values=np.nan) for a in (bx, sx, by, sy))
+    if not bx.shape[1]:  # a column of padding, so that each row has a largest entry
+        bx = sx = by = sy = np.full((len(bx), 1), np.nan)
     n, x = (~np.isnan(bx)).sum(axis=1), np.abs(bx)
     # Without an exposure effect there is no orientation, so that only the size of y can matter.
     y = np.where(bx < 0, -by, np.where(bx == 0, np.abs(by), by))
@@ -93,11 +93,12 @@ def canonical(bx: Array, sx: Array, by: Array, sy: Array) -> Canonical:
 
 def _packed(arrays: Sequence[Array], order: Array, n: Array, width: int) -> Instruments:
     """The first n (S,) of each row (S, V) in an order, and padding as `Instruments` has it."""
-    beyond = np.arange(width) >= n[:, None]
-    order = np.pad(order, ((0, 0), (0, width - order.shape[1])))
-    packed = [np.take_along_axis(array, order, axis=1) for array in arrays]
-    for array, padding in zip(packed, (0, 1, 0, np.inf), strict=True):
-        array[beyond] = padding
+    used, packed = np.arange(order.shape[1]) < n[:, None], []
+    for array, padding in zip(arrays, (0.0, 1.0, 0.0, np.inf), strict=True):
+        full = np.full((len(n), width), padding)
+        values = np.take_along_axis(array, order, axis=1)
+        np.copyto(full[:, : order.shape[1]], values, where=used)
+        packed.append(full)
     return Instruments(*packed, n)
 
 
@@ -114,6 +115,8 @@ def _outcome_sign(x: Array, sx: Array, y: Array, sy: Array) -> tuple[Array, Arra
     clear = (strongest.sum(axis=1) == 1) & (np.abs(top) > 0) & (strength.max(axis=1) > 0)
     sign[clear] = np.sign(top[clear])
     rest = np.flatnonzero(~clear)
+    if not len(rest):
+        return sign, symmetric
     keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (sy, sx, np.abs(y), x)]
     order = np.lexsort(keys, axis=1)
     ordered = [np.take_along_axis(key, order, axis=1) for key in keys]
@@ -172,10 +175,9 @@ def restore(fit: Fit, form: Canonical) -> Fit:
     half = (high - low) / 2
     rounding = ROUNDING * np.where(np.isfinite(half), half, 0)
     fit["unique"] = ~form.symmetric | ~(np.abs(fit["causal_effect"]) > rounding)
-    for name in {"causal_effect", "intercept"} & fit.keys():
-        fit[name] = np.where(form.symmetric, 0 * fit[name], fit[name])
     for name in {*ODD} & fit.keys():
-        fit[name] = form.sign * fit[name]
+        zero = form.symmetric & (name != "distortion")
+        fit[name] = form.sign * np.where(zero, 0 * fit[name], fit[name])
     turned = form.sign < 0
     fit["ci_low"], fit["ci_high"] = np.where(turned, -high, low), np.where(turned, -low, high)
     exponents = dict.fromkeys(RATIOS, form.unit_exponent)

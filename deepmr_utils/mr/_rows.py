@@ -7,6 +7,7 @@ import numpy as np
 from .._numerics import RANK
 
 Array = np.ndarray
+Arrays = tuple[Array, ...]
 
 
 class Line(NamedTuple):
@@ -32,7 +33,7 @@ def row_quantile(values: Array, used: Array, level: float = 0.5) -> Array:
     return (1 - (at - below)) * low + (at - below) * high
 
 
-def centred(x: Array, y: Array, weight: Array, intercept: bool) -> tuple[Array, ...]:
+def centred(x: Array, y: Array, weight: Array, intercept: bool) -> Arrays:
     """Weighted means (S,) of x and y, 0 without an intercept, and deviations (S, V) from them."""
     mean_x, mean_y, dx, dy = np.zeros(len(x)), np.zeros(len(x)), x, y
     total = weight.sum(axis=1)

@@ -112,10 +112,15 @@ def i2_gx(data: Instruments) -> Array:
     return np.fmax(0, (q - (data.n - 1)) / q)
 
 
-def _penalty(data: Instruments, slope: Array, intercept: Array | float) -> Array:
-    """Weights that drop outliers: min(1, 100 p), p the chi-square tail of a squared residual."""
+def _squares(data: Instruments, slope: Array, intercept: Array | float = 0.0) -> Array:
+    """Squares (S, V) of the standardised residuals of a line."""
     residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
-    return np.fmin(1, 100 * special.chdtrc(1, (residual / data.sy) ** 2))
+    return (residual / data.sy) ** 2
+
+
+def _penalty(squares: Array) -> Array:
+    """Weights that drop outliers: min(1, 100 p), p the chi-square tail of a squared residual."""
+    return np.fmin(1, 100 * special.chdtrc(1, squares))
 
 
 def ivw(
@@ -165,17 +170,16 @@ def ivw(
         # An instrument of no exposure effect has no ratio, on either side of the median.
         ratio = data.y / data.x
         median = row_quantile(ratio, data.mask & np.isfinite(ratio))
-        weight = weight * _penalty(data, median, 0.0)
+        weight = weight * _penalty(_squares(data, median))
     line = _fit_line(data, weight, intercept=False, robust=robust)
     fixed = (effects == "fixed") | ((effects == "auto") & (data.n < 4))
-    se = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1))
-    result = summary(line.slope, se, distribution=distribution, df=data.n - 1) | {
+    se, df = line.slope_se * np.where(fixed, 1, np.fmax(line.scale, 1)), data.n - 1
+    result = summary(line.slope, se, distribution=distribution, df=df) | {
         "scale": line.scale,
         "f_stat": ((data.x / data.sx) ** 2).sum(axis=1) / data.n,
         "converged": line.converged,
     }
     if not penalized:  # a Q of downweighted residuals has no chi-square distribution
-        df = data.n - 1
         q = df * line.scale**2  # as R reports it, of the robust scale too
         result |= {"q": q, "q_p": chi2_tail(df, q)}
     return result
@@ -218,12 +222,11 @@ def egger(
     weight = 1 / data.sy**2
     if penalized:
         first = weighted_line(data.x, data.y, weight, data.n, intercept=True)
-        weight = weight * _penalty(data, first.slope, first.intercept)
+        weight = weight * _penalty(_squares(data, first.slope, first.intercept))
     line = _fit_line(data, weight, intercept=True, robust=robust)
-    dispersion = np.fmax(line.scale, 1)
+    se, intercept_se = (e * np.fmax(line.scale, 1) for e in (line.slope_se, line.intercept_se))
     df = data.n - 2
     rule = {"distribution": distribution, "df": df, "shrink": line.scale}
-    se, intercept_se = line.slope_se * dispersion, line.intercept_se * dispersion
     result = summary(line.slope, se, **rule) | {
         "intercept": line.intercept,
         "intercept_se": intercept_se,
@@ -233,8 +236,7 @@ def egger(
         "converged": line.converged,
     }
     if not penalized:
-        residual = data.y - line.intercept[:, None] - line.slope[:, None] * data.x
-        q = ((residual / data.sy) ** 2).sum(axis=1)
+        q = _squares(data, line.slope, line.intercept).sum(axis=1)
         result |= {"q": q, "q_p": chi2_tail(df, q)}
     return result
 

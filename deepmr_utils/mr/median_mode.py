@@ -11,7 +11,7 @@ import numpy as np
 from scipy import fft, special
 
 from .._numerics import BLOCK, blocks, highest
-from ._rows import Array, row_quantile
+from ._rows import Array, Arrays, row_quantile
 from .linear import Distribution, Fit, Instruments, summary
 
 MAD = 1.4826  # makes the median absolute deviation of a normal its standard deviation
@@ -23,8 +23,8 @@ CHI2_95 = special.chdtri(1, 0.05)
 
 def bootstrap(
     statistic: Callable[[Array, slice], Array],
-    center: tuple[Array, ...],
-    spread: tuple[Array, ...],
+    center: Arrays,
+    spread: Arrays,
     draws: int,
     seed: int,
     row_size: int,
@@ -55,15 +55,13 @@ def bootstrap(
     # One stream a quantity, filled instrument by instrument: the width of a block changes nothing.
     streams = np.random.default_rng(seed).spawn(len(center))
     noise = [stream.standard_normal((width, draws)).T for stream in streams]
+    quantities = list(zip(center, spread, noise, strict=True))
     result = np.empty((draws, rows))
     for part in blocks(rows, row_size):
         step = max(1, BLOCK // (row_size * (part.stop - part.start)))
         for first in range(0, draws, step):
             drawn = slice(first, first + step)
-            values = [
-                c[part] + s[part] * e[drawn, None]
-                for c, s, e in zip(center, spread, noise, strict=True)
-            ]
+            values = [c[part] + s[part] * e[drawn, None] for c, s, e in quantities]
             ratio = values[0] if len(values) == 1 else values[0] / values[1]
             result[drawn, part] = statistic(ratio, part)
     return result
@@ -91,7 +89,7 @@ def weighted_median(ratio: Array, weight: Array, n: Array) -> Array:
     return ratio_low + share * (ratio_high - ratio_low)
 
 
-def _ordered_ties(ratio: Array, weight: Array) -> tuple[Array, Array]:
+def _ordered_ties(ratio: Array, weight: Array) -> Arrays:
     """Sort ratios (S, V) and their weights; of ratios equal but for rounding, by their weights.
 
     The interpolation asks which of them is first, and rounding must not answer.
@@ -146,15 +144,13 @@ def median(
         distance = ratio - middle(weight)[:, None]
         penalty = np.fmin(1, 20 * special.chdtrc(1, weight * distance**2))
         weight = np.where(data.mask, weight * penalty, 0)
-    draw = bootstrap(
-        lambda ratios, rows: weighted_median(ratios, weight[rows], data.n[rows]),
-        (np.where(data.mask, data.y, 1), data.x),
-        (np.where(data.mask, data.sy, 0), np.where(data.mask, data.sx, 0)),
-        draws,
-        seed,
-        data.x.shape[1],
-    )
-    se = draw.std(axis=0, ddof=1)
+    center = np.where(data.mask, data.y, 1), data.x
+    spread = np.where(data.mask, data.sy, 0), np.where(data.mask, data.sx, 0)
+
+    def statistic(ratios: Array, rows: slice) -> Array:
+        return weighted_median(ratios, weight[rows], data.n[rows])
+
+    se = bootstrap(statistic, center, spread, draws, seed, data.x.shape[1]).std(axis=0, ddof=1)
     return summary(middle(weight), se, distribution=distribution, df=data.n - 1)
 
 
@@ -206,14 +202,12 @@ def mode(
     size = row_quantile(np.abs(ratio), mask) + row_quantile(error, mask)
     bandwidth = np.fmax(_bandwidth(ratio, mask, phi), LEAST_BANDWIDTH * size)
     estimate = _exact_mode(np.where(mask, ratio, 0), weight, bandwidth)
-    draw = bootstrap(
-        lambda ratios, rows: _grid_mode(ratios, weight[rows], used[rows], mask[rows], phi),
-        (ratio,),
-        (np.where(mask, np.sqrt(variance), 0),),
-        draws,
-        seed,
-        GRID,
-    )
+    spread = np.where(mask, np.sqrt(variance), 0)
+
+    def statistic(ratios: Array, rows: slice) -> Array:
+        return _grid_mode(ratios, weight[rows], used[rows], mask[rows], phi)
+
+    draw = bootstrap(statistic, (ratio,), (spread,), draws, seed, GRID)
     se = MAD * np.median(np.abs(draw - np.median(draw, axis=0)), axis=0)
     result = summary(estimate, se, distribution=distribution, df=data.n - 1)
     return result | {"bandwidth": bandwidth}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._numerics import blocks, highest
-from ._rows import Array, Line, centred
+from ._rows import Array, Arrays, Line, centred
 
 # Tukey's bisquare: 1.54764 gives the S-estimate its 50 % breakdown point, 4.685061 gives the
 # M-estimate 95 % efficiency at normal errors; both as in lmrob.
@@ -153,7 +153,8 @@ def _candidates(problem: _Problem) -> Array:
         few = residual2[:, :: -(-count // 12)]
         scale2 = _m_scale2(few, some.target, np.ones(few.shape[:2]), 5).min(axis=1)
         residual2 *= (1 / (TUNING_S**2 * scale2))[:, None, None]
-        loss = np.where(lines.any(axis=2), _rho_sum(residual2), np.inf)
+        q = _inside(residual2)
+        loss = np.where(lines.any(axis=2), width - np.vecdot(q * q, q), np.inf)
         chosen = np.argsort(loss, axis=1, kind="stable")[:, :keep]
         best[part] = np.take_along_axis(lines, chosen[:, :, None], axis=1)
     return best
@@ -183,22 +184,19 @@ def _elemental(problem: _Problem, count: int) -> Array:
     return lines
 
 
-def _rho_sum(v: Array) -> Array:
-    """Sum of Tukey's rho (maximum 1) over the last axis; v = (r / (c s))^2 is overwritten."""
+def _inside(v: Array) -> Array:
+    """1 - v, v = (r / (c s))^2 at most 1, in its place; Tukey's rho is 1 - (1 - v)^3."""
     np.minimum(v, 1, out=v)
-    np.subtract(1, v, out=v)
-    return v.shape[-1] - np.vecdot(v * v, v)
+    return np.subtract(1, v, out=v)
 
 
 def _m_scale2(residual2: Array, target: Array, scale2: Array, iterations: int) -> Array:
     """Squared M-scales (S, C): sum rho(r / s) = target (S,), by Newton steps in log s^2."""
     scale2 = scale2.copy()
     for _ in range(iterations):
-        q = residual2 * (1 / (TUNING_S**2 * scale2))[..., None]
-        np.minimum(q, 1, out=q)
-        np.subtract(1, q, out=q)
+        q = _inside(residual2 * (1 / (TUNING_S**2 * scale2))[..., None])
         square, cube = np.vecdot(q, q), np.vecdot(q * q, q)
-        # With v = (r / (c s))^2 and q = 1 - v: rho = 1 - q^3, d rho / d log s^2 = -3 v q^2.
+        # rho = 1 - q^3, d rho / d log s^2 = -3 v q^2
         excess = q.shape[-1] - cube - target[:, None]
         step = np.clip(excess / (3 * (square - cube)), -2, 2)
         scale2 *= np.exp(np.where(np.isnan(step), 0, step))
@@ -211,18 +209,16 @@ def _solve(gram: Array, moment: Array) -> Array:
         return moment / gram
     g11, g12, g22 = gram[..., 0], gram[..., 1], gram[..., 2]
     m1, m2 = moment[..., 0], moment[..., 1]
-    determinant = g11 * g22 - g12**2
     solution = np.stack([g22 * m1 - g12 * m2, g11 * m2 - g12 * m1], axis=-1)
-    return solution / determinant[..., None]
+    return solution / (g11 * g22 - g12**2)[..., None]
 
 
-def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> tuple[Array, Array]:
+def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> Arrays:
     """One reweighted least-squares step (S, C, p), and the sum of rho (S, C) before it."""
     residual = problem.residuals(fit)
     v = residual * residual
     v *= (1 / (tuning**2 * scale2))[..., None]
-    np.minimum(v, 1, out=v)
-    q = np.subtract(1, v, out=v)
+    q = _inside(v)
     weight = q * q
     rho = q.shape[-1] - np.vecdot(q, weight)
     # Solving for the change, from residuals, keeps the fixed point exact however ill the Gram.
@@ -231,7 +227,7 @@ def _reweight(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> tu
     return np.where(np.isfinite(change), change, 0), rho
 
 
-def _s_step(problem: _Problem, start: Array) -> tuple[Array, Array, Array]:
+def _s_step(problem: _Problem, start: Array) -> Arrays:
     """S-estimate (S, p), its scale (S,), and whether it converged, from candidates (S, C, p)."""
     rows, count, p = start.shape
     width = problem.design.shape[2]
@@ -268,17 +264,14 @@ def _smallest_distinct(lines: Array, scales2: Array) -> Array:
     return np.take_along_axis(order, np.argsort(repeated, axis=1, kind="stable"), axis=1)
 
 
-def _iterate(
-    problem: _Problem, fit: Array, scale2: Array, tuning: float
-) -> tuple[Array, Array, Array]:
+def _iterate(problem: _Problem, fit: Array, scale2: Array, tuning: float) -> Arrays:
     """Reweight lines (S, p) until they stand still; in the S step the scale moves too."""
     fit, scale2 = fit.copy(), scale2.copy()
     last, active = np.zeros_like(fit), np.arange(len(fit))
     for iteration in range(ITERATIONS):
         f, s2 = fit[active], scale2[active]
         some = problem.rows(active)
-        change, rho = _reweight(some, f[:, None], s2[:, None], tuning)
-        change, rho = change[:, 0], rho[:, 0]
+        change, rho = (a[:, 0] for a in _reweight(some, f[:, None], s2[:, None], tuning))
         still = np.abs(change).max(axis=1) <= TOLERANCE * (np.sqrt(s2) + np.abs(f).max(axis=1))
         if tuning == TUNING_S:
             factor = rho / some.target
@@ -294,12 +287,10 @@ def _iterate(
         active = active[~still]
         if not len(active):
             break
-    converged = np.ones(len(fit), bool)
-    converged[active] = False
-    return fit, scale2, converged
+    return fit, scale2, ~np.isin(np.arange(len(fit)), active)
 
 
-def _covariance(problem: _Problem, fit: Array, s_fit: Array, scale: Array) -> tuple[Array, Array]:
+def _covariance(problem: _Problem, fit: Array, s_fit: Array, scale: Array) -> Arrays:
     """Covariance (S, p, p) of the M-estimate, scale estimated too (`.vcov.avar1` of lmrob).
 
     Also whether there is one (S,). Croux, Dhaene and Hoorelbeke (2003), "Robust standard errors for

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .._numerics import highest
-from ._rows import Array, row_quantile
+from ._rows import Array, Arrays, row_quantile
 from .linear import Fit, Instruments, summary
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
@@ -138,7 +138,7 @@ class _Model(NamedTuple):
     def rows(self, part: Array) -> "_Model":
         return _Model(*(a[part] for a in self[:4]), self.loss, self.limit[part])
 
-    def standardised(self, theta: Array, tau2: Array) -> tuple[Array, Array]:
+    def standardised(self, theta: Array, tau2: Array) -> Arrays:
         """Residual and its variance v (S, V) at theta, tau2 (S,)."""
         slope = theta[:, None]
         return self.y - slope * self.x, tau2[:, None] + self.sy2 + slope**2 * self.sx2
@@ -172,7 +172,7 @@ def _constants(loss: Loss) -> tuple[float, float, float, float]:
     return delta, c1, c2 - delta**2, c3
 
 
-def _scores(model: _Model, theta: Array, tau2: Array) -> tuple[Array, Array]:
+def _scores(model: _Model, theta: Array, tau2: Array) -> Arrays:
     """Left sides (S,) of the estimating equations of theta and tau2."""
     residual, v = model.standardised(theta, tau2)
     root = np.sqrt(v)
@@ -220,9 +220,7 @@ def _best_theta(model: _Model, candidates: Array, tau2: Array, grids: int = 2) -
     return thetas[row, highest(-criteria, thetas)]
 
 
-def _refined(
-    model: _Model, candidates: Array, at: Array, tau2: Array, grids: int
-) -> tuple[Array, Array]:
+def _refined(model: _Model, candidates: Array, at: Array, tau2: Array, grids: int) -> Arrays:
     """Lowest point (S,) near the candidates of index `at` (S,), and the criterion there."""
     row = np.arange(len(tau2))
     for _ in range(grids - 1):
@@ -255,9 +253,7 @@ def _best_tau2(model: _Model, theta: Array, grids: int = 2) -> Array:
     return np.where(found, (low + high) / 2, 0)
 
 
-def _alternate(
-    model: _Model, candidates: Array, theta: Array, grids: int = 2
-) -> tuple[Array, Array]:
+def _alternate(model: _Model, candidates: Array, theta: Array, grids: int = 2) -> Arrays:
     """Estimate tau2 given theta and theta given tau2 in turn; tau2 = 0 without a limit for it."""
     if not model.limit.any():
         return _best_theta(model, candidates, 0 * theta, grids), 0 * theta
@@ -274,7 +270,7 @@ def _slopes(model: _Model, theta: Array, tau2: Array, step: Array, tau2_step: Ar
     return [(a - b) / (2 * (step + tau2_step)) for a, b in zip(up, down, strict=True)]
 
 
-def _polish(model: _Model, theta: Array, tau2: Array) -> tuple[Array, Array, Array]:
+def _polish(model: _Model, theta: Array, tau2: Array) -> Arrays:
     """Newton steps on both equations, on that of theta alone where tau2 is 0."""
     start, theta, tau2 = theta, theta.copy(), tau2.copy()
     active = np.arange(len(theta))
@@ -309,9 +305,7 @@ def _polish(model: _Model, theta: Array, tau2: Array) -> tuple[Array, Array, Arr
     return theta, tau2, converged
 
 
-def _variances(
-    model: _Model, theta: Array, tau2: Array, overdispersion: bool
-) -> tuple[Array, Array]:
+def _variances(model: _Model, theta: Array, tau2: Array, overdispersion: bool) -> Arrays:
     """Sandwich variances (S,) of theta and tau2."""
     delta, c1, c2, c3 = _constants(model.loss)
     x, sx2, y, sy2 = model[:4]

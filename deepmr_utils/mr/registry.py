@@ -54,7 +54,6 @@ class Method(NamedTuple):
 
 
 BURGESS_2013 = "Burgess, Butterworth and Thompson 2013, Genet Epidemiol 37:658"
-BOWDEN_2015 = "Bowden, Davey Smith and Burgess 2015, Int J Epidemiol 44:512"
 BOWDEN_2016 = "Bowden, Davey Smith, Haycock and Burgess 2016, Genet Epidemiol 40:304"
 HARTWIG_2017 = "Hartwig, Davey Smith and Bowden 2017, Int J Epidemiol 46:1985"
 BURGESS_2018 = "Burgess, Zuber, Gkatzionis and Foley 2018, Int J Epidemiol 47:1242"
@@ -62,7 +61,6 @@ VERBANCK_2018 = "Verbanck, Chen, Neale and Do 2018, Nat Genet 50:693"
 REES_2019 = "Rees, Wood, Dudbridge and Burgess 2019, PLOS ONE 14:e0222362"
 BURGESS_2020 = "Burgess, Foley, Allara, Staley and Howson 2020, Nat Commun 11:376"
 ZHAO_2020 = "Zhao, Wang, Hemani, Bowden and Small 2020, Ann Stat 48:1742"
-YE_2021 = "Ye, Shao and Kang 2021, Ann Stat 49:2079"
 MALINA_2022 = "Malina, Cizin and Knowles 2022, PLOS Comput Biol 18:e1009880"
 
 ALL_VALID = "all instruments valid"
@@ -72,10 +70,8 @@ OUTLIERS = "; a minority of outliers"
 HALF = "instruments with half of the weight valid"
 PLURALITY = "the largest group of instruments with one ratio is the valid one"
 WEAK = "; weak instruments allowed"
-CONMIX_COLUMNS = ("psi", "overdispersion", "n_valid", "n_intervals")
 # What these say does not hang on the estimate.
 DIAGNOSTICS = ("f_stat", "bandwidth", "condition", "global_p", "n_outliers", "n_pruned")
-PRESSO_COLUMNS = ("global_p", "n_outliers", "distortion", "distortion_p")
 
 # fmt: off
 _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra columns, maximum
@@ -84,7 +80,7 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
     ("ivw_random", ivw, {"effects": "random"}, 2, BALANCED, BURGESS_2013, ("f_stat",)),
     ("ivw_robust", ivw, {"robust": True}, 3, BALANCED + OUTLIERS, REES_2019, ("f_stat",)),
     ("ivw_penalized", ivw, {"penalized": True}, 2, ALL_VALID + OUTLIERS, REES_2019, ("f_stat",)),
-    ("egger", egger, {}, 3, INSIDE, BOWDEN_2015),
+    ("egger", egger, {}, 3, INSIDE, "Bowden, Davey Smith and Burgess 2015, Int J Epidemiol 44:512"),
     ("egger_robust", egger, {"robust": True}, 3, INSIDE + OUTLIERS, REES_2019),
     ("egger_penalized", egger, {"penalized": True}, 3, INSIDE + OUTLIERS, REES_2019),
     ("egger_robust_penalized", egger, {"robust": True, "penalized": True}, 3, INSIDE + OUTLIERS,
@@ -97,11 +93,13 @@ _TABLE = [  # name, fit, its bound options, minimum, assumption, citation, extra
     ("median_penalized", median, {"weighting": "penalized"}, 3, HALF, BOWDEN_2016),
     ("mode_simple", mode, {"weighting": "simple"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
     ("mode_weighted", mode, {"weighting": "weighted"}, 3, PLURALITY, HARTWIG_2017, ("bandwidth",)),
-    ("conmix", conmix, {}, 3, PLURALITY, BURGESS_2020, CONMIX_COLUMNS),
+    ("conmix", conmix, {}, 3, PLURALITY, BURGESS_2020,
+     ("psi", "overdispersion", "n_valid", "n_intervals")),
     ("hetpen", hetpen, {}, 2, PLURALITY, BURGESS_2018, ("n_intervals",), 15),
     ("presso", presso, {}, 4, "half of the instruments valid, the others independent of strength",
-     VERBANCK_2018, PRESSO_COLUMNS),
-    ("divw", divw, {}, 1, BALANCED + WEAK, YE_2021, ("tau2", "condition")),
+     VERBANCK_2018, ("global_p", "n_outliers", "distortion", "distortion_p")),
+    ("divw", divw, {}, 1, BALANCED + WEAK, "Ye, Shao and Kang 2021, Ann Stat 49:2079",
+     ("tau2", "condition")),
     *((f"raps_{kind}{suffix}", raps, {"loss": loss, "overdispersion": minimum == 3}, minimum,
        assumption + WEAK + more, ZHAO_2020, ("tau2", "tau2_se", "n_pruned"))
       for kind, minimum, assumption in (("simple", 2, ALL_VALID), ("overdispersed", 3, BALANCED))

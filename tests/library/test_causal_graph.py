@@ -121,8 +121,8 @@ def test_without_curvature_direct_effects_are_those_of_multivariable_mr(worlds):
     )
     expected = mr.multivariable(
         *(at[name].sel(feature=exposures).transpose("v", "feature") for name in ("effect", "se")),
-        at["effect"].sel(feature="Klf4"), at["se"].sel(feature="Klf4"), names=exposures,
-    ).set_index("exposure")  # fmt: skip
+        at["effect"].sel(feature="Klf4"), at["se"].sel(feature="Klf4"),
+    ).set_axis(exposures)  # fmt: skip
     rows = rows[rows["sequence_id"] == one].set_index("exposure").loc[exposures]
     for name in ("causal_effect", "se"):
         np.testing.assert_allclose(rows[name], expected[name], rtol=1e-8)

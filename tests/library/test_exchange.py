@@ -333,7 +333,7 @@ def test_bad_instruments_raise(effects):
     ):
         export_twosamplemr(table.drop(columns="se_outcome"))
     with pytest.raises(
-        ValueError, match="an instrument may be listed once; sequence 'peak-b' has position"
+        ValueError, match="an instrument may be listed once; row 0 has sequence_id peak-b, position"
     ):
         export_twosamplemr(pd.concat([table, table[:1]]))
     with pytest.raises(ValueError, match="se_exposure must be greater than 0"):
