@@ -194,6 +194,7 @@ def distance_heatmap(table: pd.DataFrame, bins: Sequence[str], *, ax: Axes | Non
     wide.index = _arrow_names(wide.index.to_frame())
     style.signed_map(ax, wide, "global effect", annot=True, fmt="z.2f", annot_kws={"size": 8.5})
     ax.set(xlabel="distance between motifs (bp)", ylabel="")
+    ax.tick_params(axis="x", labelsize=8)
     return ax
 
 
