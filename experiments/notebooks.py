@@ -1,6 +1,5 @@
 """What the notebooks share: checked parameters, numbers for the book, reproducible files."""
 
-import difflib
 import math
 import operator
 import os
@@ -16,7 +15,9 @@ from IPython import get_ipython
 from IPython.core.formatters import format_display_data
 from IPython.display import display
 
-from .parameter_files import assignments, check_name
+from deepmr_utils._checks import check_choice, did_you_mean
+
+from .parameter_files import assignments
 
 GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
@@ -61,11 +62,11 @@ def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> 
         injected = cell.startswith(INJECTED)
         for name, value in assignments(cell).items():
             if injected:
-                check_name(name, types)
+                check_choice("parameter", name, list(types))
             elif name in types:
                 defaults.setdefault(name, value)
     for name in rules:
-        check_name(name, types)
+        check_choice("parameter", name, list(types))
     values = {name: namespace[name] for name in types}
     rules = {name: COMMON[name] for name in types if name in COMMON} | rules
     for name, kind in types.items():
@@ -152,9 +153,7 @@ def _compare(value: float, rule: str) -> None:
 
 def _choose(value: str, choices: list[str]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"must be one of {', '.join(choices)}{hint}")
+        raise ValueError(f"must be one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
 def fields_of(kind: type, but: Iterable[str] = ()) -> Rule:

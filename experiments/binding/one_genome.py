@@ -1,10 +1,9 @@
 """From a demo genome to a causal graph: one run end to end, and an ensemble that is shipped."""
 
-import json
 import pickle
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import __version__, analysis, motifs
+from deepmr_utils import analysis, motifs
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
@@ -24,7 +23,7 @@ from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA
-from ..study import Clock, provenance
+from ..study import Clock, flat_settings, make_settings, provenance
 from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
@@ -302,36 +301,14 @@ def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.Dat
     return table.merge(mean, on=by, how="left", validate="1:1")
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as flat JSON values, without the graph, which is a run's own."""
-    values = asdict(settings)
-    values |= {k: v for k, v in values.pop("parameters").items() if k != "graph"}
-    return json.loads(json.dumps({"deepmr_utils": __version__, **values}))
-
-
-def make_settings(values: Mapping[str, Any]) -> Settings:
-    """Settings from flat values; those of the genome are told by their names."""
-    own = {name for name in Settings.__dataclass_fields__ if name != "parameters"}
-    unknown = [
-        v for v in values if v not in own and v not in genome.Parameters.__dataclass_fields__
-    ]
-    if unknown:
-        raise ValueError(
-            f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(own))}, or a field of "
-            "genome.Parameters"
-        )
-    parameters = genome.Parameters(**{k: v for k, v in values.items() if k not in own})
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
-    return Settings(parameters, **chosen)
-
-
 SHIPPED = Settings(n_members=3, filters=16, resample=True)
 SHIPPED_SEED = 1  # of the genome and of the ensemble
 
 
 def save_members(path: str | Path, members: Sequence[BPNet], settings: Settings) -> None:
     """Write the weights of an ensemble, with the settings it was trained by."""
-    torch.save({"settings": plain(settings), "members": [m.state_dict() for m in members]}, path)
+    states = [member.state_dict() for member in members]
+    torch.save({"settings": flat_settings(settings), "members": states}, path)
 
 
 def load_members(path: str | Path | None = None) -> list[BPNet]:
@@ -352,7 +329,7 @@ def load_members(path: str | Path | None = None) -> list[BPNet]:
         return load_members(DATA / "bpnet_demo.pt")
     try:
         held = torch.load(path, weights_only=True)
-        settings = make_settings({k: v for k, v in held["settings"].items() if k != "deepmr_utils"})
+        settings = make_settings(Settings, held["settings"])
         members = [BPNet(filters=settings.filters, layers=settings.layers) for _ in held["members"]]
         for member, state in zip(members, held["members"], strict=True):
             member.load_state_dict(state)

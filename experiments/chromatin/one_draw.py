@@ -1,5 +1,6 @@
 """Effects of factors on an outcome and back, on simulated chromatin or with published weights."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -317,3 +318,14 @@ def run(settings: Settings, number: int) -> Run:
         "quality": table.round(4).to_dict("records"), "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
     return Run(globals_, local[local["chain"].isin(settings.kept)], record)
+
+
+def main() -> None:
+    """``python -m experiments.chromatin.one_draw FILE``: train the shipped network, write it."""
+    network, table = train(Settings(), seed=0)
+    torch.save(network.state_dict(), sys.argv[1])
+    print(table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from deepmr_utils._numerics import half_sample_mode
 
 from .. import DATA
 from . import simulation
-from .rounds import GLOBAL_KEYS, RoundResult, with_truth
+from .one_round import GLOBAL_KEYS, RoundResult, with_truth
 
 
 def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.DataFrame:
