@@ -25,14 +25,7 @@ import torch
 
 from deepmr_utils import __version__
 from deepmr_utils._checks import check_choice
-from deepmr_utils._files import (
-    land,
-    read_record,
-    read_table,
-    write_record,
-    write_table,
-    write_text,
-)
+from deepmr_utils._files import land, read_record, read_table, write_record, write_table, write_text
 from deepmr_utils.predict import progress_bar
 
 from .parameter_files import NOT_SETTINGS, read_parameters, settings_key
@@ -128,11 +121,7 @@ def open_study(name: str, file: str | Path, device: str = "cpu") -> tuple[dict[s
 
 
 def run_units(
-    units: Mapping[str, Unit],
-    directory: str | Path,
-    *,
-    workers: int = 1,
-    progress: bool = False,
+    units: Mapping[str, Unit], directory: str | Path, *, workers: int = 1, progress: bool = False
 ) -> None:
     """Compute the units that are not finished, and then those that put all together.
 

@@ -329,11 +329,7 @@ def _check_windows(windows: pd.DataFrame, sizes: Mapping[str, int], fasta: Path)
 
 
 def _check_chromosomes(
-    path: Path,
-    found: Mapping[str, int],
-    used: Sequence[str],
-    sizes: Mapping[str, int],
-    fasta: Path,
+    path: Path, found: Mapping[str, int], used: Sequence[str], sizes: Mapping[str, int], fasta: Path
 ) -> None:
     """Raise where a bigWig is of another genome, as far as chromosomes with windows show."""
     missing = [c for c in used if c not in found]
