@@ -33,7 +33,7 @@ LIMITS = {
 Rule = str | Iterable[str] | Callable[[Any], Any]
 
 
-def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> None:
+def check_parameters(**rules: Rule) -> None:
     """Stop where a parameter has an unknown name, another type than declared, or breaks a rule.
 
     Papermill itself only warns of a misspelt ``-p``, and the run then uses the default; a value
@@ -41,9 +41,6 @@ def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> 
 
     Parameters
     ----------
-    namespace : dict, optional
-        IPython's by default, in which a cell declared the parameters, ``name: type = value``, and
-        papermill's may have changed them. ``In`` holds the sources of the cells run so far.
     **rules : str, iterable of str, or callable
         By name of a parameter, beside those of `COMMON`: limits, such as ``">= 0, <= 1"``; the
         choices there are; or what raises a ValueError, and may return what is used instead:
@@ -55,7 +52,7 @@ def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> 
     ValueError
         With the parameter's name, the rule, the value and the default.
     """
-    namespace = get_ipython().user_ns if namespace is None else namespace
+    namespace = get_ipython().user_ns  # ``In`` holds the sources of the cells run so far
     types = {name: _words(kind) for name, kind in namespace["__annotations__"].items()}
     defaults = {}
     for cell in namespace["In"]:

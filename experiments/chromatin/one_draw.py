@@ -110,19 +110,13 @@ def train(settings: Settings, seed: int) -> tuple[DeepSEA, pd.DataFrame]:
     p = settings.parameters
     windows = simulated.simulate(p, settings.n_train, split="train", seed=seed)
     labels = torch.tensor(windows[list(FEATURES)].to_numpy(), dtype=torch.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # summation order, hence the result, depends on the thread count
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**32)
-            network = make_network(p)
-            training.train(
-                network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
-                epochs=settings.epochs, batch_size=64, peak_lr=0.01, weight_decay=0.01,
-                loss=nn.functional.binary_cross_entropy_with_logits,
-            )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
+    with training.one_thread(seed % 2**32):
+        network = make_network(p)
+        training.train(
+            network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
+            epochs=settings.epochs, batch_size=64, peak_lr=0.01, weight_decay=0.01,
+            loss=nn.functional.binary_cross_entropy_with_logits,
+        )  # fmt: skip
     held = simulated.simulate(p, 2_000, split="validation", seed=seed)
     return network, quality(network, held)
 

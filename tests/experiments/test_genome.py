@@ -53,7 +53,6 @@ def test_files_are_read_by_the_loader_as_they_were_made(demo, windows):
     for split, n in (("train", 130), ("validation", 30), ("test", 30)):
         assert len(tracks.peak_windows(spec, split, length=300, margin=20)) == n
     table = tracks.peak_windows(spec, "train", length=300, margin=20)
-    tracks.check_strands(spec, table)
     held = tracks.hold(spec, table)
     # reads are Poisson draws of what the rules expect: chi-square by window and task
     expected = genome.expected_reads(held.one_hot, SMALL).sum(-1)
