@@ -31,14 +31,10 @@ from deepmr_utils.predict import progress_bar
 from .parameter_files import NOT_SETTINGS, read_parameters, settings_key
 
 STUDIES = {
-    "simulation": "cooperativity.rounds",
-    "sweeps": "cooperativity.sweeps",
-    "shared_error": "cooperativity.shared_error",
-    "bpnet": "binding.genomes",
-    "own_responses": "binding.own_responses",
-    "deepsea": "chromatin.draws",
-    "atlas": "atlas_shares",
-}
+    "simulation": "cooperativity.rounds", "sweeps": "cooperativity.sweeps",
+    "shared_error": "cooperativity.shared_error", "bpnet": "binding.genomes",
+    "own_responses": "binding.own_responses", "deepsea": "chromatin.draws", "atlas": "atlas_shares",
+}  # fmt: skip
 OF_A_UNIT = ("scenario", "graph")  # parameters that differ between the units of a study
 S = TypeVar("S")  # a dataclass of settings, with those of the data in its ``parameters``
 
@@ -181,6 +177,12 @@ def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         check_choice("parameter", name, sorted(known))
     parameters = data(**{k: v for k, v in given.items() if k not in own})
     return kind(parameters, **{k: v for k, v in given.items() if k in own})
+
+
+def check_choices(name: str, values: Sequence[str], valid: Sequence[str]) -> None:
+    """Raise where a list of choices is empty, or holds what is none of them."""
+    for value in values or ("",):
+        check_choice(name, value, valid)
 
 
 def flat_settings(settings: Any) -> dict[str, Any]:

@@ -30,18 +30,10 @@ class Ensemble(NamedTuple):
 
 
 def train(
-    model: nn.Module,
-    one_hot: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    seed: int,
-    epochs: int = 12,
-    batch_size: int = 250,
-    peak_lr: float = 0.05,
-    weight_decay: float = 0.1,
-    loss: Loss | None = None,
-    device: str | torch.device = "cpu",
-) -> nn.Module:
+    model: nn.Module, one_hot: torch.Tensor, labels: torch.Tensor, *, seed: int, epochs: int = 12,
+    batch_size: int = 250, peak_lr: float = 0.05, weight_decay: float = 0.1,
+    loss: Loss | None = None, device: str | torch.device = "cpu",
+) -> nn.Module:  # fmt: skip
     """Fit a network in place, by AdamW on a one-cycle learning rate.
 
     Parameters
@@ -92,13 +84,9 @@ def train(
 
 
 def descend(
-    model: nn.Module,
-    losses: Iterable[torch.Tensor],
-    steps: int,
-    rates: Mapping[str, float],
-    weight_decay: float,
-    largest: float,
-) -> nn.Module:
+    model: nn.Module, losses: Iterable[torch.Tensor], steps: int, rates: Mapping[str, float],
+    weight_decay: float, largest: float,
+) -> nn.Module:  # fmt: skip
     """Take a step of AdamW, on a one-cycle learning rate, down each of so many losses.
 
     Parameters
@@ -162,20 +150,11 @@ def fit_members(
 
 
 def train_ensemble(
-    make_model: Callable[[], nn.Module],
-    one_hot: torch.Tensor,
-    labels: torch.Tensor,
-    validation: tuple[torch.Tensor, torch.Tensor],
-    *,
-    n_members: int = 5,
-    seed: int = 0,
-    noise_floor: np.ndarray | None = None,
-    max_excess: float = 0.1,
-    workers: int = 1,
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-    **schedule: float,
-) -> Ensemble:
+    make_model: Callable[[], nn.Module], one_hot: torch.Tensor, labels: torch.Tensor,
+    validation: tuple[torch.Tensor, torch.Tensor], *, n_members: int = 5, seed: int = 0,
+    noise_floor: np.ndarray | None = None, max_excess: float = 0.1, workers: int = 1,
+    device: str | torch.device = "cpu", progress: bool = False, **schedule: float,
+) -> Ensemble:  # fmt: skip
     """Train members that differ by their seed: initial weights and order of the sequences.
 
     A member that did not converge (see `unconverged`) is trained again from a new seed.

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils import analysis, motifs
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
@@ -23,7 +24,7 @@ from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA
-from ..study import Clock, flat_settings, make_settings, provenance
+from ..study import Clock, check_choices, flat_settings, make_settings, provenance
 from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
@@ -60,14 +61,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.chains if name not in CHAINS]
-        if unknown or not self.chains:
-            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(CHAINS)}")
-        unknown = [name for name in self.kept if name not in (*self.chains, DIRECT)]
-        if unknown:
-            raise ValueError(f"chain {unknown[0]!r} is not run, so nothing of it can be kept")
-        if self.n_members < 2:
-            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
+        check_choices("chain", self.chains, list(CHAINS))
+        # nothing can be kept of what is not run
+        for name in self.kept:
+            check_choice("kept", name, (*self.chains, DIRECT))
+        check_number("n_members", self.n_members, 2)  # standard errors need two
 
 
 class Run(NamedTuple):
@@ -128,13 +126,9 @@ def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def train(
-    spec: Specification,
-    settings: Settings,
-    seed: int,
-    *,
-    workers: int = 1,
+    spec: Specification, settings: Settings, seed: int, *, workers: int = 1,
     only: Sequence[int] | None = None,
-) -> tuple[Ensemble, pd.DataFrame]:
+) -> tuple[Ensemble, pd.DataFrame]:  # fmt: skip
     """Train the ensemble of a run.
 
     Parameters
@@ -207,11 +201,9 @@ def run(settings: Settings, graph: str, number: int) -> Run:
             ensemble, quality = train(spec, settings, model_seed)
     with clock("mutagenesis"):
         effects = saturation_mutagenesis(
-            ensemble.members,
-            one_hot(windows["sequence"].tolist()),
-            sequence_ids=windows["sequence_id"],
-            keep_members=True,
-        )
+            ensemble.members, one_hot(windows["sequence"].tolist()),
+            sequence_ids=windows["sequence_id"], keep_members=True,
+        )  # fmt: skip
     with clock("truth"):
         truth = genome.true_effects(windows, demo.sites, p)
     with clock("mr"):

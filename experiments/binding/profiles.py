@@ -19,17 +19,10 @@ Epoch = Callable[[int | None], Iterable[Batch]]  # of a seed; without one in ord
 
 
 def fit_bpnet(
-    model: BPNet,
-    epoch: Epoch,
-    *,
-    seed: int,
-    epochs: int = 12,
-    peak_lr: float = 0.02,
-    weight_decay: float = 0.01,
-    counts_weight: float = 100.0,
-    counts_speed: float = 10.0,
+    model: BPNet, epoch: Epoch, *, seed: int, epochs: int = 12, peak_lr: float = 0.02,
+    weight_decay: float = 0.01, counts_weight: float = 100.0, counts_speed: float = 10.0,
     device: str | torch.device = "cpu",
-) -> BPNet:
+) -> BPNet:  # fmt: skip
     """Fit a BPNet in place, by AdamW on a one-cycle learning rate.
 
     Parameters
@@ -86,15 +79,9 @@ def fit_bpnet(
 
 
 def fit_ensemble(
-    make_model: Callable[[], BPNet],
-    epoch: Epoch,
-    validation: Epoch,
-    *,
-    n_members: int = 5,
-    seed: int = 0,
-    workers: int = 1,
-    **schedule: float,
-) -> Ensemble:
+    make_model: Callable[[], BPNet], epoch: Epoch, validation: Epoch, *, n_members: int = 5,
+    seed: int = 0, workers: int = 1, **schedule: float,
+) -> Ensemble:  # fmt: skip
     """Train BPNets that differ by their seed: initial weights, order and cuts of the windows.
 
     Parameters

@@ -51,15 +51,9 @@ class Batch(NamedTuple):
 
 
 def peak_windows(
-    spec: Specification,
-    split: str,
-    *,
-    length: int = 1000,
-    margin: int = 0,
-    edge: str = "raise",
-    splits: Mapping[str, Sequence[str]] = SPLITS,
-    excluded: Sequence[str] = EXCLUDED,
-) -> pd.DataFrame:
+    spec: Specification, split: str, *, length: int = 1000, margin: int = 0, edge: str = "raise",
+    splits: Mapping[str, Sequence[str]] = SPLITS, excluded: Sequence[str] = EXCLUDED,
+) -> pd.DataFrame:  # fmt: skip
     """Windows around the peaks of all tasks in one split.
 
     Parameters
@@ -157,13 +151,9 @@ def _are_known(genome: Fasta, table: pd.DataFrame) -> np.ndarray:
 
 
 def stream(
-    spec: Specification,
-    windows: pd.DataFrame,
-    *,
-    length: int,
-    batch_size: int = 128,
+    spec: Specification, windows: pd.DataFrame, *, length: int, batch_size: int = 128,
     seed: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[Batch]:  # fmt: skip
     """Read windows batch by batch; no more than a batch is in memory.
 
     Parameters

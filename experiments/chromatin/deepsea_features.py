@@ -57,13 +57,9 @@ def read_features(path: str | Path) -> pd.DataFrame:
 
 
 def select_features(
-    features: pd.DataFrame,
-    *,
-    cell: str | None = None,
-    target: str | None = None,
-    treatment: str | None = None,
-    index: int | Sequence[int] | None = None,
-) -> pd.DataFrame:
+    features: pd.DataFrame, *, cell: str | None = None, target: str | None = None,
+    treatment: str | None = None, index: int | Sequence[int] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Rows of a table of features that are all of what is asked for.
 
     Parameters

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import PAIR, Chain, PairEffects, eligible, pair_effects, summarise
 from deepmr_utils.calibration import classifier_metrics
 from deepmr_utils.models.deepsea import DeepSEA
@@ -20,7 +21,7 @@ from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA, training
-from ..study import Clock, provenance
+from ..study import Clock, check_choices, provenance
 from . import simulated
 from .simulated import ACCESSIBILITY, FACTORS, FEATURES, Parameters
 
@@ -58,11 +59,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.chains, *self.kept) if name not in CHAINS]
-        if unknown or not self.chains:
-            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(CHAINS)}")
-        if self.n_draws < 2:
-            raise ValueError(f"standard errors need 2 draws or more; got {self.n_draws}")
+        check_choices("chain", self.chains, list(CHAINS))
+        for name in self.kept:
+            check_choice("kept", name, list(CHAINS))
+        check_number("n_draws", self.n_draws, 2)  # standard errors need two
 
 
 class Run(NamedTuple):
@@ -138,9 +138,9 @@ def quality(network: nn.Module, windows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(auroc_possible=possible["auroc"], auprc_possible=possible["auprc"])
 
 
-def load_network(parameters: Parameters | None = None) -> DeepSEA:
+def load_network() -> DeepSEA:
     """The trained network that comes with the package, in evaluation mode."""
-    network = make_network(parameters or Parameters())
+    network = make_network(Parameters())
     state = torch.load(DATA / "demo_deepsea.pt", map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     return network.eval()

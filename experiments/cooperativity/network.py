@@ -25,14 +25,9 @@ class SimulationCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        length: int = 100,
-        feature_names: tuple[str, ...] = ("exposure", "outcome"),
-        *,
-        channels: int = 15,
-        width: int = 7,
-        hidden: int = 30,
-    ) -> None:
+        self, length: int = 100, feature_names: tuple[str, ...] = ("exposure", "outcome"), *,
+        channels: int = 15, width: int = 7, hidden: int = 30,
+    ) -> None:  # fmt: skip
         super().__init__()
         sizes = {"length": length, "channels": channels, "width": width, "hidden": hidden}
         length, channels, width, hidden = (whole_number(*size) for size in sizes.items())

@@ -72,20 +72,14 @@ def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
             local[f"{prefix}below"] = (high < local["truth"]).where(low.notna())
     groups = local.groupby(GLOBAL_KEYS, sort=False)
     table = groups.agg(
-        truth=("truth", "mean"),
-        truth_median=("truth", "median"),
-        truth_mode=("truth", half_sample_mode),
-        truth_published=("truth_published", "mean"),
-        naive=("naive", "mean"),
-        local_coverage=("coverage", "mean"),
-        local_total_coverage=("total_coverage", "mean"),
-        local_below=("below", "mean"),
-        local_total_below=("total_below", "mean"),
-        local_width=("width", "median"),
-        local_total_width=("total_width", "median"),
-        local_bias=("error", "mean"),
+        truth=("truth", "mean"), truth_median=("truth", "median"),
+        truth_mode=("truth", half_sample_mode), truth_published=("truth_published", "mean"),
+        naive=("naive", "mean"), local_coverage=("coverage", "mean"),
+        local_total_coverage=("total_coverage", "mean"), local_below=("below", "mean"),
+        local_total_below=("total_below", "mean"), local_width=("width", "median"),
+        local_total_width=("total_width", "median"), local_bias=("error", "mean"),
         local_mse=("error", lambda error: (error**2).mean()),
-    )
+    )  # fmt: skip
     table["sample_se"] = [meta.conditional_se(g["se"], g["tau2"]) for _, g in groups]
     return table.reset_index()
 

@@ -72,15 +72,9 @@ STUDY = Study(
 
 
 def run_rounds(
-    settings: Settings,
-    scenarios: Sequence[str],
-    rounds: int,
-    directory: str | Path,
-    *,
-    workers: int = 1,
-    device: str = "cpu",
-    progress: bool = False,
-) -> list[RoundResult]:
+    settings: Settings, scenarios: Sequence[str], rounds: int, directory: str | Path, *,
+    workers: int = 1, device: str = "cpu", progress: bool = False,
+) -> list[RoundResult]:  # fmt: skip
     """Run so many rounds of each scenario, or find them again.
 
     Parameters

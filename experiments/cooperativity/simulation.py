@@ -13,6 +13,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import nn
 
+from deepmr_utils._checks import check_choice
 from deepmr_utils.motifs import log_odds, occupancy
 from deepmr_utils.sequences import encode, one_hot
 
@@ -239,9 +240,7 @@ def local_truth(
 
 def analysed_features(direction: str) -> tuple[str, str]:
     """Features that are taken for exposure and outcome in a direction of `DIRECTIONS`."""
-    if direction not in DIRECTIONS:
-        raise ValueError(f"unknown direction {direction!r}: choose one of {', '.join(DIRECTIONS)}")
-    return DIRECTIONS[direction]
+    return DIRECTIONS[check_choice("direction", direction, list(DIRECTIONS))]
 
 
 def stratum(sequences: pd.DataFrame) -> pd.Categorical:

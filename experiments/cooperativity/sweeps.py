@@ -112,15 +112,9 @@ STUDY = Study(_units, "sweeps.ipynb")
 
 
 def run_sweep(
-    settings: Mapping[str, Settings],
-    scenarios: Sequence[str],
-    rounds: int,
-    directory: str | Path,
-    *,
-    workers: int = 1,
-    device: str = "cpu",
-    progress: bool = False,
-) -> pd.DataFrame:
+    settings: Mapping[str, Settings], scenarios: Sequence[str], rounds: int, directory: str | Path,
+    *, workers: int = 1, device: str = "cpu", progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
     """Run so many rounds of each scenario under each setting, or find them again.
 
     Parameters
