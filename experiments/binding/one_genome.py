@@ -64,7 +64,7 @@ class Settings:
         check_choices("chain", self.chains, list(CHAINS))
         # nothing can be kept of what is not run
         for name in self.kept:
-            check_choice("kept", name, (*self.chains, DIRECT))
+            check_choice("kept chain", name, (*self.chains, DIRECT))
         check_number("n_members", self.n_members, 2)  # standard errors need two
 
 
@@ -91,11 +91,8 @@ def seeds(settings: Settings, graph: str, number: int) -> tuple[int, int]:
     return tuple(int(x) for x in np.random.SeedSequence(key).generate_state(2))
 
 
-def read_windows(
-    spec: Specification, length: int, n: int | None = None, *, split: str = "validation",
-    seed: int = 42,
-) -> pd.DataFrame:  # fmt: skip
-    """Windows of a split with their sequences; a sample of n of them, in their order.
+def read_windows(spec: Specification, length: int, n: int | None = None) -> pd.DataFrame:
+    """Validation windows with their sequences; a sample of n of them, in their order.
 
     Parameters
     ----------
@@ -103,18 +100,15 @@ def read_windows(
     length : int
     n : int, optional
         All by default, or where there are fewer.
-    split : str
-    seed : int
-        Of the sample; 42 in the published study.
 
     Returns
     -------
     pd.DataFrame
         ``sequence_id, chrom, start, end, sequence`` and more, as `deepmr_utils.regions` gives them.
     """
-    table = tracks.peak_windows(spec, split, length=length)
+    table = tracks.peak_windows(spec, "validation", length=length)
     if n is not None and n < len(table):
-        table = table.sample(n, random_state=seed).sort_index()
+        table = table.sample(n, random_state=42).sort_index()  # 42 as in the published study
     return read_regions(table.rename(columns={"sequence_id": "name"}), spec.fasta)
 
 

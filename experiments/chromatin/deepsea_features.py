@@ -86,14 +86,14 @@ def select_features(
     wanted = {"cell": cell, "target": target, "treatment": treatment}
     wanted = {column: value for column, value in wanted.items() if value is not None}
     for column, value in wanted.items():
-        kept &= (features[column].map(_plain) == _plain(value)).to_numpy()
+        kept &= (features[column].map(_without_case) == _without_case(value)).to_numpy()
     if index is not None:
         beyond = sorted(set(np.atleast_1d(index).tolist()) - set(features["index"]))
         if beyond:
             raise ValueError(f"no feature has the index {beyond[0]}: there are {len(features)}")
         kept &= features["index"].isin(np.atleast_1d(index)).to_numpy()
     if not kept.any():
-        same_cell = features["cell"].map(_plain) == _plain(cell or "")
+        same_cell = features["cell"].map(_without_case) == _without_case(cell or "")
         others = features[same_cell] if cell else features
         targets = ", ".join(sorted(others["target"].unique())[:12])
         raise ValueError(
@@ -127,7 +127,7 @@ def select_factors(features: pd.DataFrame, cell: str) -> pd.DataFrame:
     return rows[~rows["target"].str.fullmatch(_NO_FACTOR)]
 
 
-def _plain(text: str) -> str:
+def _without_case(text: str) -> str:
     return text.replace("-", "").casefold()
 
 

@@ -61,7 +61,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_choices("chain", self.chains, list(CHAINS))
         for name in self.kept:
-            check_choice("kept", name, list(CHAINS))
+            check_choice("kept chain", name, list(CHAINS))
         check_number("n_draws", self.n_draws, 2)  # standard errors need two
 
 

@@ -13,14 +13,8 @@ import pandas as pd
 from deepmr_utils._files import read_record, read_table, write_record, write_table
 
 from ..study import Study, Unit, make_settings, run_units
-from .one_round import (
-    GLOBAL_KEYS,
-    INTERVAL_COLUMNS,
-    MEMBER_COLUMNS,
-    RoundResult,
-    Settings,
-    run_round,
-)
+from . import one_round
+from .one_round import RoundResult, Settings, run_round
 
 
 def simulation_settings(values: Mapping[str, Any]) -> Settings:
@@ -117,7 +111,7 @@ def store_round(directory: Path, result: RoundResult) -> None:
 
 def _member_lists(members: pd.DataFrame) -> list[list]:
     """Effects of all members of a row's stratum, calibration and method, as a JSON list."""
-    keys = [name for name in GLOBAL_KEYS if name not in ("scenario", "round")]
+    keys = [name for name in one_round.GLOBAL_KEYS if name not in ("scenario", "round")]
     groups = members.sort_values("member", kind="stable").groupby(keys, sort=False)["effect"]
     return [[*key, values.astype(float).round(6).tolist()] for key, values in groups]
 
@@ -130,11 +124,11 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     record = read_record(path)
     quality = pd.DataFrame(record.pop("quality"))
     local = read_table(path.with_suffix(".parquet"), path)
-    for name in set(INTERVAL_COLUMNS) - set(local):
+    for name in set(one_round.INTERVAL_COLUMNS) - set(local):
         local[name] = np.nan  # a round stored by an earlier version has no total interval
     rows = [
         (scenario, round_, *key, member, effect)
         for *key, effects in record.pop("members", [])
         for member, effect in enumerate(effects)
     ]
-    return RoundResult(local, quality, record, pd.DataFrame(rows, columns=MEMBER_COLUMNS))
+    return RoundResult(local, quality, record, pd.DataFrame(rows, columns=one_round.MEMBER_COLUMNS))

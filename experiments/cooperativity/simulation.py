@@ -118,13 +118,8 @@ def simulate_round(parameters: Parameters, seed: int | np.random.SeedSequence) -
     and each part has a stream of its own: test sequences do not change with ``n_train``.
     """
     seeds = np.random.SeedSequence(seed).spawn(6) if isinstance(seed, int) else seed.spawn(6)
-    streams = dict(
-        zip(
-            ("rates", "train", "train_labels", "augment", "test", "test_labels"),
-            map(np.random.default_rng, seeds),
-            strict=True,
-        )
-    )
+    names = ("rates", "train", "train_labels", "augment", "test", "test_labels")
+    streams = dict(zip(names, map(np.random.default_rng, seeds), strict=True))
     p = parameters
     rates = draw_rates(p, streams["rates"])
     train = label(simulate_sequences(p, p.n_train, streams["train"], "train"), p, rates,

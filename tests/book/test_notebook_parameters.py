@@ -91,7 +91,7 @@ BAD = [
     ("simulation", {"other_parameters": {"n_train": 500}}, "has the unknown key 'n_train'"),
     ("simulation", {"other_parameters": {"eta": "a"}}, "a value of eta that must be of type float"),
     ("simulation", {"other_parameters": {"length": 30}}, "motifs are longer than the sequence"),
-    ("simulation", {"other_parameters": {"p_motif": 2}}, "p_motif is a probability"),
+    ("simulation", {"other_parameters": {"p_motif": 2}}, "p_motif must lie between 0 and 1"),
     ("sweeps", {"analyses": {"member": [2]}}, "analyses is not accepted: unknown setting 'member'"),
     ("sweeps", {"analyses": {"direction": ["back"]}}, "analyses is not accepted: .*back"),
     ("sweeps", {"stored_error": "none.csv"}, "stored_error must be a path that exists: there is"),

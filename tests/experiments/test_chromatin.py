@@ -245,10 +245,10 @@ def test_first_filters_begin_as_motifs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"p_site": 1.5}, "p_site is a probability"),
-        ({"sharpness": 0}, "sharpness must be above 0"),
+        ({"p_site": 1.5}, "p_site must lie between 0 and 1; got 1.5"),
+        ({"sharpness": 0}, "sharpness must be a number greater than 0"),
         ({"length": 50}, "between 80"),
-        ({"length": 5000}, "that of a tile"),
+        ({"length": 5000}, "and 2000; got 5000"),
     ],
 )
 def test_bad_parameters_raise(change, message):
@@ -257,7 +257,7 @@ def test_bad_parameters_raise(change, message):
 
 
 def test_bad_arguments_raise(tmp_path):
-    with pytest.raises(ValueError, match="unknown split 'dev': choose from train"):
+    with pytest.raises(ValueError, match="unknown split 'dev': choose one of train"):
         simulated.simulate(P, 3, split="dev")
     with pytest.raises(ValueError, match="at least 1"):
         simulated.simulate(P, 0)
@@ -265,7 +265,7 @@ def test_bad_arguments_raise(tmp_path):
         simulated.factor_motif("p53")
     with pytest.raises(ValueError, match="unknown chain"):
         one_draw.Settings(chains=("guess",))
-    with pytest.raises(ValueError, match="2 draws"):
+    with pytest.raises(ValueError, match="n_draws must be a number of at least 2"):
         one_draw.Settings(n_draws=1)
     with pytest.raises(ValueError, match=r"unknown parameter 'windows'.* mean 'n_windows'"):
         make_settings(one_draw.Settings, {"windows": 3})

@@ -74,9 +74,11 @@ def test_what_does_not_fit_is_refused(directory):
         make_settings(one_genome.Settings, {"filter": 3})
     with pytest.raises(ValueError, match="unknown chain"):
         make_settings(one_genome.Settings, {"chains": ["mine"]})
-    with pytest.raises(ValueError, match="chain 'published' is not run, so nothing of it can be"):
+    with pytest.raises(
+        ValueError, match="unknown kept chain 'published': choose one of motif, direct"
+    ):
         make_settings(one_genome.Settings, {"chains": ["motif"]})
-    with pytest.raises(ValueError, match="standard errors need 2 members or more"):
+    with pytest.raises(ValueError, match="n_members must be a number of at least 2; got 1"):
         make_settings(one_genome.Settings, {"n_members": 1})
     assert genomes.stored(directory / "nothing") == []
 

@@ -171,11 +171,11 @@ def test_bad_settings_raise(tmp_path):
         rounds.run_rounds(SMALL, ["batch"], 1, tmp_path)
     with pytest.raises(ValueError, match="nothing to run: 0 rounds of 1 scenarios"):
         rounds.run_rounds(SMALL, ["none"], 0, tmp_path)
-    with pytest.raises(ValueError, match=r"unknown calibration \['beta'\]: choose from none"):
+    with pytest.raises(ValueError, match=r"unknown calibration 'beta': choose one of none"):
         replace(SMALL, calibrations=("none", "beta"))
-    with pytest.raises(ValueError, match=r"unknown method \['median'\]: choose from"):
+    with pytest.raises(ValueError, match=r"unknown method 'median': choose one of"):
         replace(SMALL, methods=("median",))
-    with pytest.raises(ValueError, match="2 members or more; got 1"):
+    with pytest.raises(ValueError, match="n_members must be a number of at least 2; got 1"):
         replace(SMALL, n_members=1)
     assert not list(tmp_path.iterdir())
 
