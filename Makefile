@@ -2,7 +2,7 @@
 # make test    lint, unit tests, notebooks, the strict book and its links
 # make unit-3.13  the library's tests on Python 3.13
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
-# make results compute what the book shows, or will show, at the scale of the paper (resumable, hours)
+# make results compute what is missing of all that the book shows (resumable; hours from nothing)
 # make notebooks compare the notebooks with their stored outputs and numbers; NAMES=quickstart for one
 # make outputs execute the notebooks at their defaults and store the outputs and numbers nbval compares
 .DELETE_ON_ERROR:
@@ -19,7 +19,6 @@ INSTALLED := .venv/.installed
 endif
 SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
-CALIBRATION := book/parameters/calibration.yml
 CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
 EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb your_own_model.ipynb sweeps.ipynb estimators.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
@@ -70,13 +69,12 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 	$(BIN)/jupyter-book clean . > /dev/null
 	$(BIN)/jupyter-book build . -W -n --keep-going --all --quiet
 
+# Every study of the book: its name, and the file of its parameters
+STUDIES := simulation/simulation_paper_scale simulation/calibration sweeps/sweeps_paper_scale \
+  shared_error/shared_error bpnet/bpnet_demo_scale own_responses/own_responses deepsea/deepsea_demo_scale
 results: $(INSTALLED)
-	mkdir -p executed
-	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(SCALE) -p workers $(WORKERS)
-	$(BIN)/papermill -k python3 --log-output notebooks/simulation.ipynb executed/.results.ipynb -f $(CALIBRATION) -p workers $(WORKERS)
-	$(BIN)/papermill -k python3 --log-output notebooks/sweeps.ipynb executed/.results.ipynb -f $(SWEEPS) -p workers $(WORKERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.binding.genomes book/parameters/bpnet_demo_scale.yml --workers $(WORKERS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.chromatin.draws book/parameters/deepsea_demo_scale.yml --workers $(WORKERS)
+	set -e; for study in $(STUDIES); do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
 	$(BIN)/python -m pytest -q tests/book/test_book_html.py

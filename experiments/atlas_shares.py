@@ -1,42 +1,47 @@
 """A causal atlas from stored variant effects, in shares that jobs of a cluster compute.
 
-``python -m experiments.atlas_shares atlas.yml --share 3 8`` computes the fourth of eight shares of
-the windows; without a share it computes what is missing and puts the atlas together. The file names
-``effects``, a store of `saturation_mutagenesis`, ``directory``, and options of `causal_atlas`.
+The file names ``effects``, a store of `saturation_mutagenesis`, ``results_directory``, how many
+``shares`` of the windows there are, and options of `causal_atlas`.
 """
 
-import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from deepmr_utils._checks import check_choice
+from deepmr_utils._files import write_text
 from deepmr_utils.atlas import causal_atlas
 from deepmr_utils.mutagenesis import load_effects
 
-from .parameter_files import check_name, read_parameters
+from .study import Study, Unit
 
-FROM_COMMAND = ("store", "share", "device", "progress")
+OF_THE_COMMAND = {"store", "share", "device", "progress"}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compute a share of the causal atlas that a YAML file names, or the whole."""
-    parser = argparse.ArgumentParser(prog="experiments.atlas_shares", description=main.__doc__)
-    parser.add_argument("parameters", help="YAML: effects, directory, options of causal_atlas")
-    parser.add_argument("--directory", help="where to, instead of what the file says")
-    parser.add_argument("--share", nargs=2, type=int, metavar=("I", "N"), help="I from 0 on")
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(arguments)
-    values = read_parameters(given.parameters)
-    options = set(list(inspect.signature(causal_atlas).parameters)[1:]) - set(FROM_COMMAND)
+def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
+    options = set(list(inspect.signature(causal_atlas).parameters)[1:]) - OF_THE_COMMAND
     for name in values:
-        check_name(name, sorted({"effects", "directory", *options}))
-    effects = load_effects(values.pop("effects"), lazy=True)
-    directory = values.pop("directory", None)
-    share = tuple(given.share or (0, 1))
-    causal_atlas(
-        effects, store=given.directory or directory, share=share, device=given.device,
-        progress=True, **values,
-    )  # fmt: skip
+        known = ["effects", "results_directory", "shares", *sorted(options)]
+        check_choice("parameter", name, known)
+    effects = load_effects(values["effects"], lazy=True)
+    chosen = {name: value for name, value in values.items() if name in options}
+    atlas = partial(causal_atlas, effects, device=device, progress=True, **chosen)
+    n = values.get("shares", 1)
+
+    def compute(folder: Path, share: int) -> None:
+        atlas(store=folder, share=(share, n))
+        write_text(folder / "shares" / f"{share}-of-{n}", "")
+
+    units = {
+        f"{share}-of-{n}": Unit(
+            (f"shares/{share}-of-{n}",), partial(compute, share=share),
+            kept=lambda folder: (folder / "atlas.parquet").exists(),
+        )
+        for share in range(n)
+    }  # fmt: skip
+    return units | {"atlas": Unit(("atlas.parquet",), lambda f: atlas(store=f), last=True)}
 
 
-if __name__ == "__main__":
-    main()
+STUDY = Study(_units)

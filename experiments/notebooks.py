@@ -1,6 +1,5 @@
 """What the notebooks share: checked parameters, numbers for the book, reproducible files."""
 
-import difflib
 import math
 import operator
 import os
@@ -16,7 +15,9 @@ from IPython import get_ipython
 from IPython.core.formatters import format_display_data
 from IPython.display import display
 
-from .parameter_files import assignments, check_name
+from deepmr_utils._checks import check_choice, did_you_mean
+
+from .parameter_files import assignments
 
 GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
@@ -32,7 +33,7 @@ LIMITS = {
 Rule = str | Iterable[str] | Callable[[Any], Any]
 
 
-def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> None:
+def check_parameters(**rules: Rule) -> None:
     """Stop where a parameter has an unknown name, another type than declared, or breaks a rule.
 
     Papermill itself only warns of a misspelt ``-p``, and the run then uses the default; a value
@@ -40,9 +41,6 @@ def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> 
 
     Parameters
     ----------
-    namespace : dict, optional
-        IPython's by default, in which a cell declared the parameters, ``name: type = value``, and
-        papermill's may have changed them. ``In`` holds the sources of the cells run so far.
     **rules : str, iterable of str, or callable
         By name of a parameter, beside those of `COMMON`: limits, such as ``">= 0, <= 1"``; the
         choices there are; or what raises a ValueError, and may return what is used instead:
@@ -54,18 +52,18 @@ def check_parameters(namespace: dict[str, Any] | None = None, **rules: Rule) -> 
     ValueError
         With the parameter's name, the rule, the value and the default.
     """
-    namespace = get_ipython().user_ns if namespace is None else namespace
+    namespace = get_ipython().user_ns  # ``In`` holds the sources of the cells run so far
     types = {name: _words(kind) for name, kind in namespace["__annotations__"].items()}
     defaults = {}
     for cell in namespace["In"]:
         injected = cell.startswith(INJECTED)
         for name, value in assignments(cell).items():
             if injected:
-                check_name(name, types)
+                check_choice("parameter", name, list(types))
             elif name in types:
                 defaults.setdefault(name, value)
     for name in rules:
-        check_name(name, types)
+        check_choice("parameter", name, list(types))
     values = {name: namespace[name] for name in types}
     rules = {name: COMMON[name] for name in types if name in COMMON} | rules
     for name, kind in types.items():
@@ -152,9 +150,7 @@ def _compare(value: float, rule: str) -> None:
 
 def _choose(value: str, choices: list[str]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"must be one of {', '.join(choices)}{hint}")
+        raise ValueError(f"must be one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
 def fields_of(kind: type, but: Iterable[str] = ()) -> Rule:

@@ -1,25 +1,21 @@
-"""Parameters of a study from a YAML file, over the defaults of the notebook that they are for.
-
-Light, since every job of a cluster reads them before it knows what to import.
-"""
+"""Parameters of a study from a YAML file, over the defaults of the notebook that shows it."""
 
 import ast
-import difflib
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from deepmr_utils import __version__
+from deepmr_utils._checks import check_choice
 
-# What says how much is run, where and by what, but not what a run is
+# What says how much is run, where and by what, but not what a run is; and the version of a store
 NOT_SETTINGS = (
-    "scenarios", "training_scenarios", "rounds", "runs", "graphs", "workers", "device",
-    "results_directory", "directory", "analyses", "training", "stored_error",
+    "scenarios", "training_scenarios", "rounds", "runs", "graphs", "workers", "device", "shares",
+    "results_directory", "analyses", "training", "stored_error", "sets", "deepmr_utils",
 )  # fmt: skip
 
 
@@ -48,20 +44,10 @@ def read_parameters(path: str | Path, notebook: str | Path | None = None) -> dic
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold parameters, name: value; got {type(values).__name__}")
-    if notebook is None:
-        return values
-    defaults = notebook_defaults(notebook)
-    for name in values:
-        check_name(name, defaults)
+    defaults = {} if notebook is None else notebook_defaults(notebook)
+    for name in values if defaults else ():
+        check_choice("parameter", name, list(defaults))
     return defaults | values
-
-
-def check_name(name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
-    """Raise where a parameter is unknown, and say which it may have been."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"unknown parameter {name!r}{hint}: the parameters are {', '.join(known)}")
 
 
 def notebook_defaults(notebook: str | Path) -> dict[str, Any]:
@@ -99,19 +85,3 @@ def settings_key(values: Mapping[str, Any]) -> str:
     kept = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
     text = json.dumps([__version__, kept], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def setting_names(changes: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Names of the settings of a sweep, but for its baseline: such as ``"n_members 10"``."""
-    return [setting_name(name, value) for name, values in changes.items() for value in values]
-
-
-def setting_name(name: str, value: Any) -> str:
-    """The name of the setting in which one thing has another value."""
-    label = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return f"{name} {label}"
-
-
-def folder_name(setting: str) -> str:
-    """The folder of a sweep's setting."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", setting)

@@ -10,14 +10,9 @@ from deepmr_utils.sequences import ALPHABET
 
 
 def plant(
-    codes: np.ndarray,
-    motifs: Mapping[str, Motif],
-    *,
-    p_site: float,
-    sharpness: float,
-    rng: np.random.Generator,
-    margin: int = 0,
-) -> pd.DataFrame:
+    codes: np.ndarray, motifs: Mapping[str, Motif], *, p_site: float, sharpness: float,
+    rng: np.random.Generator, margin: int = 0,
+) -> pd.DataFrame:  # fmt: skip
     """Write sites into sequences, in place: without overlap, in any order and on either strand.
 
     Parameters

@@ -1,7 +1,9 @@
 """Training of networks and ensembles of them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import joblib
@@ -28,18 +30,10 @@ class Ensemble(NamedTuple):
 
 
 def train(
-    model: nn.Module,
-    one_hot: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    seed: int,
-    epochs: int = 12,
-    batch_size: int = 250,
-    peak_lr: float = 0.05,
-    weight_decay: float = 0.1,
-    loss: Loss | None = None,
-    device: str | torch.device = "cpu",
-) -> nn.Module:
+    model: nn.Module, one_hot: torch.Tensor, labels: torch.Tensor, *, seed: int, epochs: int = 12,
+    batch_size: int = 250, peak_lr: float = 0.05, weight_decay: float = 0.1,
+    loss: Loss | None = None, device: str | torch.device = "cpu",
+) -> nn.Module:  # fmt: skip
     """Fit a network in place, by AdamW on a one-cycle learning rate.
 
     Parameters
@@ -75,42 +69,92 @@ def train(
     one_hot, labels = one_hot.to(device), labels.to(device, one_hot.dtype)
     scale = labels.std(0).clamp_min(1e-6)
     batches = max(len(one_hot) // batch_size, 1)
+    generator = torch.Generator().manual_seed(seed)
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(epochs):
+            order = torch.randperm(len(one_hot), generator=generator).to(device)
+            for rows in order.tensor_split(batches):
+                if loss is None:
+                    yield (((model(one_hot[rows]) - labels[rows]) / scale) ** 2).mean()
+                else:
+                    yield loss(model(one_hot[rows]), labels[rows])
+
+    return descend(model, losses(), epochs * batches, {"": peak_lr}, weight_decay, 1.0)
+
+
+def descend(
+    model: nn.Module, losses: Iterable[torch.Tensor], steps: int, rates: Mapping[str, float],
+    weight_decay: float, largest: float,
+) -> nn.Module:  # fmt: skip
+    """Take a step of AdamW, on a one-cycle learning rate, down each of so many losses.
+
+    Parameters
+    ----------
+    model : nn.Module
+    losses : iterable of torch.Tensor
+        Each is computed after the step before.
+    steps : int
+    rates : mapping of str to float
+        Peak learning rates, by what names of parameters begin with; "" for the others.
+    weight_decay : float
+    largest : float
+        Norm to which gradients are clipped.
+
+    Returns
+    -------
+    nn.Module
+        The model, on the CPU, in evaluation mode.
+    """
+    groups: dict[str, list[nn.Parameter]] = {start: [] for start in rates}
+    for name, parameter in model.named_parameters():
+        groups[max((start for start in rates if name.startswith(start)), key=len)].append(parameter)
     # betas: the second moment must follow a rate that rises and falls within some hundred steps
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak_lr, weight_decay=weight_decay, betas=(0.9, 0.99)
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=epochs * batches)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        order = torch.randperm(len(one_hot), generator=generator).to(device)
-        for rows in order.tensor_split(batches):
-            if loss is None:
-                error = (((model(one_hot[rows]) - labels[rows]) / scale) ** 2).mean()
-            else:
-                error = loss(model(one_hot[rows]), labels[rows])
-            optimizer.zero_grad()
-            error.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+        [{"params": group} for group in groups.values()], weight_decay=weight_decay,
+        betas=(0.9, 0.99),
+    )  # fmt: skip
+    peaks = list(rates.values())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps)
+    for loss in losses:
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), largest)
+        optimizer.step()
+        schedule.step()
     return model.cpu().eval()
 
 
-def train_ensemble(
-    make_model: Callable[[], nn.Module],
-    one_hot: torch.Tensor,
-    labels: torch.Tensor,
-    validation: tuple[torch.Tensor, torch.Tensor],
-    *,
-    n_members: int = 5,
-    seed: int = 0,
-    noise_floor: np.ndarray | None = None,
-    max_excess: float = 0.1,
-    workers: int = 1,
-    device: str | torch.device = "cpu",
+@contextmanager
+def one_thread(seed: int) -> Iterator[None]:
+    """Draw from a seed, in one thread: the order of sums, hence the result, depends on threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def fit_members(
+    fit: Callable[..., tuple], jobs: Sequence[tuple], workers: int, device: torch.device,
     progress: bool = False,
-    **schedule: float,
-) -> Ensemble:
+) -> list[tuple]:  # fmt: skip
+    """Results of a function for several members at a time; one after the other on a GPU."""
+    calls = (joblib.delayed(fit)(*job, device) for job in jobs)
+    workers = workers if device.type == "cpu" else 1
+    results = joblib.Parallel(n_jobs=workers, return_as="generator")(calls)
+    return list(progress_bar(results, progress, desc="members", total=len(jobs)))
+
+
+def train_ensemble(
+    make_model: Callable[[], nn.Module], one_hot: torch.Tensor, labels: torch.Tensor,
+    validation: tuple[torch.Tensor, torch.Tensor], *, n_members: int = 5, seed: int = 0,
+    noise_floor: np.ndarray | None = None, max_excess: float = 0.1, workers: int = 1,
+    device: str | torch.device = "cpu", progress: bool = False, **schedule: float,
+) -> Ensemble:  # fmt: skip
     """Train members that differ by their seed: initial weights and order of the sequences.
 
     A member that did not converge (see `unconverged`) is trained again from a new seed.
@@ -145,26 +189,14 @@ def train_ensemble(
         If a member has not converged after three attempts.
     """
     device = resolve_device(device)
-    x_validation, y_validation = validation
-    spread = y_validation.double().var(0).numpy()
-    workers = workers if device.type == "cpu" else 1
-
-    def fit_all(todo: list[tuple[int, int]]) -> list[tuple]:
-        jobs = (
-            joblib.delayed(_fit_member)(
-                make_model, one_hot, labels, x_validation, y_validation,
-                (seed, member, attempt), device, schedule,
-            )
-            for member, attempt in todo
-        )  # fmt: skip
-        results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-        return list(progress_bar(results, progress, desc="members", total=len(todo)))
-
+    spread = validation[1].double().var(0).numpy()
+    fit = partial(_fit_member, make_model, (one_hot, labels), validation, schedule)
     fits: dict[int, tuple] = {}
     attempts = dict.fromkeys(range(n_members), 0)
     todo = list(attempts)
     for _ in range(MAX_ATTEMPTS):
-        results = fit_all([(member, attempts[member]) for member in todo])
+        keys = [((seed, member, attempts[member]),) for member in todo]
+        results = fit_members(fit, keys, workers, device, progress)
         for member, result in zip(todo, results, strict=True):
             fits[member] = result
             attempts[member] += 1
@@ -180,16 +212,15 @@ def train_ensemble(
             f"the labels {spread.round(2).tolist()}: train longer, on more sequences, or at a "
             "lower peak_lr"
         )
+    members, _, seeds, seconds = zip(*(fits[member] for member in range(n_members)), strict=True)
     report = pd.DataFrame({
-        "member": range(n_members),
-        "seed": [fits[member][2] for member in range(n_members)],
-        "attempts": [attempts[member] for member in range(n_members)],
-        "seconds": [fits[member][3] for member in range(n_members)],
+        "member": range(n_members), "seed": seeds, "attempts": attempts.values(),
+        "seconds": seconds,
     })  # fmt: skip
-    names = getattr(fits[0][0], "feature_names", None) or range(labels.shape[1])
+    names = getattr(members[0], "feature_names", None) or range(labels.shape[1])
     for k, name in enumerate(names):
         report[f"mse_{name}"] = errors[:, k]
-    return Ensemble([fits[member][0] for member in range(n_members)], report)
+    return Ensemble(list(members), report)
 
 
 def unconverged(
@@ -219,28 +250,20 @@ def unconverged(
 
 def _fit_member(
     make_model: Callable[[], nn.Module],
-    one_hot: torch.Tensor,
-    labels: torch.Tensor,
-    x_validation: torch.Tensor,
-    y_validation: torch.Tensor,
+    data: tuple[torch.Tensor, torch.Tensor],
+    validation: tuple[torch.Tensor, torch.Tensor],
+    schedule: dict,
     key: tuple[int, int, int],
     device: torch.device,
-    schedule: dict,
 ) -> tuple[nn.Module, np.ndarray, int, float]:
     """Train one attempt of one member: the model, its validation error, its seed, the seconds."""
     start = time.perf_counter()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # summation order, hence the result, depends on the thread count
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = make_model()
-            if hasattr(model, "set_output_scale"):
-                model.set_output_scale(labels)
-            train(model, one_hot, labels, seed=seed, device=device, **schedule)
-        prediction = predict(model, x_validation, device=device)[0]
-    finally:
-        torch.set_num_threads(threads)
-    error = ((prediction - y_validation.numpy()) ** 2).mean(0)
+    with one_thread(seed):
+        model = make_model()
+        if hasattr(model, "set_output_scale"):
+            model.set_output_scale(data[1])
+        train(model, *data, seed=seed, device=device, **schedule)
+        prediction = predict(model, validation[0], device=device)[0]
+    error = ((prediction - validation[1].numpy()) ** 2).mean(0)
     return model, error, seed, time.perf_counter() - start

@@ -19,13 +19,9 @@ CHIP_NEXUS = Download(  # 30.8 GB; address from the authors' README, its checksu
 
 
 def fetch_chip_nexus(
-    folder: str | Path,
-    *,
-    url: str = CHIP_NEXUS.url,
-    checksum: str | None = CHIP_NEXUS.checksum,
-    fasta: str | Path | None = None,
-    progress: bool = False,
-) -> Path:
+    folder: str | Path, *, url: str = CHIP_NEXUS.url, checksum: str | None = CHIP_NEXUS.checksum,
+    fasta: str | Path | None = None, progress: bool = False,
+) -> Path:  # fmt: skip
     """Download the authors' ChIP-nexus data of Oct4, Sox2, Nanog and Klf4 and lay them out.
 
     Parameters

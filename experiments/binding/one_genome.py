@@ -1,10 +1,9 @@
 """From a demo genome to a causal graph: one run end to end, and an ensemble that is shipped."""
 
-import json
 import pickle
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import __version__, analysis, instruments, motifs
+from deepmr_utils import analysis, instruments, motifs
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
@@ -24,7 +24,7 @@ from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA
-from ..study import Clock, provenance
+from ..study import Clock, check_choices, flat_settings, make_settings, provenance
 from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
@@ -61,14 +61,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.chains if name not in CHAINS]
-        if unknown or not self.chains:
-            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(CHAINS)}")
-        unknown = [name for name in self.kept if name not in (*self.chains, DIRECT)]
-        if unknown:
-            raise ValueError(f"chain {unknown[0]!r} is not run, so nothing of it can be kept")
-        if self.n_members < 2:
-            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
+        check_choices("chain", self.chains, list(CHAINS))
+        # nothing can be kept of what is not run
+        for name in self.kept:
+            check_choice("kept chain", name, (*self.chains, DIRECT))
+        check_number("n_members", self.n_members, 2)  # standard errors need two
 
 
 class Run(NamedTuple):
@@ -94,11 +91,8 @@ def seeds(settings: Settings, graph: str, number: int) -> tuple[int, int]:
     return tuple(int(x) for x in np.random.SeedSequence(key).generate_state(2))
 
 
-def read_windows(
-    spec: Specification, length: int, n: int | None = None, *, split: str = "validation",
-    seed: int = 42,
-) -> pd.DataFrame:  # fmt: skip
-    """Windows of a split with their sequences; a sample of n of them, in their order.
+def read_windows(spec: Specification, length: int, n: int | None = None) -> pd.DataFrame:
+    """Validation windows with their sequences; a sample of n of them, in their order.
 
     Parameters
     ----------
@@ -106,18 +100,15 @@ def read_windows(
     length : int
     n : int, optional
         All by default, or where there are fewer.
-    split : str
-    seed : int
-        Of the sample; 42 in the published study.
 
     Returns
     -------
     pd.DataFrame
         ``sequence_id, chrom, start, end, sequence`` and more, as `deepmr_utils.regions` gives them.
     """
-    table = tracks.peak_windows(spec, split, length=length)
+    table = tracks.peak_windows(spec, "validation", length=length)
     if n is not None and n < len(table):
-        table = table.sample(n, random_state=seed).sort_index()
+        table = table.sample(n, random_state=42).sort_index()  # 42 as in the published study
     return read_regions(table.rename(columns={"sequence_id": "name"}), spec.fasta)
 
 
@@ -129,13 +120,9 @@ def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def train(
-    spec: Specification,
-    settings: Settings,
-    seed: int,
-    *,
-    workers: int = 1,
+    spec: Specification, settings: Settings, seed: int, *, workers: int = 1,
     only: Sequence[int] | None = None,
-) -> tuple[Ensemble, pd.DataFrame]:
+) -> tuple[Ensemble, pd.DataFrame]:  # fmt: skip
     """Train the ensemble of a run.
 
     Parameters
@@ -208,11 +195,9 @@ def run(settings: Settings, graph: str, number: int) -> Run:
             ensemble, quality = train(spec, settings, model_seed)
     with clock("mutagenesis"):
         effects = saturation_mutagenesis(
-            ensemble.members,
-            one_hot(windows["sequence"].tolist()),
-            sequence_ids=windows["sequence_id"],
-            keep_members=True,
-        )
+            ensemble.members, one_hot(windows["sequence"].tolist()),
+            sequence_ids=windows["sequence_id"], keep_members=True,
+        )  # fmt: skip
     with clock("truth"):
         truth = genome.true_effects(windows, demo.sites, p)
     with clock("mr"):
@@ -302,36 +287,14 @@ def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.Dat
     return table.merge(mean, on=by, how="left", validate="1:1")
 
 
-def plain(settings: Settings) -> dict[str, Any]:
-    """Settings as flat JSON values, without the graph, which is a run's own."""
-    values = asdict(settings)
-    values |= {k: v for k, v in values.pop("parameters").items() if k != "graph"}
-    return json.loads(json.dumps({"deepmr_utils": __version__, **values}))
-
-
-def make_settings(values: Mapping[str, Any]) -> Settings:
-    """Settings from flat values; those of the genome are told by their names."""
-    own = {name for name in Settings.__dataclass_fields__ if name != "parameters"}
-    unknown = [
-        v for v in values if v not in own and v not in genome.Parameters.__dataclass_fields__
-    ]
-    if unknown:
-        raise ValueError(
-            f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(own))}, or a field of "
-            "genome.Parameters"
-        )
-    parameters = genome.Parameters(**{k: v for k, v in values.items() if k not in own})
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
-    return Settings(parameters, **chosen)
-
-
 SHIPPED = Settings(n_members=3, filters=16, resample=True)
 SHIPPED_SEED = 1  # of the genome and of the ensemble
 
 
 def save_members(path: str | Path, members: Sequence[BPNet], settings: Settings) -> None:
     """Write the weights of an ensemble, with the settings it was trained by."""
-    torch.save({"settings": plain(settings), "members": [m.state_dict() for m in members]}, path)
+    states = [member.state_dict() for member in members]
+    torch.save({"settings": flat_settings(settings), "members": states}, path)
 
 
 def load_members(path: str | Path | None = None) -> list[BPNet]:
@@ -352,7 +315,7 @@ def load_members(path: str | Path | None = None) -> list[BPNet]:
         return load_members(DATA / "bpnet_demo.pt")
     try:
         held = torch.load(path, weights_only=True)
-        settings = make_settings({k: v for k, v in held["settings"].items() if k != "deepmr_utils"})
+        settings = make_settings(Settings, held["settings"])
         members = [BPNet(filters=settings.filters, layers=settings.layers) for _ in held["members"]]
         for member, state in zip(members, held["members"], strict=True):
             member.load_state_dict(state)

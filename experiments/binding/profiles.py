@@ -1,35 +1,28 @@
 """Training of BPNets on streams of windows, and how well they predict profiles and counts."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepmr_utils.models.bpnet import BPNet, Control, bpnet_loss
-from deepmr_utils.predict import progress_bar, resolve_device
+from deepmr_utils.predict import resolve_device
 
-from ..training import Ensemble
+from ..training import Ensemble, descend, fit_members, one_thread
 from .tracks import Batch, control_inputs
 
 Epoch = Callable[[int | None], Iterable[Batch]]  # of a seed; without one in order, as they are
 
 
 def fit_bpnet(
-    model: BPNet,
-    epoch: Epoch,
-    *,
-    seed: int,
-    epochs: int = 12,
-    peak_lr: float = 0.02,
-    weight_decay: float = 0.01,
-    counts_weight: float = 100.0,
-    counts_speed: float = 10.0,
+    model: BPNet, epoch: Epoch, *, seed: int, epochs: int = 12, peak_lr: float = 0.02,
+    weight_decay: float = 0.01, counts_weight: float = 100.0, counts_speed: float = 10.0,
     device: str | torch.device = "cpu",
-) -> BPNet:
+) -> BPNet:  # fmt: skip
     """Fit a BPNet in place, by AdamW on a one-cycle learning rate.
 
     Parameters
@@ -73,38 +66,22 @@ def fit_bpnet(
     with torch.no_grad():
         model.counts.bias.copy_(torch.cat(logs).mean(0).flatten())
     model.to(device).train()
-    head = list(model.counts.parameters())
-    body = [part for name, part in model.named_parameters() if not name.startswith("counts.")]
-    rates = [peak_lr, counts_speed * peak_lr]
-    optimizer = torch.optim.AdamW(
-        [{"params": body}, {"params": head}], peak_lr, betas=(0.9, 0.99), weight_decay=weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=epochs * steps)
-    for number in seeds:
-        for batch in epoch(number):
-            x, control = batch.one_hot.to(device), _control(model, batch, device)
-            loss = bpnet_loss(model.heads(x, control), batch.reads.to(device), counts_weight)
-            optimizer.zero_grad()
-            loss.backward()
-            # the loss is a sum over reads: hundreds, and so are its gradients, in the beginning
-            nn.utils.clip_grad_norm_(model.parameters(), 50.0)
-            optimizer.step()
-            schedule.step()
-    return model.cpu().eval()
+
+    def losses() -> Iterator[Tensor]:
+        for number in seeds:
+            for batch in epoch(number):
+                heads = model.heads(batch.one_hot.to(device), _control(model, batch, device))
+                yield bpnet_loss(heads, batch.reads.to(device), counts_weight)
+
+    rates = {"": peak_lr, "counts.": counts_speed * peak_lr}
+    # the loss is a sum over reads: hundreds, and so are its gradients, in the beginning
+    return descend(model, losses(), epochs * steps, rates, weight_decay, 50.0)
 
 
 def fit_ensemble(
-    make_model: Callable[[], BPNet],
-    epoch: Epoch,
-    validation: Epoch,
-    *,
-    n_members: int = 5,
-    seed: int = 0,
-    workers: int = 1,
-    device: str | torch.device = "cpu",
-    progress: bool = False,
-    **schedule: float,
-) -> Ensemble:
+    make_model: Callable[[], BPNet], epoch: Epoch, validation: Epoch, *, n_members: int = 5,
+    seed: int = 0, workers: int = 1, **schedule: float,
+) -> Ensemble:  # fmt: skip
     """Train BPNets that differ by their seed: initial weights, order and cuts of the windows.
 
     Parameters
@@ -117,9 +94,6 @@ def fit_ensemble(
         Each member has a stream derived from the seed.
     workers : int
         Members trained at the same time, one thread each. The result does not depend on it.
-    device : str
-        On a GPU members are trained one after the other.
-    progress : bool
     **schedule
         Passed on to `fit_bpnet`.
 
@@ -134,15 +108,9 @@ def fit_ensemble(
     RuntimeError
         If the predictions of a member are not finite.
     """
-    device = resolve_device(device)
-    workers = workers if device.type == "cpu" else 1
     seeds = np.random.SeedSequence(seed).generate_state(n_members).tolist()
-    jobs = (
-        joblib.delayed(_fit_member)(make_model, epoch, validation, number, device, schedule)
-        for number in seeds
-    )
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
-    results = list(progress_bar(results, progress, desc="members", total=n_members))
+    fit = partial(_fit_member, make_model, epoch, validation, schedule)
+    results = fit_members(fit, [(one,) for one in seeds], workers, torch.device("cpu"))
     members, errors, seconds = zip(*results, strict=True)
     errors = np.array(errors)
     if not np.isfinite(errors).all():
@@ -155,20 +123,14 @@ def fit_ensemble(
 
 
 def _fit_member(
-    make_model: Callable[[], BPNet], epoch: Epoch, validation: Epoch, seed: int,
-    device: torch.device, schedule: dict,
+    make_model: Callable[[], BPNet], epoch: Epoch, validation: Epoch, schedule: dict, seed: int,
+    device: torch.device,
 ) -> tuple[BPNet, list[float], float]:  # fmt: skip
     """Train one member: the model, its validation error by task, the seconds."""
     start = time.perf_counter()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # summation order, hence the result, depends on the thread count
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = fit_bpnet(make_model(), epoch, seed=seed, device=device, **schedule)
+    with one_thread(seed):
+        model = fit_bpnet(make_model(), epoch, seed=seed, device=device, **schedule)
         counts, reads, _, _ = _predict([model], validation(None))
-    finally:
-        torch.set_num_threads(threads)
     error = (counts - reads).square().mean(0).tolist()
     return model, error, time.perf_counter() - start
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.models.bpnet import OSKN
 from deepmr_utils.motifs import get_motif, match_scores
 
@@ -92,8 +93,8 @@ class Parameters:
     background: float = 10.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.graph, str) and self.graph not in GRAPHS:
-            raise ValueError(f"unknown graph {self.graph!r}: choose one of {', '.join(GRAPHS)}")
+        if isinstance(self.graph, str):
+            check_choice("graph", self.graph, list(GRAPHS))
         network = self.network
         pairs = [*network.edges, *network.borrowed]
         unknown = {name for pair in pairs for name in pair} - set(MOTIFS)
@@ -109,18 +110,11 @@ class Parameters:
                     f"the graph has a cycle, {' - '.join(error.args[1])}: remove an edge, or let "
                     "helpers act without help by reciprocal=True"
                 ) from None
-        if not 0 <= self.p_site <= 1:
-            raise ValueError(f"p_site is a probability, in [0, 1]; got {self.p_site}")
-        if min(self.depth, self.background) <= 0 or self.margin < 0:
-            raise ValueError(
-                "depth and background must be above 0, margin 0 or more; got "
-                f"{self.depth}, {self.background} and {self.margin}"
-            )
-        if self.n_windows < len(CHROMOSOMES):
-            raise ValueError(
-                f"n_windows must be at least {len(CHROMOSOMES)}, one a chromosome; got "
-                f"{self.n_windows}"
-            )
+        check_number("p_site", self.p_site, 0, 1)
+        for name in ("depth", "background"):
+            check_number(name, getattr(self, name), 0, ends=False)
+        check_number("margin", self.margin, 0)
+        check_number("n_windows", self.n_windows, len(CHROMOSOMES))  # one a chromosome
         widths = sum(get_motif(MOTIFS[name]).width for name in self.factors)
         if self.length - 2 * (self.length // 8) < widths:
             raise ValueError(

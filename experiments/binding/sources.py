@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from deepmr_utils._checks import check_choice
 from deepmr_utils.models.bpnet import BPNet, load_bpnet_oskn
 from deepmr_utils.models.downloads import fetch
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -29,14 +30,10 @@ class Source(NamedTuple):
 
 
 def open_source(
-    source: str,
-    folder: str | Path,
-    *,
-    weights: str | Path | None = None,
-    specification: str | Path | None = None,
-    parameters: genome.Parameters | None = None,
+    source: str, folder: str | Path, *, weights: str | Path | None = None,
+    specification: str | Path | None = None, parameters: genome.Parameters | None = None,
     seed: int = one_genome.SHIPPED_SEED,
-) -> Source:
+) -> Source:  # fmt: skip
     """Networks and data of one source.
 
     Parameters
@@ -60,8 +57,7 @@ def open_source(
         If the source is unknown or "path" comes without weights and specification, and as the
         readers of the files.
     """
-    if source not in SOURCES:
-        raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    check_choice("source", source, SOURCES)
     if source == "path" and (weights is None or specification is None):
         raise ValueError("source 'path' needs weights and a specification of the data")
     if source == "published":

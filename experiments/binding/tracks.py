@@ -51,15 +51,9 @@ class Batch(NamedTuple):
 
 
 def peak_windows(
-    spec: Specification,
-    split: str,
-    *,
-    length: int = 1000,
-    margin: int = 0,
-    edge: str = "raise",
-    splits: Mapping[str, Sequence[str]] = SPLITS,
-    excluded: Sequence[str] = EXCLUDED,
-) -> pd.DataFrame:
+    spec: Specification, split: str, *, length: int = 1000, margin: int = 0, edge: str = "raise",
+    splits: Mapping[str, Sequence[str]] = SPLITS, excluded: Sequence[str] = EXCLUDED,
+) -> pd.DataFrame:  # fmt: skip
     """Windows around the peaks of all tasks in one split.
 
     Parameters
@@ -157,13 +151,9 @@ def _are_known(genome: Fasta, table: pd.DataFrame) -> np.ndarray:
 
 
 def stream(
-    spec: Specification,
-    windows: pd.DataFrame,
-    *,
-    length: int,
-    batch_size: int = 128,
+    spec: Specification, windows: pd.DataFrame, *, length: int, batch_size: int = 128,
     seed: int | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[Batch]:  # fmt: skip
     """Read windows batch by batch; no more than a batch is in memory.
 
     Parameters
@@ -226,43 +216,6 @@ def control_inputs(control: Tensor) -> Control:
     )  # fmt: skip
     profile = torch.cat([control, smooth], 1)
     return Control(profile[:, None], control.sum(-1).log1p()[:, None])
-
-
-def check_strands(spec: Specification, windows: pd.DataFrame, *, n: int = 500) -> None:
-    """Raise a ValueError where the strands of a task look swapped.
-
-    Parameters
-    ----------
-    spec : Specification
-    windows : pd.DataFrame
-        As `peak_windows` gives them; the first n are looked at.
-    n : int
-
-    Notes
-    -----
-    Fragments are sequenced from their ends, so that reads of the plus strand lie left of what is
-    bound and those of the minus strand right of it. Per window of the task's own with reads on
-    both, the difference of their mean positions; an error where it is positive by more than 4 of
-    its standard errors.
-    """
-    for t, name in enumerate(spec.tasks):
-        own = windows[windows["task"] == name].head(n)
-        if len(own) < 2:
-            continue
-        reads = hold(spec, own).reads[:, t].double()
-        position = torch.arange(reads.shape[-1], dtype=torch.float64)
-        mean = (reads * position).sum(-1) / reads.sum(-1)
-        difference = (mean[:, 0] - mean[:, 1]).numpy()
-        difference = difference[np.isfinite(difference)]
-        if len(difference) < 2:
-            continue
-        error = difference.std(ddof=1) / np.sqrt(len(difference))
-        if difference.mean() > 4 * error:
-            raise ValueError(
-                f"tasks.{name}: plus and minus look swapped: in {len(difference)} windows, reads "
-                f"of the plus strand lie {difference.mean():.1f} ± {error:.1f} bases right of "
-                "those of the minus strand; they should lie left: exchange the two files"
-            )
 
 
 class _Track(NamedTuple):
@@ -329,11 +282,7 @@ def _check_windows(windows: pd.DataFrame, sizes: Mapping[str, int], fasta: Path)
 
 
 def _check_chromosomes(
-    path: Path,
-    found: Mapping[str, int],
-    used: Sequence[str],
-    sizes: Mapping[str, int],
-    fasta: Path,
+    path: Path, found: Mapping[str, int], used: Sequence[str], sizes: Mapping[str, int], fasta: Path
 ) -> None:
     """Raise where a bigWig is of another genome, as far as chromosomes with windows show."""
     missing = [c for c in used if c not in found]

@@ -1,100 +1,44 @@
-"""Stored seeds of the simulated chromatin, and the network that comes with the package.
+"""Stored seeds of the simulated chromatin, each with a network of its own."""
 
-``python -m experiments.chromatin.draws book/parameters/deepsea_demo_scale.yml --workers 2``
-computes what is missing of the seeds that a file names, or with ``--run 3`` that one, and goes on
-where it was interrupted; ``python -m experiments.chromatin.draws --network
-deepmr_utils/data/demo_deepsea.pt`` trains the network of the notebook.
-"""
-
-import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.metrics import roc_auc_score
 
-from deepmr_utils._files import read_record, read_table, write_record, write_table
-
-from ..binding.genomes import claim
-from ..parameter_files import read_parameters
-from ..study import run_missing, which
-from .one_draw import Run, Settings, classify, run, train
-from .simulated import ACCESSIBILITY, ROLES, Parameters, causes
+from ..study import Study, Unit, load_result, make_settings, store_result
+from .one_draw import Run, Settings, classify, run
+from .simulated import ACCESSIBILITY, ROLES, causes
 
 
-def make_settings(values: Mapping[str, Any]) -> Settings:
-    """Settings from flat values; those of the chromatin are told by their names."""
-    own = {name for name in Settings.__dataclass_fields__ if name != "parameters"}
-    known = {*own, *Parameters.__dataclass_fields__}
-    if unknown := [name for name in values if name not in known]:
-        raise ValueError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
-    parameters = Parameters(**{k: v for k, v in values.items() if k not in own})
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
-    return Settings(parameters, **chosen)
+def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
+    settings = make_settings(Settings, values)
+    return {
+        f"run-{number:03d}": Unit(
+            (f"run-{number:03d}.json",), partial(_run_and_store, settings, number), {"": settings}
+        )
+        for number in range(values["runs"])
+    }
 
 
-def study(
-    settings: Settings, runs: int | Sequence[int], directory: str | Path, *, workers: int = 1,
-    progress: bool = False,
-) -> None:  # fmt: skip
-    """Compute what is missing of some seeds, and store each as it finishes.
-
-    Parameters
-    ----------
-    settings : Settings
-    runs : int or sequence of int
-        How many, from 0 on, or which.
-    directory : path
-        It belongs to one `Settings`.
-    workers : int
-        Seeds at a time, each in a process of its own with one thread.
-    progress : bool
-    """
-    directory = Path(directory)
-    claim(directory, settings)
-    jobs = {number: (directory, settings, number) for number in which(runs)}
-    run_missing(
-        _run_and_store, jobs, lambda number: _path(directory, number).exists(),
-        workers=workers, progress=progress, desc="seeds",
-    )  # fmt: skip
+STUDY = Study(_units)
 
 
-def _run_and_store(directory: Path, settings: Settings, number: int) -> None:
-    torch.set_num_threads(1)
+def _run_and_store(settings: Settings, number: int, directory: Path) -> None:
     store(directory, run(settings, number))
 
 
-def _path(directory: Path, number: int) -> Path:
-    return directory / f"run-{number:03d}.json"
-
-
-def store(directory: str | Path, result: Run) -> None:
-    """Write a run: tables as parquet, numbers as float32, then the record, which marks the end."""
-    path = _path(Path(directory), result.record["run"])
-    for name, table in (("globals", result.globals_), ("local", result.local)):
-        write_table(path.with_name(f"{path.stem}-{name}.parquet"), table, None)
-    write_record(path, result.record)
-
-
-def load(directory: str | Path, number: int) -> Run:
-    """Read a run that `store` wrote."""
-    path = _path(Path(directory), number)
-    if not path.exists():
-        raise FileNotFoundError(f"seed {number} is not in {directory}")
-    tables = [
-        read_table(path.with_name(f"{path.stem}-{name}.parquet"), path)
-        for name in ("globals", "local")
-    ]
-    return Run(*tables, read_record(path))
+def store(directory: Path, result: Run) -> None:
+    """Write a seed."""
+    store_result(directory / f"run-{result.record['run']:03d}.json", result, None)
 
 
 def stored(directory: str | Path) -> list[Run]:
-    """All runs that are there, by number."""
-    paths = sorted(Path(directory).glob("run-*.json"))
-    return [load(directory, int(path.stem[4:])) for path in paths]
+    """All seeds that are there, by number."""
+    return [load_result(Run, path) for path in sorted(Path(directory).glob("run-*.json"))]
 
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
@@ -137,31 +81,3 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _holds(table: pd.DataFrame, value: pd.Series | float) -> pd.Series:
     return (table["total_ci_low"] <= value) & (value <= table["total_ci_high"])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compute what is missing of the runs that a YAML file names, or train the shipped network."""
-    parser = argparse.ArgumentParser(prog="experiments.chromatin.draws", description=main.__doc__)
-    parser.add_argument("parameters", nargs="?", help="YAML: directory, runs, settings")
-    parser.add_argument("--network", help="train the network of the notebook, and write it here")
-    parser.add_argument("--directory", help="where to, instead of what the file says")
-    parser.add_argument("--workers", type=int, default=1, help="seeds at a time (default 1)")
-    parser.add_argument("--runs", type=int, help="at most so many")
-    parser.add_argument("--run", type=int, help="only this")
-    given = parser.parse_args(arguments)
-    if given.network:
-        network, table = train(Settings(), seed=0)
-        print(table.round(3).to_string(index=False))
-        torch.save(network.state_dict(), given.network)
-        return
-    if given.parameters is None:
-        parser.error("give a YAML file of parameters, or --network")
-    raw = read_parameters(given.parameters)
-    settings = make_settings(raw.get("settings") or {})
-    runs = min(raw["runs"], given.runs or raw["runs"]) if given.run is None else [given.run]
-    directory = given.directory or raw["directory"]
-    study(settings, runs, directory, workers=given.workers, progress=True)
-
-
-if __name__ == "__main__":
-    main()

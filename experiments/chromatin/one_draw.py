@@ -1,5 +1,6 @@
 """Effects of factors on an outcome and back, on simulated chromatin or with published weights."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import xarray as xr
 from scipy.special import expit
 from torch import nn
 
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import PAIR, Chain, PairEffects, pair_effects, summarise
 from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
 from deepmr_utils.instruments import eligible
@@ -21,7 +23,7 @@ from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA, training
-from ..study import Clock, provenance
+from ..study import Clock, check_choices, provenance
 from . import simulated
 from .simulated import ACCESSIBILITY, FACTORS, FEATURES, Parameters
 
@@ -60,11 +62,10 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in (*self.chains, *self.kept) if name not in DEEPSEA_CHAINS]
-        if unknown or not self.chains:
-            raise ValueError(f"unknown chain {unknown}: choose from {', '.join(DEEPSEA_CHAINS)}")
-        if self.n_draws < 2:
-            raise ValueError(f"standard errors need 2 draws or more; got {self.n_draws}")
+        check_choices("chain", self.chains, list(DEEPSEA_CHAINS))
+        for name in self.kept:
+            check_choice("kept chain", name, list(DEEPSEA_CHAINS))
+        check_number("n_draws", self.n_draws, 2)  # standard errors need two
 
 
 class Run(NamedTuple):
@@ -112,19 +113,13 @@ def train(settings: Settings, seed: int) -> tuple[DeepSEA, pd.DataFrame]:
     p = settings.parameters
     windows = simulated.simulate(p, settings.n_train, split="train", seed=seed)
     labels = torch.tensor(windows[list(FEATURES)].to_numpy(), dtype=torch.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # summation order, hence the result, depends on the thread count
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**32)
-            network = make_network(p)
-            training.train(
-                network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
-                epochs=settings.epochs, batch_size=64, peak_lr=0.01, weight_decay=0.01,
-                loss=nn.functional.binary_cross_entropy_with_logits,
-            )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
+    with training.one_thread(seed % 2**32):
+        network = make_network(p)
+        training.train(
+            network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
+            epochs=settings.epochs, batch_size=64, peak_lr=0.01, weight_decay=0.01,
+            loss=nn.functional.binary_cross_entropy_with_logits,
+        )  # fmt: skip
     held = simulated.simulate(p, 2_000, split="validation", seed=seed)
     return network, quality(network, held)
 
@@ -189,9 +184,9 @@ def calibrate(
     return platt, table
 
 
-def load_network(parameters: Parameters | None = None) -> DeepSEA:
+def load_network() -> DeepSEA:
     """The trained network that comes with the package, in evaluation mode."""
-    network = make_network(parameters or Parameters())
+    network = make_network(Parameters())
     state = torch.load(DATA / "demo_deepsea.pt", map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     return network.eval()
@@ -363,3 +358,14 @@ def run(settings: Settings, number: int) -> Run:
         "quality": table.round(4).to_dict("records"), "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
     return Run(globals_, local[local["chain"].isin(settings.kept)], record)
+
+
+def main() -> None:
+    """``python -m experiments.chromatin.one_draw FILE``: train the shipped network, write it."""
+    network, table = train(Settings(), seed=0)
+    torch.save(network.state_dict(), sys.argv[1])
+    print(table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.motifs import Motif, find_instances, get_motif, match_scores
 from deepmr_utils.regions import read_fasta
 from deepmr_utils.sequences import ALPHABET, decode, encode, one_hot
@@ -60,25 +61,17 @@ class Parameters:
     opened: float = 4.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p_site <= 1:
-            raise ValueError(f"p_site is a probability, in [0, 1]; got {self.p_site}")
-        if self.sharpness <= 0:
-            raise ValueError(f"sharpness must be above 0; got {self.sharpness}")
-        widths, tile = sum(factor_motif(name).width for name in FACTORS), _tiles().shape[1]
-        if not widths <= self.length <= tile:
-            raise ValueError(
-                f"length must be between {widths}, the width of all sites, and {tile}, that of a "
-                f"tile of DNA; got {self.length}"
-            )
+        check_number("p_site", self.p_site, 0, 1)
+        check_number("sharpness", self.sharpness, 0, ends=False)
+        widths = sum(factor_motif(name).width for name in FACTORS)  # all sites in a tile of DNA
+        check_number("length", self.length, widths, _tiles().shape[1])
 
 
 def factor_motif(factor: str) -> Motif:
     """The motif of a factor; that of the decoy is TAL1's read backwards, which nothing binds."""
     if factor == "decoy":
         return Motif(factor, get_motif(_SHIPPED["TAL1"]).probabilities[::-1])
-    if factor not in ROLES:
-        raise ValueError(f"unknown factor {factor!r}: choose from {', '.join(ROLES)}")
-    return get_motif(_SHIPPED.get(factor, factor))
+    return get_motif(_SHIPPED.get(check_choice("factor", factor, FACTORS), factor))
 
 
 @cache
@@ -111,10 +104,8 @@ def simulate(
         A row a window: ``sequence_id, split, tile, sequence``; for each of `FEATURES` its label, 0
         or 1, and ``<feature>_probability``, of which that is a draw.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1; got {n}")
+    check_choice("split", split, list(SPLITS))
+    check_number("n", n, 1)
     rng = np.random.default_rng(np.random.SeedSequence([seed, list(SPLITS).index(split)]))
     length, tiles = parameters.length, _tiles()
     tile = rng.integers(*SPLITS[split], n)

@@ -49,15 +49,10 @@ def demo(n_windows: int, *, n_test: int = 1_000, seed: int = 1) -> Source:
 
 
 def published(
-    n_windows: int,
-    sequences: str | Path,
-    *,
-    weights: str | Path | None = None,
-    names: str | Path | None = None,
-    cell: str = "HepG2",
-    outcome: str = "DNase",
+    n_windows: int, sequences: str | Path, *, weights: str | Path | None = None,
+    names: str | Path | None = None, cell: str = "HepG2", outcome: str = "DNase",
     factors: tuple[int, ...] = (),
-) -> Source:
+) -> Source:  # fmt: skip
     """DeepSEA with published weights on windows of the user's own.
 
     Parameters

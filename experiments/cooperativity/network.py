@@ -25,14 +25,9 @@ class SimulationCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        length: int = 100,
-        feature_names: tuple[str, ...] = ("exposure", "outcome"),
-        *,
-        channels: int = 15,
-        width: int = 7,
-        hidden: int = 30,
-    ) -> None:
+        self, length: int = 100, feature_names: tuple[str, ...] = ("exposure", "outcome"), *,
+        channels: int = 15, width: int = 7, hidden: int = 30,
+    ) -> None:  # fmt: skip
         super().__init__()
         sizes = {"length": length, "channels": channels, "width": width, "hidden": hidden}
         length, channels, width, hidden = (
@@ -46,25 +41,15 @@ class SimulationCNN(nn.Module):
             )
         self.length = length
         self.feature_names = distinct_names("feature_names", feature_names)
-        self.convolutions = nn.Sequential(
-            *(
-                layer
-                for inputs in (4, channels, channels)
-                for layer in (
-                    nn.Conv1d(inputs, channels, width),
-                    nn.BatchNorm1d(channels),
-                    nn.ReLU(),
-                )
-            )
-        )
+        layers = [
+            (nn.Conv1d(inputs, channels, width), nn.BatchNorm1d(channels), nn.ReLU())
+            for inputs in (4, channels, channels)
+        ]
+        self.convolutions = nn.Sequential(*(layer for three in layers for layer in three))
         self.dense = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * remaining, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, len(self.feature_names)),
-        )
+            nn.Flatten(), nn.Linear(channels * remaining, hidden), nn.ReLU(),
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, len(self.feature_names)),
+        )  # fmt: skip
         self.register_buffer("output_mean", torch.zeros(len(self.feature_names)))
         self.register_buffer("output_sd", torch.ones(len(self.feature_names)))
 

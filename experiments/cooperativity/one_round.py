@@ -9,32 +9,21 @@ import torch
 import xarray as xr
 
 from deepmr_utils import calibration, intervals, mr
-from deepmr_utils._checks import check_choice
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
 
-from ..study import Clock, provenance
+from ..study import Clock, check_choices, provenance
 from ..training import Ensemble, train_ensemble
 from . import simulation
 from .network import SimulationCNN
 
 CALIBRATIONS = ("none", "isotonic")
 FEATURES = list(simulation.FEATURES)
-LOCAL_COLUMNS = [
-    "sequence_id",
-    "method",
-    "causal_effect",
-    "se",
-    "ci_low",
-    "ci_high",
-    "intercept",
-    "intercept_p",
-    "i2_gx",
-    "n_instruments",
-    "status",
-]
+LOCAL_COLUMNS = ["sequence_id", "method", "causal_effect", "se", "ci_low", "ci_high", "intercept"]
+LOCAL_COLUMNS += ["intercept_p", "i2_gx", "n_instruments", "status"]
 INTERVAL_COLUMNS = ["between_se", "total_ci_low", "total_ci_high"]
 GLOBAL_KEYS = ["scenario", "round", "stratum", "calibration", "method"]
 MEMBER_COLUMNS = [*GLOBAL_KEYS, "member", "effect"]
@@ -65,17 +54,11 @@ class Settings:
     moderate: bool = True
 
     def __post_init__(self) -> None:
-        wrong = [name for name in self.calibrations if name not in CALIBRATIONS]
-        if wrong or not self.calibrations:
-            raise ValueError(f"unknown calibration {wrong}: choose from {', '.join(CALIBRATIONS)}")
-        known = mr.methods()["name"].tolist()
-        unknown = [name for name in self.methods if name not in known]
-        if unknown or not self.methods:
-            raise ValueError(f"unknown method {unknown}: choose from {', '.join(known)}")
+        check_choices("calibration", self.calibrations, CALIBRATIONS)
+        check_choices("method", self.methods, mr.methods()["name"].tolist())
         simulation.analysed_features(self.direction)  # raises where unknown
         check_choice("rule", self.interval_rule, intervals.RULES)
-        if self.n_members < 2:
-            raise ValueError(f"standard errors need 2 members or more; got {self.n_members}")
+        check_number("n_members", self.n_members, 2)  # standard errors need two
 
 
 class RoundResult(NamedTuple):
@@ -111,14 +94,8 @@ def arrays(sequences: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit_round(
-    data: simulation.Round,
-    seed: int,
-    settings: Settings,
-    *,
-    workers: int = 1,
-    device: str = "cpu",
-    progress: bool = False,
-) -> Ensemble:
+    data: simulation.Round, seed: int, settings: Settings, *, workers: int = 1, device: str = "cpu",
+) -> Ensemble:  # fmt: skip
     """Train the ensemble of a round; members are judged against the round's own noise floor.
 
     Parameters
@@ -130,23 +107,14 @@ def fit_round(
     workers : int
         Processes that train members at the same time.
     device : str
-    progress : bool
     """
     validation = data.split("validation")
     floor = simulation.noise_floor(validation, data.parameters, data.rates).to_numpy()
     return train_ensemble(
-        lambda: SimulationCNN(data.parameters.length),
-        *arrays(data.split("fit")),
-        arrays(validation),
-        n_members=settings.n_members,
-        seed=seed,
-        noise_floor=floor,
-        workers=workers,
-        device=device,
-        progress=progress,
-        epochs=settings.epochs,
-        max_excess=settings.max_excess,
-    )
+        lambda: SimulationCNN(data.parameters.length), *arrays(data.split("fit")),
+        arrays(validation), n_members=settings.n_members, seed=seed, noise_floor=floor,
+        workers=workers, device=device, epochs=settings.epochs, max_excess=settings.max_excess,
+    )  # fmt: skip
 
 
 def assess(
@@ -209,15 +177,9 @@ def run_round(
 
 
 def analyse_round(
-    ensemble: Ensemble,
-    data: simulation.Round,
-    settings: Settings,
-    round_: int,
-    *,
-    device: str = "cpu",
-    clock: "Clock | None" = None,
-    cache: dict[tuple, xr.Dataset] | None = None,
-) -> RoundResult:
+    ensemble: Ensemble, data: simulation.Round, settings: Settings, round_: int, *,
+    device: str = "cpu", clock: "Clock | None" = None, cache: dict[tuple, xr.Dataset] | None = None,
+) -> RoundResult:  # fmt: skip
     """What `run_round` does with a trained ensemble: calibrate, mutate, estimate, compare.
 
     Parameters
@@ -246,13 +208,10 @@ def analyse_round(
             key = len(ensemble.members), settings.direction, name
             if key not in cache:
                 cache[key] = saturation_mutagenesis(
-                    ensemble.members,
-                    one_hot(analysed["sequence"].tolist()),
-                    sequence_ids=analysed["sequence_id"],
+                    ensemble.members, one_hot(analysed["sequence"].tolist()),
+                    sequence_ids=analysed["sequence_id"], device=device, keep_members=True,
                     transform=recalibrate if name == "isotonic" else None,
-                    device=device,
-                    keep_members=True,
-                )
+                )  # fmt: skip
             effects = cache[key]
         with clock("mr"):
             instruments = select_instruments(
@@ -271,14 +230,10 @@ def analyse_round(
     with clock("mr"):
         members = intervals.member_global(with_truth(local), pd.concat(member_tables), GLOBAL_KEYS)
     record = {
-        "scenario": scenario,
-        "round": round_,
-        "rates": data.rates._asdict(),
-        "attempts": ensemble.report["attempts"].tolist(),
-        "instruments": counts,
-        "seconds": clock.seconds,
-        **provenance(),
-    }
+        "scenario": scenario, "round": round_, "rates": data.rates._asdict(),
+        "attempts": ensemble.report["attempts"].tolist(), "instruments": counts,
+        "seconds": clock.seconds, **provenance(),
+    }  # fmt: skip
     return RoundResult(local, quality.assign(scenario=scenario, round=round_), record, members)
 
 

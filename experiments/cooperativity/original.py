@@ -16,6 +16,7 @@ from torch import nn
 from deepmr_utils.calibration import N_LEVELS, IsotonicRecalibrator, observed_proportions
 
 from . import simulation
+from .sequences import STARTS
 
 
 def training_mode_effects(
@@ -65,10 +66,9 @@ def slipped_augmentation(data: simulation.Round, seed: int) -> simulation.Round:
     rng = np.random.default_rng(seed)
     train = data.split("train").reset_index(drop=True)
     n = (data.sequences["split"] == "augmented").sum()
-    starts = ["exposure_start", "outcome_start", "confounder_start"]
     slipped = train.copy()
-    slipped[starts] = train[starts].iloc[rng.permutation(len(train))].to_numpy()
-    slipped[starts] = slipped[starts].astype("Int64")
+    slipped[STARTS] = train[STARTS].iloc[rng.permutation(len(train))].to_numpy()
+    slipped[STARTS] = slipped[STARTS].astype("Int64")
     mutants = simulation.augment(slipped, data.parameters, int(n), rng)
     mutants = simulation.label(mutants, data.parameters, data.rates, rng)
     kept = data.sequences[data.sequences["split"] != "augmented"]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.motifs import Motif, check_probabilities, get_motif
 
 FEATURES = ("exposure", "outcome")
@@ -49,24 +50,15 @@ class Parameters:
     calibration_share: float = 0.075
 
     def __post_init__(self) -> None:
-        if self.scenario not in SCENARIOS:
-            raise ValueError(
-                f"unknown scenario {self.scenario!r}: choose one of {', '.join(SCENARIOS)}"
-            )
+        check_choice("scenario", self.scenario, SCENARIOS)
         check_probabilities(self.background, "the background")
         for name in ("p_motif", "p_confounder", "p_batch"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, in [0, 1]; got {getattr(self, name)}")
-        for name in ("alpha_mean", "eta", "nu", "tau1", "tau2"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a rate, 0 or more; got {getattr(self, name)}")
-        if self.effect_ratio is not None and self.effect_ratio < 0:
-            raise ValueError(f"effect_ratio must be 0 or more; got {self.effect_ratio}")
-        if min(self.n_train, self.n_test) < 1 or self.n_augmented < 0:
-            raise ValueError(
-                "n_train and n_test must be at least 1 and n_augmented at least 0; got "
-                f"{self.n_train}, {self.n_test} and {self.n_augmented}"
-            )
+            check_number(name, getattr(self, name), 0, 1)
+        for name in ("alpha_mean", "eta", "nu", "tau1", "tau2", "effect_ratio", "n_augmented"):
+            if getattr(self, name) is not None:  # an effect ratio that is drawn
+                check_number(name, getattr(self, name), 0)
+        for name in ("n_train", "n_test"):
+            check_number(name, getattr(self, name), 1)
         shares = self.validation_share, self.calibration_share
         if min(shares) < 0 or sum(shares) >= 1:
             raise ValueError(
@@ -98,13 +90,10 @@ class Parameters:
     @property
     def motifs(self) -> dict[str, Motif]:
         """The motifs at work: exposure, outcome and, where it acts, confounder."""
-        motifs = {
-            "exposure": get_motif(self.exposure_motif),
-            "outcome": get_motif(self.outcome_motif),
-        }
+        names = {"exposure": self.exposure_motif, "outcome": self.outcome_motif}
         if self.sequence_confounded:
-            motifs["confounder"] = get_motif(self.confounder_motif)
-        return motifs
+            names["confounder"] = self.confounder_motif
+        return {role: get_motif(name) for role, name in names.items()}
 
     @property
     def min_gap(self) -> int:

@@ -12,7 +12,7 @@ from deepmr_utils._numerics import half_sample_mode
 
 from .. import DATA
 from . import simulation
-from .rounds import GLOBAL_KEYS, RoundResult, with_truth
+from .one_round import GLOBAL_KEYS, RoundResult, with_truth
 
 
 def global_table(results: Iterable[RoundResult], rule: str = "rubin") -> pd.DataFrame:
@@ -72,20 +72,14 @@ def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
             local[f"{prefix}below"] = (high < local["truth"]).where(low.notna())
     groups = local.groupby(GLOBAL_KEYS, sort=False)
     table = groups.agg(
-        truth=("truth", "mean"),
-        truth_median=("truth", "median"),
-        truth_mode=("truth", half_sample_mode),
-        truth_published=("truth_published", "mean"),
+        truth=("truth", "mean"), truth_median=("truth", "median"),
+        truth_mode=("truth", half_sample_mode), truth_published=("truth_published", "mean"),
         naive=("naive", "mean"),
-        local_coverage=("coverage", "mean"),
-        local_total_coverage=("total_coverage", "mean"),
-        local_below=("below", "mean"),
-        local_total_below=("total_below", "mean"),
-        local_width=("width", "median"),
-        local_total_width=("total_width", "median"),
-        local_bias=("error", "mean"),
-        local_mse=("error", lambda error: (error**2).mean()),
-    )
+        local_coverage=("coverage", "mean"), local_total_coverage=("total_coverage", "mean"),
+        local_below=("below", "mean"), local_total_below=("total_below", "mean"),
+        local_width=("width", "median"), local_total_width=("total_width", "median"),
+        local_bias=("error", "mean"), local_mse=("error", lambda error: (error**2).mean()),
+    )  # fmt: skip
     table["sample_se"] = [meta.conditional_se(g["se"], g["tau2"]) for _, g in groups]
     return table.reset_index()
 
@@ -133,19 +127,14 @@ def score_table(
         truth, error = group["truth"], group["effect"] - group["truth"]
         rmse = np.sqrt((error**2).mean())
         trend, trend_se = _trend(truth, group["effect"])
-        row = dict(zip(by, key, strict=True))
-        row |= {
-            "rounds": len(group),
-            "r": _correlation(group["effect"], truth),
-            "r_naive": _correlation(group["naive"], truth),
-            "bias": error.mean(),
-            "rmse": rmse,
+        row = dict(zip(by, key, strict=True)) | {
+            "rounds": len(group), "r": _correlation(group["effect"], truth),
+            "r_naive": _correlation(group["naive"], truth), "bias": error.mean(), "rmse": rmse,
             "relative_rmse": _ratio(rmse, abs(truth.mean())),
             "slope": _ratio((group["effect"] * truth).sum(), (truth**2).sum()),
             "slope_naive": _ratio((group["naive"] * truth).sum(), (truth**2).sum()),
-            "trend": trend,
-            "trend_se": trend_se,
-        }
+            "trend": trend, "trend_se": trend_se,
+        }  # fmt: skip
         for name in ("ci", "total_ci", "sample_ci", "pi", "heterogeneity"):
             low, high = group[f"{name}_low"], group[f"{name}_high"]
             short = name.removesuffix("_ci")

@@ -7,6 +7,8 @@ from deepmr_utils.sequences import ALPHABET, decode, encode
 
 from .parameters import FEATURES, Parameters
 
+STARTS = ["exposure_start", "outcome_start", "confounder_start"]
+
 
 def simulate_sequences(
     parameters: Parameters, n: int, rng: np.random.Generator, prefix: str = "sequence"
@@ -90,7 +92,7 @@ def augment(
             f"cannot augment {n} of {len(sequences)} sequences: n_augmented is too large"
         )
     rows = sequences.iloc[rng.choice(len(sequences), n, replace=False)]
-    table = rows[["sequence_id", "sequence", *_starts()]].reset_index(drop=True)
+    table = rows[["sequence_id", "sequence", *STARTS]].reset_index(drop=True)
     table["sequence_id"] += "-mutant"
     codes = encode(table["sequence"]).copy()
     every = np.arange(n)
@@ -99,7 +101,7 @@ def augment(
         shift = rng.integers(1, len(ALPHABET), n)[which]
         codes[which, positions] = (codes[which, positions] + shift) % len(ALPHABET)
 
-    embedded = table[_starts()].notna().any(axis=1).to_numpy()
+    embedded = table[STARTS].notna().any(axis=1).to_numpy()
     mutate(every[~embedded], rng.integers(0, parameters.length, n)[~embedded])
     for name, motif in parameters.motifs.items():
         start = table[f"{name}_start"].to_numpy(np.int64, na_value=-1)
@@ -107,10 +109,6 @@ def augment(
         mutate(which, start[which] + rng.integers(0, motif.width, n)[which])
     table["sequence"] = decode(codes)
     return table
-
-
-def _starts() -> list[str]:
-    return ["exposure_start", "outcome_start", "confounder_start"]
 
 
 def _draw_bases(

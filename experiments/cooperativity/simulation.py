@@ -13,6 +13,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import nn
 
+from deepmr_utils._checks import check_choice
 from deepmr_utils.motifs import log_odds, occupancy
 from deepmr_utils.sequences import encode, one_hot
 
@@ -117,13 +118,8 @@ def simulate_round(parameters: Parameters, seed: int | np.random.SeedSequence) -
     and each part has a stream of its own: test sequences do not change with ``n_train``.
     """
     seeds = np.random.SeedSequence(seed).spawn(6) if isinstance(seed, int) else seed.spawn(6)
-    streams = dict(
-        zip(
-            ("rates", "train", "train_labels", "augment", "test", "test_labels"),
-            map(np.random.default_rng, seeds),
-            strict=True,
-        )
-    )
+    names = ("rates", "train", "train_labels", "augment", "test", "test_labels")
+    streams = dict(zip(names, map(np.random.default_rng, seeds), strict=True))
     p = parameters
     rates = draw_rates(p, streams["rates"])
     train = label(simulate_sequences(p, p.n_train, streams["train"], "train"), p, rates,
@@ -239,9 +235,7 @@ def local_truth(
 
 def analysed_features(direction: str) -> tuple[str, str]:
     """Features that are taken for exposure and outcome in a direction of `DIRECTIONS`."""
-    if direction not in DIRECTIONS:
-        raise ValueError(f"unknown direction {direction!r}: choose one of {', '.join(DIRECTIONS)}")
-    return DIRECTIONS[direction]
+    return DIRECTIONS[check_choice("direction", direction, list(DIRECTIONS))]
 
 
 def stratum(sequences: pd.DataFrame) -> pd.Categorical:

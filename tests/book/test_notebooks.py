@@ -152,7 +152,8 @@ def test_an_unknown_parameter_stops_the_run(tmp_path):
     run = papermill(ROOT / "notebooks/quickstart.ipynb", tmp_path / "out.ipynb",
                     "-p", "n_sequence", "30", cwd=tmp_path)  # fmt: skip
     assert run.returncode != 0
-    assert "unknown parameter 'n_sequence' (did you mean n_sequences?)" in run.stderr
+    assert "unknown parameter 'n_sequence'" in run.stderr
+    assert "(did you mean 'n_sequences'?)" in run.stderr
     assert "the parameters are true_effect, n_sequences, n_members" in run.stderr
 
 

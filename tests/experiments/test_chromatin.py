@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+import yaml
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
@@ -14,8 +15,10 @@ from deepmr_utils import motifs
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import decode, one_hot, reverse_complement
+from experiments.__main__ import main
 from experiments.chromatin import draws, one_draw, simulated
 from experiments.chromatin.simulated import ACCESSIBILITY, FACTORS, FEATURES, ROLES, Parameters
+from experiments.study import make_settings
 
 P = Parameters()
 
@@ -282,10 +285,10 @@ def test_first_filters_begin_as_motifs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"p_site": 1.5}, "p_site is a probability"),
-        ({"sharpness": 0}, "sharpness must be above 0"),
+        ({"p_site": 1.5}, "p_site must lie between 0 and 1; got 1.5"),
+        ({"sharpness": 0}, "sharpness must be a number greater than 0"),
         ({"length": 50}, "between 80"),
-        ({"length": 5000}, "that of a tile"),
+        ({"length": 5000}, "and 2000; got 5000"),
     ],
 )
 def test_bad_parameters_raise(change, message):
@@ -294,7 +297,7 @@ def test_bad_parameters_raise(change, message):
 
 
 def test_bad_arguments_raise(tmp_path):
-    with pytest.raises(ValueError, match="unknown split 'dev': choose from train"):
+    with pytest.raises(ValueError, match="unknown split 'dev': choose one of train"):
         simulated.simulate(P, 3, split="dev")
     with pytest.raises(ValueError, match="at least 1"):
         simulated.simulate(P, 0)
@@ -302,24 +305,26 @@ def test_bad_arguments_raise(tmp_path):
         simulated.factor_motif("p53")
     with pytest.raises(ValueError, match="unknown chain"):
         one_draw.Settings(chains=("guess",))
-    with pytest.raises(ValueError, match="2 draws"):
+    with pytest.raises(ValueError, match="n_draws must be a number of at least 2"):
         one_draw.Settings(n_draws=1)
-    with pytest.raises(ValueError, match="unknown setting 'windows'"):
-        draws.make_settings({"windows": 3})
-    with pytest.raises(FileNotFoundError, match="seed 3 is not in"):
-        draws.load(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"unknown parameter 'windows'.* mean 'n_windows'"):
+        make_settings(one_draw.Settings, {"windows": 3})
+    assert draws.stored(tmp_path) == []
 
 
 def test_a_run_is_stored_found_again_and_scored(tmp_path):
     values = {"n_train": 64, "epochs": 1, "n_test": 60, "n_windows": 3, "n_draws": 2}
-    settings = draws.make_settings(values | {"chains": ["published"], "kept": []})
-    draws.study(settings, 1, tmp_path)
+    values |= {"runs": 1, "chains": ["published"], "kept": [], "results_directory": str(tmp_path)}
+    path = tmp_path / "file.yml"
+    path.write_text(yaml.safe_dump(values))
+    main(["deepsea", str(path)])
     [run] = draws.stored(tmp_path)
     stamp = (tmp_path / "run-000.json").stat().st_mtime_ns
-    draws.study(settings, 1, tmp_path)
+    main(["deepsea", str(path)])
     assert (tmp_path / "run-000.json").stat().st_mtime_ns == stamp
     assert len(run.globals_) == 14
     assert {row["feature"] for row in run.record["quality"]} == set(FEATURES)
     assert draws.scores([run])["runs"].tolist() == [1]
+    path.write_text(yaml.safe_dump(values | {"epochs": 2}))
     with pytest.raises(ValueError, match="other settings"):
-        draws.study(replace(settings, epochs=2), 1, tmp_path)
+        main(["deepsea", str(path)])

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from deepmr_utils import instruments, models, mr, predict
-from deepmr_utils.models import downloads
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from experiments.chromatin import deepsea_features as cf
 
@@ -70,77 +69,18 @@ def test_a_line_without_three_parts_is_refused(tmp_path):
         cf.read_features(path)
 
 
-def test_the_list_is_downloaded_and_checked(tmp_path):
-    assert downloads.FILES["predictor.names"].checksum.startswith("sha256:b9e2a42d")
-    (tmp_path / "predictor.names").write_text(LINES)
-    with pytest.raises(ValueError, match="b9e2a42dca123561dfbddce605a2521ff957ad1bd01c4503"):
-        cf.fetch_features(tmp_path)
-
-
-def test_shares_where_they_are_known(features):
-    shares = cf.positive_shares(features)
-    assert shares.index.tolist() == list(range(13))
-    assert shares[3] == 0.019502  # FOXA2
-    assert shares[5] == 0.0079823  # USF-1 here, USF1 there
-    assert shares[6] == 0.0076227  # by treatment
-    # CTCF twice here, CEBPB and HNF4A: which of several is not said; others are not published
-    assert shares[[0, 1, 2, 4, 7, 8, 9, 10, 11]].isna().all()
-    assert shares[12] == 0.0091595
-
-
-def test_normalised_probability_is_bayes_rule():
-    """A normal signal, higher in positives: posteriors under two shares, from densities."""
-    signal = np.linspace(-3, 4, 15)
-    likelihood = {k: np.exp(-0.5 * (signal - 2 * k) ** 2) for k in (0, 1)}
-
-    def posterior(share):
-        return share * likelihood[1] / (share * likelihood[1] + (1 - share) * likelihood[0])
-
-    for share in (0.001, 0.02, 0.3):
-        got = cf.normalised_probability(posterior(share), share)
-        np.testing.assert_allclose(got, posterior(0.05), rtol=1e-10)
-        # both signs reversed, as in the original code, moves the other way
-        wrong = expit(logit(posterior(share)) - logit(0.05) + logit(share))
-        assert np.abs(wrong - posterior(0.05)).max() > 0.1
-
-
-@pytest.mark.parametrize("share", [0, 1, np.nan])
-def test_no_normalised_probability_without_a_share(share):
-    with pytest.raises(ValueError, match="use the logit scale"):
-        cf.normalised_probability(0.5, share)
-    with pytest.raises(ValueError, match="use the logit scale"):
-        cf.effect_scale("normalised", shares=[0.1, share])
-
-
 def test_scales_of_logits():
     logits = np.array([[[-2.0, 0.5]]])
     np.testing.assert_array_equal(cf.effect_scale()(logits), logits)
     np.testing.assert_allclose(cf.effect_scale("probability")(logits), expit(logits))
-    shares = [0.01, 0.2]
-    expected = cf.normalised_probability(expit(logits), shares)
-    np.testing.assert_allclose(cf.effect_scale("normalised", shares=shares)(logits), expected)
     platt = cf.effect_scale(slope=[2, 1], intercept=[0.5, 0])
     np.testing.assert_allclose(platt(logits), [[[-3.5, 0.5]]])
     assert platt(logits.astype(np.float32)).dtype == np.float32
     slope, intercept = np.array([2, 0.5]), np.array([0.5, -1])
-    for name, shift in (("probability", 0), ("normalised", logit(0.05) - logit(shares))):
-        scale = cf.effect_scale(
-            name, shares=shares, slope=slope.tolist(), intercept=intercept.tolist()
-        )
-        recalibrated = expit(slope * logits + intercept + shift)
-        np.testing.assert_allclose(scale(logits), recalibrated, rtol=1e-12)
+    scale = cf.effect_scale("probability", slope=slope.tolist(), intercept=intercept.tolist())
+    np.testing.assert_allclose(scale(logits), expit(slope * logits + intercept), rtol=1e-12)
     with pytest.raises(ValueError, match="unknown scale 'odds'"):
         cf.effect_scale("odds")
-    with pytest.raises(ValueError, match="need the features' shares"):
-        cf.effect_scale("normalised")
-
-
-def test_a_shift_of_the_prior_leaves_effects_on_the_logit_scale():
-    rng = np.random.default_rng(0)
-    p = rng.random((2, 50, 3))
-    shares = np.array([0.01, 0.05, 0.3])
-    before, after = logit(p), logit(cf.normalised_probability(p, shares))
-    np.testing.assert_allclose(np.diff(after, axis=1), np.diff(before, axis=1), atol=1e-9)
 
 
 @pytest.mark.slow

@@ -53,7 +53,6 @@ def test_files_are_read_by_the_loader_as_they_were_made(demo, windows):
     for split, n in (("train", 130), ("validation", 30), ("test", 30)):
         assert len(tracks.peak_windows(spec, split, length=300, margin=20)) == n
     table = tracks.peak_windows(spec, "train", length=300, margin=20)
-    tracks.check_strands(spec, table)
     held = tracks.hold(spec, table)
     # reads are Poisson draws of what the rules expect: chi-square by window and task
     expected = genome.expected_reads(held.one_hot, SMALL).sum(-1)
@@ -244,9 +243,9 @@ def test_an_instance_of_one_factor_is_hardly_one_of_another():
         ({"graph": edges(Oct4_Sox3=1)}, "edges are pairs of two of Oct4, Sox2, Nanog, Klf4, hidden"),
         ({"graph": edges(Oct4_Oct4=1)}, "edges are pairs of two of"),
         ({"graph": edges(Oct4_Sox2=1, Sox2_Oct4=1)}, "the graph has a cycle, .*: remove an edge, or let"),
-        ({"p_site": 1.2}, "p_site is a probability"),
-        ({"depth": 0}, "depth and background must be above 0"),
-        ({"n_windows": 3}, "n_windows must be at least 19"),
+        ({"p_site": 1.2}, "p_site must lie between 0 and 1"),
+        ({"depth": 0}, "depth must be a number greater than 0"),
+        ({"n_windows": 3}, "n_windows must be a number of at least 19"),
         ({"length": 40}, "the sites need 38 bases in the middle of a window, length is 40"),
     ],
 )  # fmt: skip

@@ -11,10 +11,18 @@ import torch
 
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
+from experiments.__main__ import main
 from experiments.binding import genome, genomes, one_genome, profiles, track_files, tracks
+from experiments.study import (
+    flat_settings,
+    load_result,
+    make_settings,
+    stored_settings,
+    write_or_compare_settings,
+)
 
 STORED = Path(__file__).parents[2] / "book" / "results" / "bpnet"
-TINY = one_genome.make_settings({
+TINY = make_settings(one_genome.Settings, {
     "n_windows": 190, "length": 160, "margin": 10, "n_members": 2, "filters": 8, "layers": 2,
     "epochs": 2, "resample": True, "n_analysed": 12, "chains": ["motif"], "kept": ["motif", "direct"],
 })  # fmt: skip
@@ -29,15 +37,15 @@ sets:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "file.yml").write_text(f"directory: {folder}\n{FILE}")
-    genomes.main([str(folder / "file.yml")])
+    (folder / "file.yml").write_text(f"results_directory: {folder}\n{FILE}")
+    main(["bpnet", str(folder / "file.yml")])
     return folder
 
 
 def test_runs_are_stored_and_found_again(directory):
     found = genomes.stored(directory / "tiny")
     assert [one.record["graph"] for one in found] == ["default", "empty"]
-    assert genomes.read_settings(directory / "tiny") == TINY
+    assert stored_settings(one_genome.Settings, directory / "tiny") == TINY
     again = one_genome.run(TINY, "default", 0)
     for name in ("local", "globals_", "members"):
         mine = getattr(again, name).reset_index(drop=True)
@@ -48,37 +56,35 @@ def test_runs_are_stored_and_found_again(directory):
         k: v for k, v in found[0].record.items() if k not in ("seconds", "git_revision")
     }
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")}
-    genomes.main([str(directory / "file.yml"), "--runs", "1"])  # nothing is left to do
+    main(["bpnet", str(directory / "file.yml")])  # nothing is left to do
     assert before == {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")}
     # a run without its record was cut short, and is run again
     (directory / "tiny/empty/run-000.json").unlink()
-    genomes.main([str(directory / "file.yml"), "--graphs", "empty"])
+    main(["bpnet", str(directory / "file.yml"), "--unit", "tiny/empty/*"])
     changed = {p for p, t in before.items() if p.stat().st_mtime_ns != t}
     assert {path.parent.name for path in changed} == {"empty"}
 
 
 def test_what_does_not_fit_is_refused(directory):
     with pytest.raises(ValueError, match=r"written with other settings \(epochs: 2 there, 3 now\)"):
-        genomes.claim(directory / "tiny", replace(TINY, epochs=3))
-    with pytest.raises(FileNotFoundError, match="run 7 of graph default is not in"):
-        genomes.load(directory / "tiny", "default", 7)
-    with pytest.raises(
-        ValueError, match="unknown setting 'filter': choose from batch_size, chains"
-    ):
-        one_genome.make_settings({"filter": 3})
+        write_or_compare_settings(directory / "tiny", replace(TINY, epochs=3))
+    with pytest.raises(FileNotFoundError, match=r"no run-007\.json in .*default"):
+        load_result(one_genome.Run, directory / "tiny" / "default" / "run-007.json")
+    with pytest.raises(ValueError, match=r"'filter': choose one of background, .* mean 'filters'"):
+        make_settings(one_genome.Settings, {"filter": 3})
     with pytest.raises(ValueError, match="unknown chain"):
-        one_genome.make_settings({"chains": ["mine"]})
-    with pytest.raises(ValueError, match="chain 'published' is not run, so nothing of it can be"):
-        one_genome.make_settings({"chains": ["motif"]})
-    with pytest.raises(ValueError, match="standard errors need 2 members or more"):
-        one_genome.make_settings({"n_members": 1})
-    with pytest.raises(ValueError, match="unknown graph 'star'"):
-        genomes.study({"a": (TINY, ["star"], 1)}, directory)
+        make_settings(one_genome.Settings, {"chains": ["mine"]})
+    with pytest.raises(
+        ValueError, match="unknown kept chain 'published': choose one of motif, direct"
+    ):
+        make_settings(one_genome.Settings, {"chains": ["motif"]})
+    with pytest.raises(ValueError, match="n_members must be a number of at least 2; got 1"):
+        make_settings(one_genome.Settings, {"n_members": 1})
     assert genomes.stored(directory / "nothing") == []
 
 
 def test_settings_are_flat_and_come_back(directory):
-    flat = one_genome.plain(TINY)
+    flat = flat_settings(TINY)
     assert flat["n_windows"] == 190
     assert "graph" not in flat
     assert flat == json.loads((directory / "tiny/settings.json").read_text())
@@ -101,8 +107,8 @@ def test_bootstrap_samples_differ_between_members(directory, tmp_path):
 )
 def test_windows_and_truth_of_a_stored_run_are_reproduced(path, tmp_path):
     directory, graph = path.parents[1], path.parent.name
-    settings = genomes.read_settings(directory)
-    held = genomes.load(directory, graph, 0)
+    settings = stored_settings(one_genome.Settings, directory)
+    held = load_result(one_genome.Run, path)
     seed, _ = one_genome.seeds(settings, graph, 0)
     assert seed == held.record["genome_seed"]
     parameters = replace(settings.parameters, graph=graph)

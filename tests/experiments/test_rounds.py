@@ -13,10 +13,11 @@ from torch import nn
 
 from deepmr_utils import calibration, intervals, meta
 from experiments import training
-from experiments.cooperativity import round_scores, rounds, simulation
+from experiments.cooperativity import one_round, round_scores, rounds, simulation
+from experiments.study import stored_settings
 
 STORED = Path(__file__).parents[2] / "book" / "results" / "simulation"
-SMALL = rounds.Settings(
+SMALL = one_round.Settings(
     simulation.Parameters(n_train=2000, n_augmented=500, n_test=40, effect_ratio=3.0),
     n_members=2,
     epochs=15,
@@ -27,7 +28,7 @@ SMALL = rounds.Settings(
 
 @pytest.fixture(scope="module")
 def result():
-    return rounds.run_round(SMALL, "none", 0)
+    return one_round.run_round(SMALL, "none", 0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_round_pairs_estimate_and_truth_by_sequence(result):
     local = result.local
     assert local.groupby("method")["sequence_id"].nunique().nunique() == 1
     assert not local.duplicated(["sequence_id", "calibration", "method"]).any()
-    data, _ = rounds.draw_round(SMALL, "none", 0)
+    data, _ = one_round.draw_round(SMALL, "none", 0)
     analysed = data.split("test").dropna(subset=["exposure_start"])
     assert set(local["sequence_id"]) == set(analysed["sequence_id"])
     truth = simulation.local_truth(analysed, data.parameters, data.rates)
@@ -63,10 +64,12 @@ def test_the_recalibrator_is_fitted_to_the_calibration_split():
             data.sequences[["exposure", "outcome"]].mean().to_numpy()
         )
     ensemble = training.Ensemble([member.double() for member in members], pd.DataFrame())
-    _, recalibrate = rounds.assess(ensemble, data)
-    values, _ = rounds.predict_split(ensemble, data, "test", "cpu")
+    _, recalibrate = one_round.assess(ensemble, data)
+    values, _ = one_round.predict_split(ensemble, data, "test", "cpu")
     fitted = {
-        split: calibration.fit_isotonic(*rounds.predict_split(ensemble, data, split, "cpu"))(values)
+        split: calibration.fit_isotonic(*one_round.predict_split(ensemble, data, split, "cpu"))(
+            values
+        )
         for split in ("validation", "calibration")
     }
     np.testing.assert_allclose(recalibrate(values), fitted["calibration"], rtol=1e-12)
@@ -89,9 +92,9 @@ def test_round_says_what_each_member_says_alone(result):
     table = round_scores.global_table([result])
     members = result.members
     assert len(members) == 2 * len(table)
-    assert members.groupby(rounds.GLOBAL_KEYS)["member"].apply(list).map([0, 1].__eq__).all()
-    spread = members.groupby(rounds.GLOBAL_KEYS)["effect"].std()
-    table = table.set_index(rounds.GLOBAL_KEYS)
+    assert members.groupby(one_round.GLOBAL_KEYS)["member"].apply(list).map([0, 1].__eq__).all()
+    spread = members.groupby(one_round.GLOBAL_KEYS)["effect"].std()
+    table = table.set_index(one_round.GLOBAL_KEYS)
     np.testing.assert_allclose(table["between_se"], spread[table.index])
     np.testing.assert_allclose(
         table["total_se"] ** 2, table["se"] ** 2 + 1.5 * spread[table.index] ** 2
@@ -107,7 +110,7 @@ def test_round_says_what_each_member_says_alone(result):
 
 
 def test_reverse_direction_analyses_sequences_with_the_outcome_motif():
-    result = rounds.run_round(
+    result = one_round.run_round(
         replace(SMALL, direction="reverse", calibrations=("none",)), "none", 0
     )
     assert set(result.local["stratum"]) == {"outcome motif only", "both motifs"}
@@ -126,7 +129,7 @@ def test_stored_rounds_are_found_again(store, result):
     numbers = result.local.select_dtypes("float64").astype("float32")
     pd.testing.assert_frame_equal(found[0].local[numbers.columns], numbers, rtol=1e-5, atol=1e-5)
     assert found[0].record["rates"] == result.record["rates"]
-    key = rounds.MEMBER_COLUMNS[:-1]
+    key = one_round.MEMBER_COLUMNS[:-1]
     mine, theirs = (r.members.set_index(key)["effect"].sort_index() for r in (found[0], result))
     np.testing.assert_allclose(mine, theirs, atol=1e-6)
     assert (mine.index == theirs.index).all()
@@ -157,7 +160,7 @@ def test_another_studys_directory_is_refused(store, tmp_path):
     stray = tmp_path / "none"
     stray.mkdir()
     (stray / "round-000.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds rounds but no settings\.json"):
+    with pytest.raises(ValueError, match=r"holds results but no settings\.json"):
         rounds.run_rounds(SMALL, ["none"], 1, tmp_path)
     with pytest.raises(FileNotFoundError, match="round 7 of none is not in"):
         rounds.load_round(store, "none", 7)
@@ -168,11 +171,11 @@ def test_bad_settings_raise(tmp_path):
         rounds.run_rounds(SMALL, ["batch"], 1, tmp_path)
     with pytest.raises(ValueError, match="nothing to run: 0 rounds of 1 scenarios"):
         rounds.run_rounds(SMALL, ["none"], 0, tmp_path)
-    with pytest.raises(ValueError, match=r"unknown calibration \['beta'\]: choose from none"):
+    with pytest.raises(ValueError, match=r"unknown calibration 'beta': choose one of none"):
         replace(SMALL, calibrations=("none", "beta"))
-    with pytest.raises(ValueError, match=r"unknown method \['median'\]: choose from"):
+    with pytest.raises(ValueError, match=r"unknown method 'median': choose one of"):
         replace(SMALL, methods=("median",))
-    with pytest.raises(ValueError, match="2 members or more; got 1"):
+    with pytest.raises(ValueError, match="n_members must be a number of at least 2; got 1"):
         replace(SMALL, n_members=1)
     assert not list(tmp_path.iterdir())
 
@@ -200,7 +203,7 @@ def make_local(n_rounds=4):
         table["se"] = 0.05
         table["ci_low"], table["ci_high"] = table["truth"] - 0.2, table["truth"] + 0.2
         table.loc[3, "ci_low"] = table.loc[3, "truth"] + 0.01  # one miss
-        tables.append(rounds.RoundResult(table, pd.DataFrame(), {}))
+        tables.append(one_round.RoundResult(table, pd.DataFrame(), {}))
     return tables
 
 
@@ -237,11 +240,11 @@ def test_scores_of_total_intervals_and_components_by_hand():
     """Two members at effect -/+ 1 make the interval wide; the rounds' ratios make two components."""
     results = []
     for r, result in enumerate(make_local()):
-        frame = round_scores.global_table([result])[[*rounds.GLOBAL_KEYS, "effect"]]
+        frame = round_scores.global_table([result])[[*one_round.GLOBAL_KEYS, "effect"]]
         members = pd.concat([frame.assign(member=m, effect=frame["effect"] + d) for m, d in enumerate((-1, 1))])  # fmt: skip
         record = {"scenario": "none", "round": r, "rates": {"alpha": 100.0, "beta": 90.0 + 900 * (r % 2)}}  # fmt: skip
         local = result.local.assign(total_ci_low=result.local["truth"] - 1, total_ci_high=result.local["truth"] + 1)  # fmt: skip
-        results.append(rounds.RoundResult(local, result.quality, record, members))
+        results.append(one_round.RoundResult(local, result.quality, record, members))
     table = round_scores.global_table(results)
     both = table.query("stratum == 'both motifs'").iloc[0]
     sd = np.sqrt(2)
@@ -297,7 +300,7 @@ def test_misses_by_size_of_the_truth_by_hand():
         "total_ci_high": [1, 0.4, 1.1],
     })  # fmt: skip
     record = {"scenario": "none", "round": 0, "rates": {"alpha": 1.0, "beta": 4.0}}
-    table = round_scores.coverage_by_truth([rounds.RoundResult(local, pd.DataFrame(), record)])
+    table = round_scores.coverage_by_truth([one_round.RoundResult(local, pd.DataFrame(), record)])
     table = table.loc["none"]
     assert table["sequences"].to_dict() == {"none": 1, "chance": 0, "weak": 1, "strong": 1}
     assert table.loc["weak", "coverage"] == 0
@@ -316,21 +319,11 @@ def test_published_rounds():
     assert covered == pytest.approx(0.52)  # as printed
 
 
-def stored_settings():
-    """The settings of the stored study, from its settings.json."""
-    values = json.loads((STORED / "settings.json").read_text())
-    values.pop("deepmr_utils")
-    names = simulation.Parameters.__dataclass_fields__
-    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    parameters = {k: as_tuples.pop(k) for k in list(as_tuples) if k in names}
-    return rounds.Settings(simulation.Parameters(**parameters), **as_tuples)
-
-
 @pytest.mark.parametrize("scenario", simulation.PUBLISHED_SCENARIOS)
 def test_a_stored_round_recomputes_its_data_and_truth(scenario):
     """What the book shows at paper scale: labels and truths are rebuilt from the seed, exactly."""
     stored = rounds.load_round(STORED, scenario, 0)
-    data, seed = rounds.draw_round(stored_settings(), scenario, 0)
+    data, seed = one_round.draw_round(stored_settings(one_round.Settings, STORED), scenario, 0)
     assert seed == stored.record["model_seed"]
     rates = data.rates._asdict()
     assert {n: rates[n] for n in stored.record["rates"]} == pytest.approx(stored.record["rates"])
@@ -347,9 +340,9 @@ def test_a_stored_round_recomputes_its_data_and_truth(scenario):
 def test_a_stored_round_recomputes_its_estimates():
     """One stored round from scratch. Training differs between processors in the last digits and
     those differences grow, so what a network gives is compared within a tolerance."""
-    settings = stored_settings()
+    settings = stored_settings(one_round.Settings, STORED)
     stored = rounds.load_round(STORED, "none", 0)
-    again = rounds.run_round(settings, "none", 0, workers=2)
+    again = one_round.run_round(settings, "none", 0, workers=2)
     mine, theirs = (
         round_scores.global_table([r]).set_index(["stratum", "method"]) for r in (again, stored)
     )

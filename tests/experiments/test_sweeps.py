@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.cooperativity import round_scores, rounds, simulation, sweeps
+from experiments.cooperativity import one_round, round_scores, simulation, sweeps
 
-BASE = rounds.Settings(
+BASE = one_round.Settings(
     simulation.Parameters(n_train=800, n_augmented=200, n_test=40, effect_ratio=3.0),
     n_members=2,
     epochs=8,
@@ -33,7 +33,7 @@ def test_settings_differ_in_one_thing():
     weak = settings["confounding 0.5"].parameters
     assert (weak.eta, weak.nu, weak.tau1, weak.tau2) == (10, 15, 12.5, 12.5)
     assert settings["n_train 400"].parameters.n_train == 400
-    with pytest.raises(ValueError, match="unknown setting 'n_member': choose among instruments"):
+    with pytest.raises(ValueError, match="unknown setting 'n_member': choose one of instruments"):
         sweeps.one_at_a_time(BASE, {"n_member": [3]})
 
 
@@ -55,7 +55,7 @@ def sweep(tmp_path_factory):
 def test_a_smaller_ensemble_is_the_first_part_of_a_larger_one(sweep):
     """The baseline was read off three members; alone, two are trained: the same to float32."""
     settings, _, table = sweep
-    alone = round_scores.global_table([rounds.run_round(settings["baseline"], "none", 0)])
+    alone = round_scores.global_table([one_round.run_round(settings["baseline"], "none", 0)])
     shared = table[table["setting"] == "baseline"].set_index("stratum")
     for name in ("effect", "truth", "total_se", "local_total_coverage"):
         np.testing.assert_allclose(

@@ -462,28 +462,6 @@ def test_a_fasta_whose_index_cannot_be_made_is_explained(data):
         tracks.peak_windows(spec, "train", length=100)
 
 
-def test_swapped_strands_are_noticed(data):
-    rng = np.random.default_rng(1)
-    peaks = np.arange(100, 800, 20)
-    write_peaks(data[0].parent, "A", "".join(f"chr5\t{p}\t{p + 1}\n" for p in peaks))
-    folder = data[0].with_name("A")
-    for strand, side in (("plus", -8), ("minus", 8)):
-        (folder / f"{strand}.bw").unlink()
-        near = np.bincount(
-            np.repeat(peaks + side, 4) + rng.integers(-1, 2, 4 * len(peaks)), minlength=900
-        )
-        write_bigwig(folder / f"{strand}.bw", {"chr5": near.astype(float)})
-    spec = track_files.read_specification(data[0])
-    windows = tracks.peak_windows(spec, "train", length=20)
-    tracks.check_strands(spec, windows)  # B is noise on both strands: nothing to say
-    task = spec.tasks["A"]
-    swapped = spec._replace(
-        tasks=spec.tasks | {"A": task._replace(plus=task.minus, minus=task.plus)}
-    )
-    with pytest.raises(ValueError, match=r"tasks.A: plus and minus look swapped: in \d+ windows"):
-        tracks.check_strands(swapped, windows)
-
-
 def test_the_authors_archive_is_laid_out(data, tmp_path):
     """An archive in the layout of the authors' specification, from a folder instead of a server."""
     out = tmp_path / "nexus"

@@ -16,10 +16,8 @@ import torch
 import yaml
 
 from deepmr_utils.mutagenesis import saturation_mutagenesis
-from experiments import atlas_shares
-from experiments.binding import genomes
-from experiments.chromatin import draws
-from experiments.cooperativity import rounds, sweeps
+from experiments.__main__ import main
+from experiments.cooperativity import rounds
 from experiments.parameter_files import read_parameters, settings_key
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +40,7 @@ def configure(folder, **studies):
     for name, study in studies.items():
         (folder / f"{name}.yml").write_text(yaml.safe_dump(study["parameters"]))
         study["parameters"] = str(folder / f"{name}.yml")
-    config |= {"results": "results", "studies": studies}
+    config |= {"results": "results", "studies": studies, "notebooks": {}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
 
@@ -73,8 +71,7 @@ def planned(folder, target="units"):
 
 
 def simulation(**changes):
-    return {"kind": "rounds", "parameters": {**TINY, **changes},
-            "notebook": str(ROOT / "notebooks" / "simulation.ipynb")}  # fmt: skip
+    return {"study": "simulation", "parameters": {**TINY, **changes}}
 
 
 def comparable(directory):
@@ -113,7 +110,7 @@ def test_killed_on_one_machine_and_finished_by_a_cluster(tmp_path):
     assert len(list(store.glob("none/round-*.json"))) == 3
     for path, content in there.items():  # with its seconds: it was not run again
         assert path.read_bytes() == content
-    rounds.run_rounds(rounds.make_settings(values), ["none"], 3, tmp_path / "alone")
+    rounds.run_rounds(rounds.simulation_settings(values), ["none"], 3, tmp_path / "alone")
     assert comparable(store) == comparable(tmp_path / "alone")
     assert len(comparable(store)) == 6
     configure(tmp_path, simulation=simulation(rounds=4))  # one more: it alone is planned
@@ -128,8 +125,7 @@ def test_what_the_commands_store_is_what_the_workflow_asks_for(tmp_path, monkeyp
              "training_scenarios": ["none", "both"], "rounds": 1}  # fmt: skip
     demo = {"sets": {"one": {**DEMO, "graphs": ["empty"], "runs": 1},
                      "two": {**DEMO, "graphs": ["empty"], "runs": 1, "seed": 1}}}  # fmt: skip
-    chromatin = {"runs": 1, "settings": {"n_train": 300, "epochs": 1, "n_test": 60, "n_windows": 2,
-                                         "n_draws": 2}}  # fmt: skip
+    chromatin = {"runs": 1, "n_train": 300, "epochs": 1, "n_test": 60, "n_windows": 2, "n_draws": 2}
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv1d(4, 3, 3), torch.nn.Flatten(), torch.nn.Linear(18, 2)
@@ -137,16 +133,15 @@ def test_what_the_commands_store_is_what_the_workflow_asks_for(tmp_path, monkeyp
     x = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(0, 4, (6, 8))]
     x = x.transpose(0, 2, 1).copy()
     saturation_mutagenesis([network, network], x, store="effects.zarr")
-    atlas = {"effects": "effects.zarr", "rule": "wald", "threshold": 0.0}
+    atlas = {"effects": "effects.zarr", "rule": "wald", "threshold": 0.0, "shares": 2}
 
     def studies():
         return {
-            "sweep": {"kind": "sweeps", "parameters": sweep,
-                      "notebook": str(ROOT / "notebooks" / "sweeps.ipynb")},
-            "demo": {"kind": "graph_runs", "parameters": demo},
-            "chromatin": {"kind": "chromatin_runs", "parameters": chromatin},
-            "atlas": {"kind": "atlas_runs", "parameters": atlas, "shares": 2},
-        }  # fmt: skip
+            "sweep": {"study": "sweeps", "parameters": sweep},
+            "demo": {"study": "bpnet", "parameters": demo},
+            "chromatin": {"study": "deepsea", "parameters": chromatin},
+            "atlas": {"study": "atlas", "parameters": atlas},
+        }
 
     configure(tmp_path, **studies())
     wanted = planned(tmp_path)
@@ -161,25 +156,23 @@ def test_what_the_commands_store_is_what_the_workflow_asks_for(tmp_path, monkeyp
     def where(study, part=""):
         return next(n for n in wanted if n.startswith(f"results/{study}-") and part in n)
 
-    folder = "/".join(where("sweep").split("/")[:2])
-    notebook = ["--notebook", str(ROOT / "notebooks" / "sweeps.ipynb")]
-    sweeps.main(["sweep.yml", *notebook, "--directory", folder])
+    def folder(study, part=""):
+        return "/".join(where(study, part).split("/")[:2])
+
+    main(["sweeps", "sweep.yml", "--directory", folder("sweep")])
     for name in ("one", "two"):
-        folder = "/".join(where("demo", f"/{name}/").split("/")[:2])
-        genomes.main(["demo.yml", "--directory", folder, "--sets", name, "--run", "0"])
-    folder = "/".join(where("chromatin").split("/")[:2])
-    draws.main(["chromatin.yml", "--directory", folder, "--run", "0"])
-    folder = "/".join(where("atlas", "atlas.parquet").split("/")[:2])
-    atlas_shares.main(["atlas.yml", "--directory", folder])
-    assert len(pd.read_parquet(f"{folder}/atlas.parquet")) == 4
-    missing = {name for name in wanted if not Path(name).exists()}
-    assert {name.rpartition("/")[2] for name in missing} == {"0-of-2", "1-of-2"}
-    assert planned(tmp_path) <= missing  # what is finished is not run again
+        one = ["--directory", folder("demo", f"/{name}/"), "--unit", f"{name}/empty/run-000"]
+        main(["bpnet", "demo.yml", *one])
+    main(["deepsea", "chromatin.yml", "--directory", folder("chromatin"), "--unit", "run-000"])
+    main(["atlas", "atlas.yml", "--directory", folder("atlas")])
+    assert len(pd.read_parquet(f"{folder('atlas')}/atlas.parquet")) == 4
+    assert all(Path(name).exists() for name in wanted)
+    assert not planned(tmp_path)  # what is finished is not run again
 
     sweep = {**sweep, "analyses": {"n_members": [3], "threshold": [2.0]}}
     demo = {"sets": {**demo["sets"], "two": {**demo["sets"]["two"], "epochs": 2}}}
     configure(tmp_path, **studies())
-    touched = planned(tmp_path) - missing
+    touched = planned(tmp_path)
     assert {re.sub(r"-[0-9a-f]{8}", "", name) for name in touched} == {
         "results/demo/two/empty/run-000.json",
         # of one ensemble, of which what is there is left as it is

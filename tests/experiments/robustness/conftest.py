@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.cooperativity import rounds, simulation
+from experiments.cooperativity import one_round, rounds, simulation
 
 ROOT = Path(__file__).parents[3]
-TINY = rounds.Settings(
+TINY = one_round.Settings(
     simulation.Parameters(n_train=150, n_augmented=0, n_test=40, effect_ratio=3.0),
     n_members=2,
     epochs=1,

@@ -5,58 +5,69 @@ from pathlib import Path
 
 import pytest
 
-from experiments import atlas_shares
-from experiments.binding import genomes
-from experiments.chromatin import draws
-from experiments.cooperativity import rounds, sweeps
-from experiments.parameter_files import read_parameters
+from experiments.__main__ import main
+from experiments.cooperativity import one_round
+from experiments.study import open_study, write_or_compare_settings
 
 from .conftest import ROOT, TINY
 
-SIMULATION = str(ROOT / "notebooks" / "simulation.ipynb")
-SWEEPS = str(ROOT / "notebooks" / "sweeps.ipynb")
-
 
 @pytest.mark.parametrize(
-    ("command", "text", "arguments", "message"),
+    ("study", "text", "arguments", "message"),
     [
-        (rounds, "n_trian: 100", ["--notebook", SIMULATION], r"'n_trian' \(did you mean n_train"),
-        (rounds, "n_trian: 100", [], r"unknown parameter 'n_trian' .* the parameters are .*alpha"),
-        (rounds, "rounds: [", [], r"file\.yml is no YAML file"),
-        (rounds, "- 1\n- 2", [], r"must hold parameters, name: value; got list"),
-        (rounds, "rounds: 1", ["--notebook", SIMULATION, "--scenario", "batch"],
-         "unknown scenario 'batch'"),
-        (rounds, "rounds: 0", ["--notebook", SIMULATION], "nothing to run: 0 rounds"),
-        (sweeps, "rounds: 1", ["--notebook", SWEEPS, "--settings", "n_members 7"],
-         r"unknown setting 'n_members 7': choose among baseline"),
-        (sweeps, "analyses: {n_member: [3]}", ["--notebook", SWEEPS], "unknown setting 'n_member'"),
-        (genomes, "sets: {a: {graphs: [empty], runs: 1}}", ["--sets", "b"],
-         "unknown set 'b': choose among a"),
-        (genomes, "sets: {a: {graphs: [empty], runs: 1, filter: 3}}", [],
-         "unknown setting 'filter'"),
-        (draws, "runs: 1\nsettings: {epoch: 3}", [], "unknown setting 'epoch'"),
-        (atlas_shares, "effects: x\ntreshold: 1.0", [], r"'treshold' \(did you mean threshold"),
-        (atlas_shares, "effects: absent.zarr", [], "no variant effects at absent.zarr"),
+        ("simulatoin", "rounds: 1", [], r"unknown study .*\(did you mean 'simulation'"),
+        ("simulation", "n_trian: 100", [], r"unknown parameter 'n_trian'.* \(did you mean 'n_train'"),
+        ("simulation", "other_parameters: {et: 1}", [], r"unknown parameter 'et': .*alpha_mean"),
+        ("simulation", "rounds: [", [], r"file\.yml is no YAML file"),
+        ("simulation", "- 1\n- 2", [], r"must hold parameters, name: value; got list"),
+        ("simulation", "scenarios: [batch]", [], "unknown scenario 'batch'"),
+        ("simulation", "rounds: 0", [], "nothing to run: 0 rounds"),
+        ("simulation", "rounds: 1", ["--unit", "none/round-001"],
+         r"unknown unit 'none/round-001' \(did you mean 'none/round-000'"),
+        ("sweeps", "rounds: 1", ["--unit", "n-members-7/*"], "unknown unit 'n-members-7/"),
+        ("sweeps", "analyses: {n_member: [3]}", [], "unknown setting 'n_member'"),
+        ("shared_error", "rounds: 1", [], "lacks 'scenarios', which the study shared_error needs"),
+        ("bpnet", "sets: {a: {graphs: [empty], runs: 1}}", ["--unit", "b/*"], "unknown unit 'b/"),
+        ("bpnet", "sets: {a: {graphs: [star], runs: 1}}", [], "unknown graph 'star'"),
+        ("bpnet", "sets: {a: {graphs: [empty], runs: 1, filter: 3}}", [],
+         "unknown parameter 'filter'"),
+        ("deepsea", "runs: 0", [], "nothing to run"),
+        ("deepsea", "runs: 1\nepoch: 3", [], r"'epoch'.*\(did you mean 'epochs'"),
+        ("atlas", "effects: x\ntreshold: 1.0", [], r"'treshold'.*\(did you mean 'threshold'"),
+        ("atlas", "effects: absent.zarr", [], "no variant effects at absent.zarr"),
     ],
 )  # fmt: skip
 def test_what_is_unknown_is_said_before_anything_is_written(
-    tmp_path, monkeypatch, command, text, arguments, message
+    tmp_path, monkeypatch, study, text, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     Path("file.yml").write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        command.main(["file.yml", "--directory", "results", *arguments])
+        main([study, "file.yml", "--directory", "results", *arguments])
     assert [p.name for p in tmp_path.iterdir()] == ["file.yml"]
 
 
+@pytest.mark.parametrize(
+    ("study", "file"),
+    [("simulation", "simulation_paper_scale"), ("simulation", "calibration"), ("bpnet", "bpnet_demo_scale"),
+     ("sweeps", "sweeps_paper_scale"), ("deepsea", "deepsea_demo_scale"),
+     ("own_responses", "own_responses"), ("shared_error", "shared_error")],
+)  # fmt: skip
+def test_what_the_book_shows_is_what_the_commands_compute(capsys, study, file):
+    """The stored results are of these parameters, and nothing is missing."""
+    path = ROOT / "book" / "parameters" / f"{file}.yml"
+    units, directory = open_study(study, path)
+    for unit in units.values():
+        for folder, settings in unit.settings.items():  # raises where they differ
+            write_or_compare_settings(ROOT / directory / unit.folder / folder, settings)
+    main([study, str(path), "--directory", str(ROOT / directory), "--dry-run"])
+    assert capsys.readouterr().out.startswith(f"0 of {len(units)} units are missing in ")
+
+
 def test_a_notebooks_defaults_hold_for_what_a_file_does_not_say(tmp_path):
-    """The command and the notebook find each other's rounds."""
-    for name in ("simulation_paper_scale", "calibration"):
-        values = read_parameters(ROOT / f"book/parameters/{name}.yml", SIMULATION)
-        settings = rounds.make_settings(values)
-        rounds.claim(ROOT / values["results_directory"], settings)  # raises where they differ
     (tmp_path / "file.yml").write_text("method: ivw\nother_parameters: {eta: 40.0}")
-    settings = rounds.make_settings(read_parameters(tmp_path / "file.yml", SIMULATION))
+    units, _ = open_study("simulation", tmp_path / "file.yml")
+    (settings,) = units["none/round-000"].settings.values()
     assert settings.methods == ("ivw", "ivw")
     assert settings.parameters.eta == 40
     assert (settings.n_members, settings.epochs) == (3, 15)  # the notebook's, not the package's
@@ -68,4 +79,4 @@ def test_a_round_needs_no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert len(rounds.run_round(TINY, "none", 0).local)
+    assert len(one_round.run_round(TINY, "none", 0).local)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ import xarray as xr
 
 from deepmr_utils.atlas import causal_atlas
 from deepmr_utils.mutagenesis import load_effects, save_effects
-from experiments import atlas_shares, study
+from experiments import DATA
+from experiments.__main__ import main
 from experiments.binding import genomes, one_genome
 from experiments.chromatin import draws, one_draw
-from experiments.cooperativity import rounds, sweeps
-
-DATA = Path(one_genome.__file__).parent / "data"
+from experiments.cooperativity import one_round, rounds, sweeps
+from experiments.study import write_or_compare_settings
 
 
 class Hostile:
@@ -74,21 +75,23 @@ def test_a_damaged_table_names_the_record_to_remove(tmp_path, stored_round, how)
 
 @pytest.mark.parametrize("how", [truncated, hostile, lambda _: b"", lambda _: b"[1, 2]"])
 def test_a_damaged_record_is_not_a_result(tmp_path, stored_round, how):
+    write_or_compare_settings(tmp_path, one_round.Settings())
     rounds.store_round(tmp_path, stored_round)
     damage(tmp_path / "none" / "round-000.json", how)
     with pytest.raises(ValueError, match=r"round-000\.json is damaged .* remove .*000\.json and"):
         rounds.load_round(tmp_path, "none", 0)
-    study.claim_values(tmp_path, {"seed": 0})
     damage(tmp_path / "settings.json", how)
     with pytest.raises(ValueError, match=r"settings\.json is damaged"):
-        study.claim_values(tmp_path, {"seed": 0})
+        write_or_compare_settings(tmp_path, one_round.Settings())
 
 
 def test_another_version_is_refused(tmp_path):
-    study.claim_values(tmp_path, {**rounds.plain(rounds.Settings()), "deepmr_utils": "0.0.9"})
+    write_or_compare_settings(tmp_path, one_round.Settings())
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"deepmr_utils": "0.0.9"}))
     message = r"\(deepmr_utils: 0\.0\.9 there, .* now\): choose another results directory"
     with pytest.raises(ValueError, match=message):
-        rounds.run_rounds(rounds.Settings(), ["none"], 1, tmp_path)
+        rounds.run_rounds(one_round.Settings(), ["none"], 1, tmp_path)
 
 
 @pytest.mark.parametrize("how", DAMAGE, ids=IDS)
@@ -110,10 +113,10 @@ def test_a_table_of_a_sweep_that_lost_its_end(tmp_path, size):
     path = tmp_path / "round-000.csv"
     text = "effect,seconds,git_revision\n1.5,2,abc\n2.5,2,abc\n3.5,2,abc\n4.5,2,abcdefghijklmn\n"
     path.write_text(text)
-    assert len(sweeps._read(path)) == 4
+    assert len(sweeps.read_sweep_table(path)) == 4
     path.write_text(text[:size])
     with pytest.raises(ValueError, match=r"round-000\.csv is damaged .* remove .*csv and make"):
-        sweeps._read(path)
+        sweeps.read_sweep_table(path)
 
 
 def make_effects():
@@ -136,37 +139,45 @@ def make_effects():
 @pytest.mark.parametrize("how", DAMAGE[:4], ids=IDS[:4])
 def test_a_damaged_atlas(tmp_path, how):
     save_effects(make_effects(), "effects.zarr")
-    Path("atlas.yml").write_text("effects: effects.zarr\nrule: wald\ndirectory: atlas\n")
+    Path("atlas.yml").write_text(
+        "effects: effects.zarr\nrule: wald\nshares: 2\nresults_directory: atlas\n"
+    )
     expected = causal_atlas(make_effects(), rule="wald")
-    atlas_shares.main(["atlas.yml", "--share", "0", "1"])
+    main(["atlas", "atlas.yml"])
     finished = Path("atlas/atlas.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(finished), expected)
     damage(finished, how)
     with pytest.raises(ValueError, match=r"atlas\.parquet is damaged .* remove .*atlas\.parquet"):
-        atlas_shares.main(["atlas.yml"])
-    finished.unlink()  # as the message says
-    atlas_shares.main(["atlas.yml", "--share", "0", "2"])
-    atlas_shares.main(["atlas.yml", "--share", "1", "2"])
+        main(["atlas", "atlas.yml"])
+    Path("atlas/atlas.parquet").unlink()  # as the message says
+    main(["atlas", "atlas.yml"])
+    pd.testing.assert_frame_equal(pd.read_parquet(finished), expected)
+    shutil.rmtree("atlas")
+    main(["atlas", "atlas.yml", "--unit", "0-of-2"])
+    main(["atlas", "atlas.yml", "--unit", "1-of-2"])
+    assert not finished.exists()
     block = Path("atlas/local/000000.npy")
     if how is not altered:  # local effects wait for minutes, and have no checksum
         damage(block, how)
         with pytest.raises(ValueError, match=r"000000\.npy is damaged .* remove .*npy and make"):
-            atlas_shares.main(["atlas.yml"])
+            main(["atlas", "atlas.yml"])
         block.unlink()
-    atlas_shares.main(["atlas.yml"])
+    main(["atlas", "atlas.yml"])
     pd.testing.assert_frame_equal(pd.read_parquet(finished), expected)
     Path("atlas/manifest.json").write_bytes(how(Path("atlas/manifest.json").read_bytes()))
     with pytest.raises((ValueError, FileExistsError), match=r"is damaged|with other"):
-        atlas_shares.main(["atlas.yml"])
+        main(["atlas", "atlas.yml"])
 
 
 def test_a_hostile_array_is_not_opened(tmp_path):
     save_effects(make_effects(), "effects.zarr")
-    Path("atlas.yml").write_text("effects: effects.zarr\nrule: wald\ndirectory: atlas\n")
-    atlas_shares.main(["atlas.yml", "--share", "0", "2"])
+    Path("atlas.yml").write_text(
+        "effects: effects.zarr\nrule: wald\nshares: 2\nresults_directory: atlas\n"
+    )
+    main(["atlas", "atlas.yml", "--unit", "0-of-2"])
     np.save("atlas/local/000000.npy", np.array([Hostile()], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"000000\.npy is damaged"):
-        atlas_shares.main(["atlas.yml"])
+        main(["atlas", "atlas.yml"])
 
 
 @pytest.mark.parametrize("how", [truncated, lambda b: b[:-1], altered, hostile, lambda _: b""])

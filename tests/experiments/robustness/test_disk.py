@@ -12,8 +12,8 @@ import pytest
 
 from deepmr_utils import _files
 from deepmr_utils._atlas_store import Folder
-from experiments import study
-from experiments.cooperativity import rounds
+from experiments.cooperativity import one_round, rounds
+from experiments.study import write_or_compare_settings
 
 from .conftest import Child
 
@@ -76,14 +76,14 @@ def test_the_error_of_the_system_is_kept(tmp_path, monkeypatch):
 def test_a_results_directory_below_a_file(tmp_path, stored_round):
     (tmp_path / "results").write_text("a file")
     fails(rounds.store_round, tmp_path / "results" / "simulation", stored_round)
-    fails(study.claim_values, tmp_path / "results", {"seed": 0})
+    fails(write_or_compare_settings, tmp_path / "results", one_round.Settings())
     assert (tmp_path / "results").read_text() == "a file"
 
 
 def test_a_directory_that_may_not_be_written_to(tmp_path, stored_round):
     """Permissions do not stop root, so the process becomes somebody else; reading goes on."""
+    write_or_compare_settings(tmp_path / "results", one_round.Settings())
     rounds.store_round(tmp_path / "results", stored_round)
-    study.claim_values(tmp_path / "results", {"seed": 0})
     tmp_path.chmod(0o755)
     for path in (tmp_path / "results", *(tmp_path / "results").rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -96,8 +96,10 @@ def test_a_directory_that_may_not_be_written_to(tmp_path, stored_round):
         results = Path("results")
         assert not os.access(results, os.W_OK)
         fails(rounds.store_round, results, stored_round, error=PermissionError)
-        fails(study.claim_values, results / "new", {"seed": 0}, error=PermissionError)
-        study.claim_values(results, {"seed": 0})
+        fails(
+            write_or_compare_settings, results / "new", one_round.Settings(), error=PermissionError
+        )
+        write_or_compare_settings(results, one_round.Settings())
         assert rounds.load_round(results, "none", 0).local.equals(stored_round.local)
 
     try:

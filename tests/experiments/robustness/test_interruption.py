@@ -26,7 +26,7 @@ def results(directory):
     """Text of all tables but for the times that runs took."""
     tables = {}
     for path in sorted(directory.glob("*/*/round-*.csv")):
-        table = sweeps._read(path).drop(columns="seconds")
+        table = sweeps.read_sweep_table(path).drop(columns="seconds")
         tables[path.relative_to(directory).as_posix()] = table.to_csv()
     return tables
 

@@ -7,8 +7,8 @@ import pytest
 
 from deepmr_utils import _files
 from deepmr_utils._effects_store import EffectsWriter
-from experiments import study
-from experiments.cooperativity import rounds
+from experiments.cooperativity import one_round, rounds
+from experiments.study import write_or_compare_settings
 
 from .conftest import TINY, Child
 
@@ -38,13 +38,13 @@ def test_of_two_settings_one_gets_the_directory(tmp_path):
     for i in range(10):
         moment = time.monotonic() + 0.02
         children = [
-            Child(at, moment, study.claim_values, tmp_path / str(i), {"seed": seed})
-            for seed in range(3)
+            Child(at, moment, write_or_compare_settings, tmp_path / str(i), one)
+            for one in (one_round.Settings(seed=seed) for seed in range(3))
         ]
         codes = [child.wait() for child in children]
         assert sorted(codes) == [0, 1, 1]
         claimed = _files.read_record(tmp_path / str(i) / "settings.json")
-        assert claimed == {"seed": codes.index(0)}
+        assert claimed["seed"] == codes.index(0)
 
 
 def test_two_runs_on_one_store_give_what_one_gives(tmp_path):

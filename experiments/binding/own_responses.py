@@ -6,43 +6,55 @@ also one that does not exist and of which they learned a trace. This trains the 
 runs on demo genomes again, from their settings and seeds, and regresses what they say of all
 substitutions in instances of a factor's own motif on how much these move the factor by the rules of
 the genome, through the origin. 1 is all of the response.
-
-    OMP_NUM_THREADS=1 python benchmarks/own_responses.py [--runs 2] [--workers 2]
-
-writes book/results/bpnet/own_responses.csv, a row a graph, run, exposure and feature: ``learned``,
-and ``true`` by the rules; in rows of a feature that is the exposure, ``counts_r``, correlation of
-its predicted with its observed log counts. About four minutes on one core for a run.
 """
 
-import argparse
-import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
-import torch
 
 from deepmr_utils import analysis, instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
-from experiments.binding import genome, genomes, one_genome, sources
-from experiments.binding.track_files import read_specification
 
-RESULTS = Path(__file__).parents[1] / "book" / "results"
-TABLE = RESULTS / "bpnet" / "own_responses.csv"
-WINDOWS = 150
+from ..study import Study, Unit, make_settings, table_units
+from . import genome, one_genome, sources
+from .one_genome import Settings
+from .track_files import read_specification
+
+WINDOWS = 150  # of the validation split, that are mutated
 
 
-def one_run(graph: str, number: int) -> pd.DataFrame:
-    """Responses to substitutions in own motifs, learned and true, of one run's ensemble."""
-    torch.set_num_threads(1)
-    settings = genomes.read_settings(RESULTS / "bpnet" / "graphs")
+def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
+    settings = make_settings(Settings, values)
+
+    def rows(graph: str, number: int) -> pd.DataFrame:
+        return responses(settings, graph, number)
+
+    keys = [(graph, number) for number in range(values["runs"]) for graph in values["graphs"]]
+    return table_units("own_responses", ["graph", "run"], keys, rows)
+
+
+STUDY = Study(_units)
+
+
+def responses(settings: Settings, graph: str, number: int) -> pd.DataFrame:
+    """Responses to substitutions in own motifs of one run's ensemble.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row an ``exposure`` and ``feature``, after ``graph, run``: ``learned``, and ``true`` by
+        the rules; where the feature is the exposure ``counts_r``, the correlation of its predicted
+        with its observed log counts.
+    """
     settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
     parameters = settings.parameters
     genome_seed, model_seed = one_genome.seeds(settings, graph, number)
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         spec = read_specification(genome.make_genome(folder, parameters, genome_seed).specification)
         windows = one_genome.read_windows(spec, parameters.length, WINDOWS)
         ensemble, quality = one_genome.train(spec, settings, model_seed)
@@ -66,22 +78,4 @@ def one_run(graph: str, number: int) -> pd.DataFrame:
             r = quality.loc[feature, "pearson"] if feature == exposure else np.nan
             rows.append([graph, number, exposure, feature, *slopes, r])
     columns = ["graph", "run", "exposure", "feature", "learned", "true", "counts_r"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def main() -> None:
-    """Train what is asked for, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=2, help="a graph (default 2)")
-    parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args()
-    jobs = [(g, number) for number in range(given.runs) for g in ("default", "reverse")]
-    tables = joblib.Parallel(given.workers)(joblib.delayed(one_run)(*job) for job in jobs)
-    table = pd.concat(tables).sort_values(["graph", "run"], kind="stable")
-    table.round(4).to_csv(TABLE, index=False)
-    mean = table.groupby(["graph", "exposure", "feature"])[["learned", "true", "counts_r"]].mean()
-    print(mean.round(3).to_string())
-
-
-if __name__ == "__main__":
-    main()
+    return pd.DataFrame(rows, columns=columns).round(4)
