@@ -20,6 +20,11 @@ from .intervals import PAIR, add_intervals, intervals, member_global, member_loc
 from .meta import global_effects
 from .mr import local_mr
 
+__all__ = [
+    "Chain", "PairEffects", "call_direct", "choose_instruments", "direct_effects",
+    "direction_test", "pair_effects", "summarise",
+]  # fmt: skip
+
 COLLINEAR = 1e-5  # effects are float32: features equal but for its rounding determine no slopes
 MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
 

@@ -17,6 +17,8 @@ from ._files import land, undamaged
 from .mr import local_mr
 from .sequences import ALPHABET, UNKNOWN, decode, encode
 
+__all__ = ["effects_table", "export_twosamplemr", "import_effects", "load_effects", "save_effects"]
+
 SCHEMA_VERSION = 1
 DIMENSIONS = {
     "effect": ("sequence", "position", "allele", "feature"),

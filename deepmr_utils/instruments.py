@@ -13,6 +13,8 @@ from .sequences import ALPHABET
 if TYPE_CHECKING:
     import xarray as xr
 
+__all__ = ["eligible", "select_instruments"]
+
 RULES = ("pooled", "wald")
 SOURCES = ("motif", "strongest", "all")
 SE_FLOOR_QUANTILE = 0.01

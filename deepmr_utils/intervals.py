@@ -20,6 +20,11 @@ from .instruments import places
 from .meta import global_effects, why_left_out
 from .mr import check_methods, estimate
 
+__all__ = [
+    "add_intervals", "intervals", "member_global", "member_local",
+    "q_values", "total_variance",
+]  # fmt: skip
+
 RULES = ("rubin", "rubin_few", "mean", "plain")
 PAIR = ["exposure", "outcome"]
 

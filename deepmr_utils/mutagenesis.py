@@ -23,10 +23,10 @@ from ._engine.engines import Engine, engines_of
 from ._engine.recording import computation_hash
 from ._engine.windows import Options
 from ._members import of_dtype
-from .effects import SCHEMA_VERSION, load_effects, save_effects
+from .effects import SCHEMA_VERSION
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
 
-__all__ = ["SCHEMA_VERSION", "load_effects", "saturation_mutagenesis", "save_effects"]
+__all__ = ["saturation_mutagenesis"]
 
 MAX_COVARIANCE = 64  # features of which all covariances may be asked for
 Precision = Literal["float32", "float64", "tf32", "bfloat16"]

@@ -45,6 +45,8 @@ from ._checks import check_number
 from ._members import as_module, copied
 from .sequences import check_letters
 
+__all__ = ["dinucleotide_shuffle", "shuffled_weights", "untrained"]
+
 
 def shuffled_weights(module: nn.Module, seed: int) -> nn.Module:
     """Copy a network and permute the entries of every parameter tensor.

@@ -22,6 +22,8 @@ from .sequences import check_letters, reverse_complement, unknown_base
 if TYPE_CHECKING:
     from pyfaidx import Fasta  # else where a genome is opened: tables do not need it
 
+__all__ = ["read_bed", "read_fasta", "read_regions", "unique"]
+
 EDGES = ("raise", "pad", "drop")
 _FAR = 1 << 16  # bytes; longer is no header
 _LOGGER = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 from deepmr_utils._checks import check_choice
 from deepmr_utils._files import write_text
 from deepmr_utils.atlas import causal_atlas
-from deepmr_utils.mutagenesis import load_effects
+from deepmr_utils.effects import load_effects
 
 from .study import Study, Unit
 

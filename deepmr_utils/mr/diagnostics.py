@@ -10,6 +10,8 @@ from ._rows import Array
 from .estimation import check_effects, estimate
 from .linear import Distribution, chi2_tail
 
+__all__ = ["diagnostics", "leave_one_out", "single_instruments"]
+
 
 def diagnostics(
     beta_exposure: ArrayLike,

@@ -16,7 +16,7 @@ ORDER = (
     {"sequences"},
     {"_members", "_model_errors", "predict", "effects", "_effects_store", "instruments", "mr"}
     | {"regions", "motifs", "calibration", "null", "models"},
-    {"_engine", "meta", "_meta_batch", "_meta_variance", "intervals"},
+    {"_engine", "meta", "_meta_variance", "intervals"},
     {"mutagenesis"},
     {"analysis", "atlas", "_atlas_plan", "_atlas_sums", "_atlas_store"},
     {"plots"},

@@ -9,11 +9,12 @@ import xarray as xr
 
 from deepmr_utils import _atlas_plan, _atlas_sums, analysis
 from deepmr_utils.atlas import causal_atlas
+from deepmr_utils.effects import load_effects, save_effects
 from deepmr_utils.instruments import eligible, select_instruments
 from deepmr_utils.intervals import add_intervals, member_global, member_local
 from deepmr_utils.meta import global_effects, random_effects, random_means
 from deepmr_utils.mr import local_mr
-from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
+from deepmr_utils.mutagenesis import saturation_mutagenesis
 
 
 @pytest.fixture(autouse=True, scope="module")

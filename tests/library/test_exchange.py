@@ -6,10 +6,17 @@ import torch
 import xarray as xr
 
 from deepmr_utils import null, sequences
-from deepmr_utils.effects import EFFECT_COLUMNS, effects_table, export_twosamplemr, import_effects
+from deepmr_utils.effects import (
+    EFFECT_COLUMNS,
+    effects_table,
+    export_twosamplemr,
+    import_effects,
+    load_effects,
+    save_effects,
+)
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.mr import local_mr
-from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
+from deepmr_utils.mutagenesis import saturation_mutagenesis
 from experiments.cooperativity.network import SimulationCNN
 
 TABLE = pd.DataFrame({

@@ -11,7 +11,8 @@ from torch import nn
 
 from deepmr_utils._effects_store import EffectsWriter
 from deepmr_utils._engine import engines
-from deepmr_utils.mutagenesis import load_effects, saturation_mutagenesis, save_effects
+from deepmr_utils.effects import load_effects, save_effects
+from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import MCDropout
 from deepmr_utils.sequences import ALPHABET, one_hot
 from experiments.cooperativity.network import SimulationCNN

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from deepmr_utils.atlas import causal_atlas
-from deepmr_utils.mutagenesis import load_effects, save_effects
+from deepmr_utils.effects import load_effects, save_effects
 from experiments import DATA
 from experiments.__main__ import main
 from experiments.binding import genomes, one_genome
