@@ -154,7 +154,7 @@ def test_an_unknown_parameter_stops_the_run(tmp_path):
     assert run.returncode != 0
     assert "unknown parameter 'n_sequence'" in run.stderr
     assert "(did you mean 'n_sequences'?)" in run.stderr
-    assert "the parameters are true_effect, n_sequences, n_members" in run.stderr
+    assert "choose one of true_effect, n_sequences, n_members" in run.stderr
 
 
 def test_tidy_makes_executions_identical(tmp_path):
