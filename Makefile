@@ -88,14 +88,13 @@ unit: $(INSTALLED)
 	  --ignore tests/book/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
 
 # The library's tests on the newest Python that it supports, in an environment of its own.
-NEWEST ?= 3.13
-unit-$(NEWEST): .venv-$(NEWEST)/.installed
-	OMP_NUM_THREADS=1 .venv-$(NEWEST)/bin/python -m pytest -q tests/library tests/engine -m "not slow" \
+unit-3.13: .venv-3.13/.installed
+	OMP_NUM_THREADS=1 .venv-3.13/bin/python -m pytest -q tests/library tests/engine -m "not slow" \
 	  -n $(WORKERS) --dist loadfile
 
-.venv-$(NEWEST)/.installed: pyproject.toml experiments/pyproject.toml constraints.txt
-	test -x .venv-$(NEWEST)/bin/python || python$(NEWEST) -m venv .venv-$(NEWEST)
-	.venv-$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+.venv-3.13/.installed: pyproject.toml experiments/pyproject.toml constraints.txt
+	test -x .venv-3.13/bin/python || python3.13 -m venv .venv-3.13
+	.venv-3.13/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[files,store,test]' -e ./experiments
 	touch $@
 
