@@ -138,6 +138,8 @@ def eligible(
     -------
     xr.DataArray, bool (sequence, position, allele, feature)
     """
+    import xarray as xr  # tables of instruments do without
+
     dims = ("sequence", "position", "allele", "feature")
     values = effects["effect"].transpose(*dims)
     check_choice("source", source, SOURCES)
