@@ -1,6 +1,7 @@
 """A user's tables, arrays and options: checked, and what an error says of each."""
 
 import difflib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -311,3 +312,13 @@ def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
     if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
         raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
     return tuple(given)
+
+
+def check_installed(extra: str, *modules: str) -> None:
+    """Raise where a package is missing that an extra of the library brings, and say which extra."""
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            message = (
+                f"this needs {name}, which is not installed: pip install 'deepmr-utils[{extra}]'"
+            )
+            raise ModuleNotFoundError(message, name=name)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 
+from ._checks import check_installed
 from ._files import explained, undamaged
 from .effects import DIMENSIONS, codecs, load_effects
 
@@ -47,6 +48,7 @@ class EffectsWriter:
         self.finished = False
         self.lock = None
         if self.path is not None:
+            check_installed("store", "zarr", "numcodecs", "filelock")
             self._resume(fingerprint)
 
     def __enter__(self) -> Self:

@@ -12,7 +12,15 @@ import pandas as pd
 import scipy.stats
 import xarray as xr
 
-from ._checks import check_names, check_rows, distinct_text, numbers, require, whole_numbers
+from ._checks import (
+    check_installed,
+    check_names,
+    check_rows,
+    distinct_text,
+    numbers,
+    require,
+    whole_numbers,
+)
 from ._files import land, undamaged
 from .mr import local_mr
 from .sequences import ALPHABET, UNKNOWN, decode, encode
@@ -45,6 +53,7 @@ def save_effects(effects: xr.Dataset, path: str | Path) -> None:
     FileExistsError
         If the path exists.
     """
+    check_installed("store", "zarr", "numcodecs")
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another path or remove it first")
@@ -82,6 +91,7 @@ def load_effects(
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"no variant effects at {path}")
+    check_installed("store", "zarr", "numcodecs")
     with undamaged(path):
         effects = xr.open_zarr(path, consolidated=True, chunks=None)
     version = effects.attrs.get("schema_version")

@@ -202,12 +202,23 @@ def member_global(
     pd.DataFrame
         The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
         ensemble and of every member enter. Rows of both tables belong together by sequence and
-        method, and by exposure and outcome where both have these.
+        method, and by exposure and outcome and those of `by` that both have.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or rows of a member are not told apart.
     """
     by, keys = as_list(by), ["sequence_id", "method"]
     check_columns(local, [*by, *keys, "causal_effect", "se"], "the table of local effects")
     check_columns(members, [*keys, "member", "causal_effect"], "the table of effects by member")
-    keys = [*keys, *(name for name in PAIR if name in local and name in members)]
+    both = [name for name in (*PAIR, *by) if name in local and name in members]
+    keys = list(dict.fromkeys([*keys, *both]))
+    if members.duplicated([*keys, "member"]).any():
+        raise ValueError(
+            f"members must have one row each for every {', '.join(keys)}; got more: name the "
+            "column that tells them apart in by"
+        )
     values = members["causal_effect"].replace([np.inf, -np.inf], np.nan)
     grouped = members.assign(member_effect=values).groupby([*keys, "member"], observed=True)
     wide = grouped["member_effect"].mean().unstack().dropna().reset_index()

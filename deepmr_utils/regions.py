@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._checks import check_choice, check_number, check_rows, require, whole_numbers
+from ._checks import check_choice, check_installed, check_number, check_rows, require, whole_numbers
 from ._files import text_lines
 from .sequences import check_letters, reverse_complement, unknown_base
 
@@ -251,6 +251,7 @@ def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
 
 def open_indexed(fasta: str | Path) -> Fasta:
     """Open a FASTA with its index, which is built where there is none, or one of another file."""
+    check_installed("files", "pyfaidx")
     from pyfaidx import FastaIndexingError, UnsupportedCompressionFormat
 
     if not Path(fasta).is_file():

@@ -6,18 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
+
+from .._checks import check_installed
 
 _UNREADABLE = (OSError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
 _PLAIN = (torch.strided, torch.device("cpu"))  # neither sparse nor without data
 
 
 @contextmanager
-def keras_file(path: str | Path) -> Iterator[tuple[h5py.File, list[dict[str, Any]]]]:
+def keras_file(path: str | Path) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Open a Keras 2 model in HDF5, with the description of its layers."""
+    check_installed("files", "h5py")
+    import h5py
+
     try:
         with h5py.File(path) as file:
             yield file, json.loads(file.attrs["model_config"])["config"]["layers"]
@@ -59,10 +63,10 @@ def refusal(path: str | Path, network: str, what: str) -> ValueError:
 
 
 def checked(
-    path: str | Path, network: str, name: str, value: Tensor | h5py.Dataset, shape: tuple[int, ...]
+    path: str | Path, network: str, name: str, value: Any, shape: tuple[int, ...]
 ) -> Tensor:
     """An array of a file, which must be float32, of this shape, in this very file and finite."""
-    stored = isinstance(value, h5py.Dataset)
+    stored = not isinstance(value, Tensor)
     kind = value.dtype.newbyteorder("=") if stored else value.dtype
     if str(kind) not in ("float32", "torch.float32") or tuple(value.shape) != shape:
         got = f"{kind} {tuple(value.shape)}"

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from .._checks import check_choice
+from .._checks import check_choice, check_installed
 
 log = logging.getLogger(__name__)
 _DEEPSEA = "https://zenodo.org/record/1466993/files/{}?download=1"
@@ -67,6 +67,7 @@ def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False
         If the file cannot be downloaded; says from where, and where to put it by hand.
     """
     check_choice("file", name, list(FILES))
+    check_installed("files", "pooch")
     import pooch  # not above: in a notebook without widgets it warns of tqdm
 
     path = Path(folder or pooch.os_cache("deepmr_utils")) / name

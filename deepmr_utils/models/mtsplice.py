@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import pandas as pd
 import torch
 from scipy.interpolate import BSpline
 from torch import nn
+
+from .._checks import check_installed
 
 DATA = Path(__file__).parents[1] / "data" / "mtsplice"
 TISSUES = tuple((DATA / "tissues.txt").read_text(encoding="utf-8").splitlines())
@@ -129,6 +130,9 @@ def load_mtsplice(path: str | Path) -> MTSplice:
     ValueError
         If it is none of them, whole and unaltered, by its SHA-256.
     """
+    check_installed("files", "h5py")
+    import h5py
+
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if found not in SHA256.values():
         raise ValueError(

@@ -56,7 +56,7 @@ UNSTABLE = {"deepsea": ("robust.on.GATA",)}
 # outcome's effects alone: a factor of all would leave every slope as it is.
 WRAP = """
 import functools
-from deepmr_utils import {module}
+import deepmr_utils.{module} as module
 
 def bend(call):
     @functools.wraps(call)
@@ -66,7 +66,7 @@ def bend(call):
         return result
     return bent
 
-{module}.{function} = bend({module}.{function})
+module.{function} = bend(module.{function})
 """
 POOLED = "result[{!r}] = 1.02 * result[{!r}]"
 OUTCOME = "result['effect'].loc[{'feature': 'outcome'}] *= 1.02"
@@ -74,7 +74,7 @@ BENT = [
     ("quickstart", ["effect", "ci_low", "ci_high"], "mutagenesis", "saturation_mutagenesis", OUTCOME),
     ("quickstart", ["effect", "se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
-     "mr_simulation", "score", POOLED.format("coverage", "coverage")),
+     "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
     ("your_own_model", ["forward.tau", "forward.se", "reverse.effect", "lowest", "highest"],
      "mr", "local_mr", "result[['causal_effect', 'se']] *= 1.02"),
 ]  # fmt: skip

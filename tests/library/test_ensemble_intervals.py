@@ -268,3 +268,18 @@ def test_missing_degrees_of_freedom_are_not_infinite_ones():
     _, df = intervals.total_variance(0.04, 0.1, 5, complete_df=[np.nan, 20])
     assert np.isnan(df[0])
     assert df[1] == pytest.approx(2.80, rel=0.01)
+
+
+def test_members_of_two_calibrations_are_not_averaged(effects, instruments):
+    local, members = mr.local_mr(instruments, "ivw"), intervals.member_local(effects, instruments)
+    other = members.assign(causal_effect=3 * members["causal_effect"])
+
+    def both(*tables):
+        return pd.concat([t.assign(calibration=c) for c, t in zip("ab", tables, strict=True)])
+
+    by = ["calibration", "method"]
+    got = intervals.member_global(both(local, local), both(members, other), by)
+    want = both(intervals.member_global(local, members), intervals.member_global(local, other))
+    pd.testing.assert_frame_equal(got, want[list(got)].reset_index(drop=True))
+    with pytest.raises(ValueError, match="one row each for every sequence_id, method; got more"):
+        intervals.member_global(both(local, local), both(members, other))
