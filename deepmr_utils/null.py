@@ -6,30 +6,10 @@ pooled rule standardises effects, so that it finds instruments however small the
 the estimates scatter symmetrically around 0, within one they do not: compare the size and spread of
 your estimates with those of several null models, and do not read significance as something learnt.
 
-Measured on the network of the simulation, 20 sequences of 100 bp, pooled rule with threshold 1.
-``sd`` is the standard deviation of the global effect over ensembles (their mean lay within 2 of
-its standard errors of 0), ``se`` the mean standard error it was reported with:
-
-======================  =========  ============  ==============  ===============  ====  ====
-null ensembles          members    method        local p < 0.05  global p < 0.05  sd    se
-======================  =========  ============  ==============  ===============  ====  ====
-200 untrained           5          ivw           28 %            76 %             0.16  0.03
-200 untrained           5          egger_robust  1 %             24 %             0.18  0.11
-60 untrained            20         ivw           0 %             10 %             0.08  0.06
-60 untrained            20         egger_robust  0 %             0 %              0.09  0.22
-60 of shuffled weights  5          ivw           46 %            50 %             0.76  0.23
-60 of shuffled weights  5          egger_robust  23 %            57 %             0.73  0.27
-======================  =========  ============  ==============  ===============  ====  ====
-
-The trained ensemble whose weights were shuffled gave global effects of 0.63 (ivw) and 0.71
-(egger_robust); its exposure effects had a standard deviation of 2.7, and 0.004 after shuffling, so
-the size of the variant effects tells these models apart where the causal effects do not.
-
-Shuffled sequences ask another question: what the background gives. A short motif occurs by chance,
-so its effects stay (the largest exposure effect of a sequence in the simulation has a median of 14
-before and 17 after, in Anscombe units), while what needs two motifs or a long one goes (the largest
-outcome effect falls from 14.6 to 0.3). The trained ensemble gave global effects of 0.06 on them,
-which differ from 0 by their standard errors.
+The size of the variant effects tells these models from trained ones where the causal effects do
+not. Shuffled sequences ask another question: what the background gives. A short motif occurs by
+chance, so its effects stay, while what needs two motifs or a long one goes. The notebook
+``your_own_model`` shows all of this on a published network.
 """
 
 import itertools

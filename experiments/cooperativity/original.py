@@ -4,7 +4,9 @@ Nothing else in the package uses these functions; the corrections page of the bo
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,10 @@ from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from deepmr_utils.calibration import N_LEVELS, IsotonicRecalibrator, observed_proportions
+from deepmr_utils.instruments import select_instruments
+from deepmr_utils.mr import local_mr
+from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.sequences import one_hot
 
 from . import simulation
 from .sequences import STARTS
@@ -104,3 +110,45 @@ def mispaired_coverage(local: pd.DataFrame) -> float:
     low, high = (local[name].to_numpy()[: len(truths)] for name in ("ci_low", "ci_high"))
     usable = np.isfinite(truths) & np.isfinite(low)
     return float(((low <= truths) & (truths <= high))[usable].mean())
+
+
+def effects_of_the_rules(
+    scenarios: Sequence[str], rounds: int, parameters: simulation.Parameters, seed: int = 0
+) -> pd.DataFrame:
+    """Global effects that a network without error would give, beside both truths.
+
+    The rules of the simulation take the network's place, in test sequences with both motifs, with
+    equal standard errors; local effects are by inverse-variance weighting, and averaged.
+
+    Parameters
+    ----------
+    scenarios : sequence of str
+    rounds : int
+        Of each scenario, with data and rates of their own.
+    parameters : simulation.Parameters
+        Their scenario is replaced.
+    seed : int
+
+    Returns
+    -------
+    pd.DataFrame
+        ``scenario, round, effect, truth, truth_published``.
+    """
+    rows = []
+    for scenario, number in itertools.product(scenarios, range(rounds)):
+        data = simulation.simulate_round(
+            replace(parameters, scenario=scenario), np.random.SeedSequence([seed, number])
+        )
+        test = data.split("test").query("exposure_start.notna() and outcome_start.notna()")
+        rules = simulation.Oracle(data.parameters, data.rates)
+        effects = saturation_mutagenesis(
+            rules, one_hot(test["sequence"].tolist(), torch.float64), propagate=False,
+            sequence_ids=test["sequence_id"],
+        )  # fmt: skip
+        effects = effects.assign(se=xr.full_like(effects["effect"], 0.01))
+        local = local_mr(select_instruments(effects, "exposure", "outcome"), "ivw")
+        truth = simulation.local_truth(test, data.parameters, data.rates)
+        both = local.merge(truth, on="sequence_id").dropna(subset=["causal_effect", "truth"])
+        mean = both[["causal_effect", "truth", "truth_published"]].mean()
+        rows.append([scenario, number, *mean])
+    return pd.DataFrame(rows, columns=["scenario", "round", "effect", "truth", "truth_published"])
