@@ -82,3 +82,16 @@ def test_mispaired_coverage_by_hand():
     })  # fmt: skip
     # the truths 1.0, 1.0 meet the first two intervals
     assert original.mispaired_coverage(local) == pytest.approx(0.5)
+
+
+def test_the_published_definition_makes_a_perfect_method_look_biased():
+    rules = original.effects_of_the_rules(
+        ["none", "both"], 2, simulation.Parameters(n_train=20, n_augmented=0, n_test=60), seed=3
+    )
+    assert list(zip(rules["scenario"], rules["round"], strict=True)) == [
+        ("none", 0), ("none", 1), ("both", 0), ("both", 1),
+    ]  # fmt: skip
+    np.testing.assert_allclose(rules["effect"], rules["truth"], rtol=5e-3)
+    none, both = (rules[rules["scenario"] == name] for name in ("none", "both"))
+    np.testing.assert_allclose(none["truth_published"], none["truth"], rtol=1e-12)
+    assert (both["truth_published"] / both["truth"] - 1).abs().max() > 0.05
