@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "bpnet": "BPNet bpnet_loss load_bpnet_oskn",
-        "deepsea": "DeepSEA load_deepsea",
+        "deepsea": "Beluga DeepSEA load_beluga load_deepsea",
         "downloads": "fetch",
         "mtsplice": "MTSplice load_mtsplice",
     },

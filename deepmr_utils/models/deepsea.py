@@ -1,6 +1,6 @@
-"""DeepSEA (Zhou and Troyanskaya, 2015): features of chromatin from sequence."""
+"""DeepSEA (Zhou and Troyanskaya, 2015) and Beluga (Zhou et al., 2018): chromatin from sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ class DeepSEA(nn.Module):
     (``reverse_complement=True``): the same effects, propagated.
     """
 
+    _rounds = 1  # convolutions before a pooling
+    _dropout_first = False
+
     def __init__(
         self,
         n_features: int = 919,
@@ -56,11 +59,11 @@ class DeepSEA(nn.Module):
         both_strands: bool = False,
     ) -> None:
         super().__init__()
-        positions = length - _WIDTH + 1
-        for _ in channels[1:]:
-            positions = positions // _POOL - _WIDTH + 1
+        positions = length
+        for pool in (1, _POOL, _POOL):
+            positions = positions // pool - self._rounds * (_WIDTH - 1)
         if positions < 1:
-            raise ValueError(f"DeepSEA needs longer sequences; got length {length}")
+            raise ValueError(f"{type(self).__name__} needs longer sequences; got length {length}")
         if feature_names is not None:
             feature_names = tuple(as_list(feature_names))
             distinct = len(set(feature_names))
@@ -73,16 +76,21 @@ class DeepSEA(nn.Module):
         self.output = check_choice("output", output, ("probability", "logit"))
         layers: list[nn.Module] = []
         for before, after, drop in zip((4, *channels), channels, (0.2, 0.2, 0.5), strict=False):
-            layers += [nn.Conv1d(before, after, _WIDTH), nn.Threshold(0, 1e-6)]
-            layers += [nn.MaxPool1d(_POOL), nn.Dropout(drop)]
-        del layers[-2]  # the last are not pooled
+            for inputs in (before, after)[: self._rounds]:
+                layers += [nn.Conv1d(inputs, after, _WIDTH), self._activation()]
+            pool, dropout = nn.MaxPool1d(_POOL), nn.Dropout(drop)
+            layers += [dropout, pool] if self._dropout_first else [pool, dropout]
+        layers.remove(pool)  # the last are not pooled
         self.convolutions = nn.Sequential(*layers)
         self.dense = nn.Sequential(
             nn.Flatten(),
             nn.Linear(channels[-1] * positions, hidden),
-            nn.Threshold(0, 1e-6),
+            self._activation(),
             nn.Linear(hidden, n_features),
         )
+
+    def _activation(self) -> nn.Module:
+        return nn.Threshold(0, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, K) of one-hot sequences (N, 4, length), A C G T."""
@@ -108,6 +116,22 @@ class DeepSEA(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Keep the scale that this network was built with."""
+
+
+class Beluga(DeepSEA):
+    """DeepSEA "Beluga": six convolutions, two before each pooling, and rectifiers.
+
+    Parameters are those of `DeepSEA`.
+    """
+
+    _rounds, _dropout_first = 2, True
+
+    def __init__(self, n_features: int = 2002, length: int = 2000, **options: Any) -> None:
+        sizes = {"channels": (320, 480, 640), "hidden": 2003}
+        super().__init__(n_features, length, **sizes | options)
+
+    def _activation(self) -> nn.Module:
+        return nn.ReLU()
 
 
 def load_deepsea(
@@ -144,23 +168,59 @@ def load_deepsea(
     state = torch_file(path)
     predict = any(str(key).startswith("2.") for key in state)
     layers = [f"{'2' if predict else '1'}.{layer}" for layer in ("0", "4", "8", "12.1", "14.1")]
+    both = predict if both_strands is None else both_strands
+    options = {"feature_names": feature_names, "output": output, "both_strands": both}
+    return _network(path, DeepSEA, state, layers, options)
+
+
+def load_beluga(
+    path: str | Path,
+    *,
+    feature_names: Sequence[str] | None = None,
+    output: str = "probability",
+    both_strands: bool = False,
+) -> Beluga:
+    """Read DeepSEA Beluga from ``deepsea.beluga.pth``.
+
+    Parameters and errors are those of `load_deepsea`. The published weights are for non-commercial
+    use only.
+
+    Returns
+    -------
+    Beluga
+        In evaluation mode, on the CPU, of the sizes in the file. It takes A, C, G, T, other than
+        the published network, which takes A, G, C, T.
+    """
+    convolutions = (f"model.0.{layer}" for layer in (0, 2, 6, 8, 12, 14))
+    layers = [*convolutions, "model.1.2.1", "model.1.4.1"]
+    options = {"feature_names": feature_names, "output": output, "both_strands": both_strands}
+    return _network(path, Beluga, torch_file(path), layers, options)
+
+
+def _network(
+    path: str | Path,
+    kind: type[DeepSEA],
+    state: Mapping[str, Tensor],
+    layers: Sequence[str],
+    options: dict[str, Any],
+) -> Any:
+    """A network of the sizes and with the weights of a published state."""
     keys = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     if differing := sorted(map(str, set(keys) ^ set(state))):
         what = "missing" if differing[0] in keys else "not part of it"
-        raise refusal(path, "DeepSEA", f"{differing[0]} is {what}")
-    for key, ndim in zip(keys[::2], (4, 4, 4, 2, 2), strict=True):
-        if state[key].ndim != ndim or not state[key].numel():
-            raise refusal(path, "DeepSEA", f"{key} has shape {tuple(state[key].shape)}")
-    *channels, hidden, n_features = (len(state[key]) for key in keys[::2])
-    both = predict if both_strands is None else both_strands
-    options = {"feature_names": feature_names, "output": output, "both_strands": both}
+        raise refusal(path, kind.__name__, f"{differing[0]} is {what}")
+    for key in keys[::2]:
+        if state[key].ndim != (2 if key in keys[-4:] else 4) or not state[key].numel():
+            raise refusal(path, kind.__name__, f"{key} has shape {tuple(state[key].shape)}")
+    *filters, hidden, n_features = (len(state[key]) for key in keys[::2])
+    channels = tuple(filters[:: kind._rounds])
     with torch.device("meta"):  # shapes only
-        network = DeepSEA(n_features, channels=tuple(channels), hidden=hidden, **options)
+        network = kind(n_features, channels=channels, hidden=hidden, **options)
     weights = {}
     for key, (name, like) in zip(keys, network.named_parameters(), strict=True):
         kernel = like.ndim == 3  # (1, w) in the file
         shape = tuple((like.unsqueeze(2) if kernel else like).shape)
-        value = checked(path, "DeepSEA", key, state[key], shape)
+        value = checked(path, kind.__name__, key, state[key], shape)
         weights[name] = value.squeeze(2) if kernel else value
     first = "convolutions.0.weight"
     weights[first] = weights[first][:, [0, 2, 1, 3]]  # A, G, C, T there; A, C, G, T here

@@ -18,6 +18,7 @@ class Download(NamedTuple):
     url: str
     checksum: str | None
     licence: str
+    must_accept: bool = False
 
 
 FILES = {
@@ -34,6 +35,12 @@ FILES = {
         "sha256:b9e2a42dca123561dfbddce605a2521ff957ad1bd01c450307a3f512bec6b1f4",
         "MIT, the Kipoi model zoo",
     ),
+    "deepsea.beluga.pth": Download(
+        "https://zenodo.org/record/3402406/files/deepsea.beluga.pth?download=1",
+        "md5:62360f2db4ac96554d28d058b50ab654",
+        "Princeton University, academic: non-commercial use only, no redistribution",
+        must_accept=True,
+    ),
     "bpnet.model.h5": Download(
         "https://zenodo.org/record/4294904/files/bpnet.model.h5?download=1",
         "md5:bbe883baef261877bfad07d05feb627d",
@@ -42,7 +49,13 @@ FILES = {
 }
 
 
-def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False) -> Path:
+def fetch(
+    name: str,
+    folder: str | Path | None = None,
+    *,
+    accept_licence: bool = False,
+    progress: bool = False,
+) -> Path:
     """Get a published file, from the folder where it is there already, else from the network.
 
     Parameters
@@ -51,6 +64,8 @@ def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False
         A key of `FILES`.
     folder : path, optional
         Where files are kept; the user's cache by default.
+    accept_licence : bool
+        Accept the licence; needed for ``deepsea.beluga.pth``, whose use it restricts.
     progress : bool
         Show a progress bar.
 
@@ -61,6 +76,8 @@ def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False
 
     Raises
     ------
+    PermissionError
+        If the licence must be accepted and was not.
     ValueError
         If the name is unknown or the checksum differs; nothing that is there is overwritten.
     ConnectionError
@@ -70,8 +87,13 @@ def fetch(name: str, folder: str | Path | None = None, *, progress: bool = False
     check_installed("files", "pooch")
     import pooch  # not above: in a notebook without widgets it warns of tqdm
 
-    path = Path(folder or pooch.os_cache("deepmr_utils")) / name
-    return retrieve(FILES[name], path, progress=progress)
+    file, path = FILES[name], Path(folder or pooch.os_cache("deepmr_utils")) / name
+    if file.must_accept and not accept_licence:
+        raise PermissionError(
+            f"the licence of {name} must be accepted ({file.licence}): read it at "
+            f"{file.url.partition('/files/')[0]}, and give accept_licence=True"
+        )
+    return retrieve(file, path, progress=progress)
 
 
 def retrieve(file: Download, path: str | Path, *, progress: bool = False) -> Path:

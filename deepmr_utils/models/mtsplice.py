@@ -1,9 +1,9 @@
 """MTSplice (Cheng et al., 2021): tissue-specific splicing of an exon, with its trained weights."""
 
 import hashlib
-import json
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import torch
 from scipy.interpolate import BSpline
 from torch import nn
 
-from .._checks import check_installed
+from ._published import checked, keras_file, refusal
 
 DATA = Path(__file__).parents[1] / "data" / "mtsplice"
 TISSUES = tuple((DATA / "tissues.txt").read_text(encoding="utf-8").splitlines())
@@ -22,6 +22,17 @@ SHA256 = {
     "mtsplice_deep2.h5": "24795e68a4fe8ab22afc04e9bcfc81cbb2d6d3d6da956b1a40abae7fe1ed523a",
     "mtsplice_deep3.h5": "61ca46545f4e25fe2154a880240b0c8017896a5765cdc80919a27360f8623f21",
 }
+_NETWORK = "a deep network of MTSplice"
+_WEIGHTS = {  # of layers of Keras, in the order of those of torch
+    **dict.fromkeys(("Conv1D", "Dense"), ("kernel", "bias")),
+    "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "SplineWeight1D": ("kernel",),
+}
+# what shapes of weights do not tell
+_SETTINGS = (
+    *("batch_input_shape", "strides", "dilation_rate", "padding", "data_format", "activation"),
+    *("spline_degree", "rate"),
+)
 
 
 class SplineWeight(nn.Module):
@@ -113,12 +124,13 @@ class WholeExon(nn.Module):
 
 
 def load_mtsplice(path: str | Path) -> MTSplice:
-    """Read a network from a file of the package mmsplice, of Keras 2, without Keras.
+    """Read a network from a file of Keras 2, without Keras.
 
     Parameters
     ----------
     path : str or Path
-        One of the four "deep" files, such as ``mtsplice_deep0.h5``.
+        One of the four "deep" files of the package mmsplice, such as ``mtsplice_deep0.h5``, or a
+        network of this architecture saved again, or trained anew.
 
     Returns
     -------
@@ -127,33 +139,59 @@ def load_mtsplice(path: str | Path) -> MTSplice:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no file.
     ValueError
-        If it is none of them, whole and unaltered, by its SHA-256.
+        If the file is not HDF5, is cut short, or holds another architecture.
     """
-    check_installed("files", "h5py")
-    import h5py
-
-    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if found not in SHA256.values():
-        raise ValueError(
-            f"{path} must be one of {', '.join(SHA256)}, whole and unaltered; it has SHA-256 "
-            f"{found}: get it, or install this package, again"
-        )
     network = MTSplice().eval()
     pairs = zip(_leaves(network.acceptor), _leaves(network.donor), strict=True)
     modules = [*(module for pair in pairs for module in pair), *_leaves(network.head)]
-    with h5py.File(path) as file:
-        layers = json.loads(file.attrs["model_config"])["config"]["layers"]
-        groups = [(layer, file["model_weights"][layer["name"]]) for layer in layers]
-        held = [(layer, group) for layer, group in groups if len(group.attrs["weight_names"])]
-        for module, (layer, group) in zip(modules, held, strict=True):
+    with keras_file(path) as (file, layers):
+        _check_graph(path, layers)
+        held = [layer for layer in layers if _class(layer) in _WEIGHTS]
+        for module, layer in zip(modules, held, strict=True):
             if isinstance(module, nn.BatchNorm1d):
                 module.eps = layer["config"]["epsilon"]
-            # Keras: kernel and bias, or gamma, beta, mean and variance; kernels with axes reversed
-            names = group.attrs["weight_names"].astype(str)
+            group = file["model_weights"][layer["name"]]
+            names = group.attrs["weight_names"].astype(str).tolist()
+            expected = _WEIGHTS[_class(layer)]
+            if [name.rpartition("/")[2] for name in names] != [f"{kind}:0" for kind in expected]:
+                what = f"layer {layer['name']} has weights {names}; expected {expected}"
+                raise refusal(path, _NETWORK, what)
             for target, name in zip(module.state_dict().values(), names, strict=False):
-                target.copy_(torch.from_numpy(group[name][()].T.copy()))
+                # Keras stores arrays with axes reversed
+                value = checked(path, _NETWORK, name, group[name], tuple(target.shape)[::-1])
+                target.copy_(value.permute(*range(value.ndim)[::-1]))
     return network
+
+
+def _class(layer: dict[str, Any]) -> str:
+    return layer["class_name"].rpartition(">")[2]  # a newer Keras puts a package before it
+
+
+def _graph(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Class, inputs and settings of every layer; names are left out, since Keras numbers anew."""
+    number = {layer["name"]: i for i, layer in enumerate(layers)}
+    return [
+        {
+            "class": _class(layer),
+            "inputs": [[number[source[0]] for source in node] for node in layer["inbound_nodes"]],
+            **{key: layer["config"][key] for key in _SETTINGS if key in layer["config"]},
+        }
+        for layer in layers
+    ]
+
+
+def _check_graph(path: str | Path, layers: list[dict[str, Any]]) -> None:
+    """Refuse another architecture than the shipped one, by the first layer that differs."""
+    graph = _graph(layers)
+    with keras_file(DATA / "mtsplice_deep0.h5") as (_, shipped):
+        expected_graph = _graph(shipped)
+    for i, (got, expected) in enumerate(zip_longest(graph, expected_graph)):
+        if got != expected:
+            what = f"layer {i} is {got or 'missing'}; expected {expected or 'none'}"
+            raise refusal(path, _NETWORK, what)
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
@@ -163,6 +201,12 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 def load_ensemble() -> list[WholeExon]:
     """Load the four networks shipped with the package, after comparing their checksums."""
+    for name, expected in SHA256.items():
+        found = hashlib.sha256((DATA / name).read_bytes()).hexdigest()
+        if found != expected:
+            raise ValueError(
+                f"{DATA / name} has SHA-256 {found}; {expected} was shipped: install it again"
+            )
     return [WholeExon(load_mtsplice(DATA / name)) for name in SHA256]
 
 

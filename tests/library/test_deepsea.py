@@ -1,4 +1,4 @@
-"""DeepSEA: the reader against the original architecture, mutagenesis, and bad files."""
+"""DeepSEA and Beluga: readers against the original architectures, mutagenesis, and bad files."""
 
 import collections
 import os
@@ -14,11 +14,12 @@ from deepmr_utils import instruments, models, mr, predict
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 
 FOLDER = Path(__file__).parents[1] / "reference" / "models" / "deepsea"
-PREDICT = FOLDER / "deepsea_predict_small.pth"
+PREDICT, BELUGA = FOLDER / "deepsea_predict_small.pth", FOLDER / "deepsea_beluga_small_zip.pth"
 # float32 sums in another order: the golden values themselves are up to 9e-7 (small networks) and
 # 1.1e-6 (full size) from float64, and the original layers come out 2.3e-6 from them here as ours do
 OTHER_ORDER = 4e-6
 FLOAT32_LOGITS = 2e-5  # 1.1e-5 seen, of logits up to 7
+LOADERS = {"deepsea": (models.load_deepsea, PREDICT), "beluga": (models.load_beluga, BELUGA)}
 
 
 def load_npz(name):
@@ -30,6 +31,7 @@ def load_npz(name):
 def golden():
     arrays = load_npz("deepsea_small.golden.npz")
     arrays["one_hot"] = torch.tensor(arrays["one_hot"]).float() / 4  # stored in quarters
+    arrays["beluga_one_hot"] = torch.tensor(arrays["beluga_one_hot"]).float()
     return arrays
 
 
@@ -98,21 +100,40 @@ def test_logits_of_both_strands_are_of_the_mean_probability(golden):
     assert run(extreme, torch.zeros(1, 4, 200)).isfinite().all()
 
 
-def test_sizes_of_the_published_network():
+def test_beluga_gives_what_its_network_gives(golden, tmp_path, device):
+    old, x = tmp_path / "old.pth", golden["beluga_one_hot"]
+    torch.save(torch.load(BELUGA), old, _use_new_zipfile_serialization=False)
+    for path in (BELUGA, old):
+        network = models.load_beluga(path)
+        assert not network.training
+        close(predict.predict(network, x, device=device)[0], golden["beluga"], OTHER_ORDER)
+        exact = predict.predict(network.double(), x.double(), device=device)[0]
+        close(exact, golden["beluga"], 1e-6)  # that is float32; 8e-7 seen
+        logits = run(models.load_beluga(path, output="logit"), x)
+        close(logits, golden["beluga_logits"], FLOAT32_LOGITS)
+    both, x = models.load_beluga(BELUGA, both_strands=True).double(), x.double()
+    close(run(both, x), (run(network, x) + run(network, x.flip(1, 2))) / 2, 1e-12)
+
+
+def test_sizes_of_the_published_networks():
     with torch.device("meta"):
-        network = models.DeepSEA()
-    assert sum(p.numel() for p in network.parameters()) == 52_843_119
-    assert tuple(network.dense[1].weight.shape) == (925, 50_880)
-    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.2, 0.2, 0.5]
-    order = "".join(type(m).__name__[0] for m in network.convolutions)
-    assert order == "CTMDCTMDCTD"
+        networks = models.DeepSEA(), models.Beluga()
+    assert [sum(p.numel() for p in n.parameters()) for n in networks] == [52_843_119, 149_536_251]
+    shape = [tuple(network.dense[1].weight.shape) for network in networks]
+    assert shape == [(925, 50_880), (2003, 67_840)]
+    dropout = [[m.p for m in n.modules() if isinstance(m, nn.Dropout)] for n in networks]
+    assert dropout == [[0.2, 0.2, 0.5]] * 2
+    order = ["".join(type(m).__name__[0] for m in network.convolutions) for network in networks]
+    assert order == ["CTMDCTMDCTD", "CRCRDMCRCRDMCRCRD"]  # dropout behind, or before, the maximum
 
 
+@pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("strands", ["one", "both"])
 @pytest.mark.parametrize("members", ["network", "dropout"])
-def test_mutagenesis_propagates(golden, caplog, strands, members, device):
-    one = models.load_deepsea(PREDICT, both_strands=False)
-    x = golden["one_hot"][:2]
+def test_mutagenesis_propagates(golden, caplog, name, strands, members, device):
+    load, path = LOADERS[name]
+    one = load(path, both_strands=False)
+    x = golden["one_hot" if name == "deepsea" else "beluga_one_hot"][:2]
     length = x.shape[2]
     where = {"positions": np.r_[0:4, 480:490, length - 4 : length], "device": device}
     used = one if members == "network" else predict.MCDropout(one, 2)
@@ -120,7 +141,7 @@ def test_mutagenesis_propagates(golden, caplog, strands, members, device):
     fast = saturation_mutagenesis(used, x, **options)
     assert "predicted in full" not in caplog.text
     if strands == "both" and members == "network":  # the module that takes both strands itself
-        used, options = models.load_deepsea(PREDICT, both_strands=True), where
+        used, options = load(path, both_strands=True), where
     full = saturation_mutagenesis(used, x, propagate=False, **options)
     scale = 1e-5 * np.abs(full["reference_prediction"]).max().item()
     np.testing.assert_allclose(fast["effect"], full["effect"], atol=scale, rtol=0)
@@ -157,13 +178,16 @@ def test_names_lengths_and_scales_are_checked():
         network(torch.zeros(1, 4, 900))
     with pytest.raises(ValueError, match="needs longer sequences; got length 30"):
         models.DeepSEA(length=30)
+    with pytest.raises(ValueError, match="Beluga needs longer sequences; got length 300"):
+        models.Beluga(length=300)
     with pytest.raises(ValueError, match="unknown output 'odds': choose one of probability, logit"):
         models.load_deepsea(PREDICT, output="odds")
 
 
 def test_a_missing_file_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        models.load_deepsea(tmp_path / "nothing.pth")
+    for load, _ in LOADERS.values():
+        with pytest.raises(FileNotFoundError):
+            load(tmp_path / "nothing.pth")
 
 
 @pytest.mark.parametrize("share", [0, 1e-5, 0.001, 0.3, 0.99999])
@@ -229,6 +253,17 @@ def test_another_state_is_refused(tmp_path, change, message):
 
 
 def test_other_files_of_tensors_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not hold DeepSEA"):
+        models.load_deepsea(BELUGA)
+    with pytest.raises(ValueError, match="does not hold Beluga"):
+        models.load_beluga(PREDICT)
+    state = torch.load(BELUGA)  # the second convolution before a pooling has as many filters
+    resize("model.0.2.weight", 17, 16, 1, 8)(state)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(
+        ValueError, match=r"hold Beluga: model\.0\.2\.weight is torch\.float32 \(17"
+    ):
+        models.load_beluga(tmp_path / "other.pth")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"does not hold DeepSEA: 1\.0\.bias is missing"):
         models.load_deepsea(tmp_path / "other.pth")
@@ -237,7 +272,7 @@ def test_other_files_of_tensors_are_refused(tmp_path):
         models.load_deepsea(tmp_path / "tensor.pth")
 
 
-# The full-size network, with weights from a recipe
+# The full-size networks, with weights from a recipe
 
 
 def recipe(seed, keys, sums, shapes):
@@ -259,24 +294,30 @@ def shapes_of(network):
 
 
 @pytest.mark.slow
-def test_full_size(tmp_path, request, caplog):
-    """Full-size predictions, mutagenesis and MR: 1.2 GB."""
+@pytest.mark.parametrize("name", LOADERS)
+def test_full_size(tmp_path, request, caplog, name):
+    """Full-size predictions, mutagenesis and MR: 1.2 GB (DeepSEA) and 3 GB (Beluga)."""
     if "slow" not in request.config.getoption("markexpr"):
-        pytest.skip("takes 1.2 GB: run it by pytest -m slow")
+        pytest.skip("takes 3 GB: run it by pytest -m slow")
     golden = load_npz("deepsea_fullsize.golden.npz")
+    key, kind, seed, probability, x = {
+        "deepsea": ("veff", models.DeepSEA, "seed", "variant_effects", "onehot_ACGT"),
+        "beluga": ("beluga", models.Beluga, "seed_beluga", "beluga", "beluga_onehot_ACGT"),
+    }[name]
     with torch.device("meta"):
-        shapes = list(shapes_of(models.DeepSEA()))
-    state = recipe(golden["seed"], golden["veff_keys"], golden["veff_sum_first_last"], shapes)
+        shapes = list(shapes_of(kind()))
+    state = recipe(golden[seed], golden[f"{key}_keys"], golden[f"{key}_sum_first_last"], shapes)
     torch.save(state, tmp_path / "full.pth")
     del state
-    network = models.load_deepsea(tmp_path / "full.pth", output="logit")
-    x = torch.tensor(golden["onehot_ACGT"]).float().transpose(1, 2).contiguous()
+    network = LOADERS[name][0](tmp_path / "full.pth", output="logit")
+    x = torch.tensor(golden[x]).float().transpose(1, 2).contiguous()
     logits = run(network, x)
-    close(logits, golden["variant_effects_logits"], FLOAT32_LOGITS)
-    close(logits.sigmoid(), golden["variant_effects"], OTHER_ORDER)
-    both = models.load_deepsea(tmp_path / "full.pth", both_strands=True)
-    close(run(both, x), golden["predict"], OTHER_ORDER)
-    del both
+    close(logits, golden[f"{probability}_logits"], FLOAT32_LOGITS)
+    close(logits.sigmoid(), golden[probability], OTHER_ORDER)
+    if name == "deepsea":
+        both = models.load_deepsea(tmp_path / "full.pth", both_strands=True)
+        close(run(both, x), golden["predict"], OTHER_ORDER)
+        del both
     where = {"positions": np.arange(490, 500), "features": [3, 5], "device": "cpu"}
     members = predict.MCDropout(network, 2)
     effects = saturation_mutagenesis(members, x[:2], **where)

@@ -39,6 +39,7 @@ def server(tmp_path, monkeypatch):
         "FILES",
         {
             "free.pth": downloads.Download(url, checksum, "CC-BY 3.0"),
+            "bound.pth": downloads.Download(url, checksum, "non-commercial", must_accept=True),
         },
     )
     yield root
@@ -56,6 +57,13 @@ def test_a_file_is_fetched_once_and_its_licence_shown(server, tmp_path, caplog):
     caplog.clear()
     assert downloads.fetch("free.pth", tmp_path / "cache") == path
     assert not caplog.records
+
+
+def test_a_restricted_licence_must_be_accepted(server, tmp_path):
+    with pytest.raises(PermissionError, match=r"bound\.pth must be accepted \(non-commercial\)"):
+        downloads.fetch("bound.pth", tmp_path)
+    assert not (tmp_path / "bound.pth").exists()
+    assert downloads.fetch("bound.pth", tmp_path, accept_licence=True).read_bytes() == CONTENT
 
 
 def test_another_content_is_not_kept(server, tmp_path):
@@ -96,6 +104,8 @@ def test_every_file_has_an_address_a_checksum_and_a_licence():
         assert file.url.startswith("https://")
         assert name in file.url
         assert file.licence
+    restricted = [name for name, file in downloads.FILES.items() if file.must_accept]
+    assert restricted == ["deepsea.beluga.pth"]
 
 
 def test_models_are_loaded_when_asked_for():
