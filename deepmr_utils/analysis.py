@@ -1,208 +1,338 @@
-"""Who acts on whom: causal effects between all pairs of features, and the graph they make.
+"""One analysis: who acts on whom, from variant effects to an answer for each pair of features.
 
-Substitutions that weaken a factor's own site are sound instruments for that factor. Those in the
-site of a helper move it, too, but act on other features by other ways. So instruments can be told
-apart by where they lie, see `eligible`; the published choice, all that are strong, stands beside.
+`deep_mr` makes the choices that hold in worlds whose answer is known: instruments that respect
+direction, a line through the origin, intervals that carry the model, and the effect of a knock-out
+beside the slope. `PUBLISHED` makes those of the paper.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy import special
 
-from ._checks import as_list
-from ._numerics import least_squares, pad_groups
-from .instruments import places, select_instruments
-from .intervals import PAIR, add_intervals, intervals, member_global, member_local, q_values
+from . import __version__
+from ._checks import as_list, check_choice, check_names
+from .instruments import RULES as SELECTION
+from .instruments import SOURCES, eligible, own_responses, select_instruments, site_dimensions
+from .intervals import (
+    PAIR,
+    RULES,
+    add_intervals,
+    intervals,
+    member_global,
+    member_local,
+    q_values,
+)
 from .meta import global_effects
-from .mr import local_mr
+from .mr import check_methods, local_mr
+from .mr.registry import REGISTRY
 
 __all__ = [
-    "Chain", "PairEffects", "call_direct", "choose_instruments", "direct_effects",
-    "direction_test", "pair_effects", "summarise",
+    "PUBLISHED", "PairEffects", "Result", "call_direct", "deep_mr", "direction_test",
+    "pair_effects", "summarise",
 ]  # fmt: skip
 
-COLLINEAR = 1e-5  # effects are float32: features equal but for its rounding determine no slopes
-MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
-
-
-class Chain(NamedTuple):
-    """How instruments are chosen and what is made of them.
-
-    ``source`` is a rule of `deepmr_utils.instruments.eligible`, ``rule`` and ``threshold`` are
-    those of `deepmr_utils.instruments.select_instruments`, ``method`` is one or some of
-    `deepmr_utils.mr.methods`.
-    """
-
-    source: str = "motif"
-    method: str | Sequence[str] = "ivw"
-    rule: str = "pooled"
-    threshold: float = 3.0
-
-
-CHAINS = {
-    "motif": Chain(threshold=1.0),
-    "strongest": Chain("strongest", threshold=1.0),
-    "strong": Chain("all"),
-    "published": Chain("all", "egger_paper"),
-}
+# Malina, Cizin and Knowles (2022): every substitution that is strong, by their threshold for BPNet
+# (1 in the simulation), MR-Egger, and an interval that takes the model for known.
+PUBLISHED = {
+    "design": "all", "rule": "pooled", "threshold": 3.0, "method": "egger_paper",
+    "weights": "simple", "interval": "plain",
+}  # fmt: skip
+SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
+FEWEST = 10  # sequences with instruments of their own that an answer needs
+NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
+ROUNDING = 100  # effects below so many roundings of float32 lose digits
 
 
 class PairEffects(NamedTuple):
-    """Local effects of all pairs, `deepmr_utils.mr.local_mr`, and the same by member."""
+    """Local effects of pairs, `deepmr_utils.mr.local_mr`, the same by member, and instruments.
+
+    All have ``exposure, outcome`` in front.
+    """
 
     local: pd.DataFrame
     members: pd.DataFrame
+    instruments: pd.DataFrame = pd.DataFrame()
 
 
-def choose_instruments(
-    effects: xr.Dataset, exposure: str, outcome: str, chain: Chain, allowed: xr.DataArray
-) -> pd.DataFrame:
-    """Instruments of one pair: those that the rule selects and that are eligible.
+class Result(NamedTuple):
+    """What `deep_mr` found.
 
-    Parameters
-    ----------
-    effects : xr.Dataset
-        Of `deepmr_utils.mutagenesis.saturation_mutagenesis`.
-    exposure, outcome : str
-    chain : Chain
-        Its rule and threshold are used.
-    allowed : xr.DataArray
-        Of `deepmr_utils.instruments.eligible`.
+    ``effects`` has one row a pair: ``exposure, outcome``; the global ``effect`` with its ``se,
+    ci_low, ci_high, p, q_value``, which carry the variance between members (Benjamini and Hochberg
+    over all pairs); ``tau`` and ``pi_low, pi_high``, how much local effects differ and where one of
+    a new sequence lies; ``k`` sequences and ``n_instruments`` that entered; ``knockout,
+    knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site;
+    ``own_effect``, the effect in units of the features' own responses; ``verdict`` and ``reason``;
+    then ``within_se, between_se, df``, what the standard error is made of.
 
-    Returns
-    -------
-    pd.DataFrame
-        As `deepmr_utils.instruments.select_instruments` gives it.
+    ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
+    n_instruments, f_stat, within_se, between_se, status``, where intervals carry the members, too.
+    ``instruments`` and ``members`` are those of `PairEffects`, ``settings`` is everything that was
+    chosen.
     """
-    table = select_instruments(effects, exposure, outcome, chain.rule, chain.threshold)
-    kept = allowed.sel(feature=exposure).to_numpy()[places(effects, table)]
-    result = table[kept].reset_index(drop=True)
-    result.attrs = table.attrs
-    return result
+
+    effects: pd.DataFrame
+    local: pd.DataFrame
+    instruments: pd.DataFrame
+    members: pd.DataFrame
+    settings: dict[str, Any]
+
+    def report(self) -> str:
+        """A sentence a pair: the verdict, the numbers and the reason."""
+        known = ", given the model" if self.settings["interval"] == "plain" else ""
+        return "\n".join(_sentence(row, known) for _, row in self.effects.iterrows())
 
 
-def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> PairEffects:
-    """Local causal effects between all ordered pairs of features.
+def _sentence(row: pd.Series, known: str) -> str:
+    def number(name: str, text: str = "") -> str:
+        low, high = row[f"{text}ci_low"], row[f"{text}ci_high"]
+        if np.isnan(row[name]):
+            return "not estimated"
+        return f"{row[name]:.3g}" + ("" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]")
+
+    parts = [f"slope {number('effect')}{known}"]
+    if not np.isnan(row["knockout"]):
+        parts.append(f"knock-out {number('knockout', 'knockout_')}")
+    if not np.isnan(row["q_value"]):
+        parts.append(f"q = {row['q_value']:.2g}")
+    return (
+        f"{row['exposure']} -> {row['outcome']}: {row['verdict']}; {', '.join(parts)}; "
+        f"{row['k']} sequences. {row['reason'].capitalize()}."
+    )
+
+
+def deep_mr(
+    effects: xr.Dataset | object, one_hot: object = None, *,
+    pairs: Sequence[tuple[str, str]] | None = None, exposures: Sequence[str] | None = None,
+    outcomes: Sequence[str] | None = None, design: str | None = None, rule: str = "pooled",
+    threshold: float = 1.0, method: str = "ivw", weights: str = "equal", interval: str = "rubin",
+    instances: pd.DataFrame | None = None, motifs: Mapping[str, Any] | None = None,
+    edits: xr.Dataset | None = None, seed: int = 0, **mutagenesis: Any,
+) -> Result:  # fmt: skip
+    """Causal effects between the features of a model: all ordered pairs, or those asked for.
 
     Parameters
     ----------
-    effects : xr.Dataset
-        With ``member_effect``.
-    chain : Chain
-    allowed : xr.DataArray
-        Of `deepmr_utils.instruments.eligible`, by the source of the chain.
+    effects : xr.Dataset, or what `deepmr_utils.mutagenesis.saturation_mutagenesis` takes
+        Variant effects, with ``member_effect`` for intervals; or the members of an ensemble, which
+        are mutated first.
+    one_hot : array or tensor (N, 4, L), optional
+        Sequences, with members.
+    pairs : sequence of (exposure, outcome), optional
+        All of ``exposures`` and ``outcomes`` by default, and these are all features by default.
+    exposures, outcomes : sequence of str, optional
+    design : {"motif", "strongest", "all"}, optional
+        Which substitutions may be instruments, see `deepmr_utils.instruments.eligible`. By default
+        "motif" where instances or motifs are given, else "strongest".
+    rule, threshold
+        As in `deepmr_utils.instruments.select_instruments`.
+    method : str
+        One of `deepmr_utils.mr.methods`.
+    weights : {"equal", "simple", "delta"}
+        Of instruments, for methods that take them. Few members tell the variance of a substitution
+        so badly that ``1 / se^2`` is noise; with "equal" weights the line through the origin is the
+        slope that the truth of the simulations is defined by.
+    interval : str
+        Rule of `deepmr_utils.intervals.total_variance`. "plain" takes the model for known.
+    instances : pd.DataFrame, optional
+        Where the motifs of exposures lie: ``sequence_id, factor, start, end``, see
+        `deepmr_utils.motifs.find_instances`.
+    motifs : mapping of str to Motif, optional
+        By exposure. With members, instances are searched for, if none are given, and knocked out.
+    edits : xr.Dataset, optional
+        Effects of knock-outs, see `deepmr_utils.edits.edit_effects`.
+    seed : int
+        Of the draws of knock-outs.
+    **mutagenesis
+        With members, options of `saturation_mutagenesis`.
 
     Returns
     -------
-    PairEffects
-        With the columns ``exposure, outcome`` in front.
-    """
-    tables, members = [], []
-    for exposure, outcome in permutations(_features(effects), 2):
-        found = choose_instruments(effects, exposure, outcome, chain, allowed)
-        pair = {"exposure": exposure, "outcome": outcome}
-        table = local_mr(found, chain.method).astype({"sequence_id": str})
-        tables.append(table.assign(**pair))
-        if "member_effect" in effects:
-            one = member_local(effects, found, chain.method).astype({"sequence_id": str})
-            members.append(one.assign(**pair))
-    return _together(tables, members)
+    Result
 
-
-def direct_effects(
-    effects: xr.Dataset, chain: Chain, allowed: xr.DataArray, *, curved: bool = True
-) -> PairEffects:
-    """Local effects of every feature on every other, all other features held fixed.
-
-    Parameters
-    ----------
-    effects, chain, allowed
-        As in `pair_effects`; the method of the chain is not used.
-    curved : bool
-        Let the outcome respond to every exposure by a parabola, of which the slope at the reference
-        is the effect. A mutation that destroys a mediator's site moves it much further than one
-        that reaches it through a helper; if a straight line is fitted to both, what the line does
-        not follow looks like a direct effect of the helper.
-
-    Returns
-    -------
-    PairEffects
-        Rows of a sequence are NaN where an exposure has fewer than 3 instruments of its own, since
-        its effect cannot then be told from those of the others.
+    Raises
+    ------
+    ValueError
+        If a feature, a pair or an option is unknown, or an exposure has no motif instances where
+        the design asks for them.
 
     Notes
     -----
-    Multivariable inverse-variance weighting of all sequences at once: for each outcome, the
-    instruments of all other features. Without curvature it is `deepmr_utils.mr.multivariable`.
+    The effect is the slope through the origin, over the exposure's instruments, of the change of
+    the outcome on the change of the exposure. Exposure and outcome are predicted by the same
+    members, so that their errors overlap completely; with three members or more, estimators that
+    can are freed from it (see `deepmr_utils.mr.estimate`). Local effects of a pair make a global
+    one by random effects (`deepmr_utils.meta.random_effects`).
+
+    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
+    over the substitutions that move either, or fewer than 10 sequences have instruments for X;
+    "acts" where q < 0.05 and, if sites were knocked out, the knock-out effect has the same sign and
+    an interval without 0; "no effect" where the interval lies within 0.1 own responses around 0;
+    else "undetermined". An effect in own responses is ``effect * own(X) / own(Y)``, see
+    `deepmr_utils.instruments.own_responses`.
     """
-    features = _features(effects)
-    layers = [effects["effect"]]
-    if "member_effect" in effects:
-        layers += list(effects["member_effect"].transpose("member", ...))
-    tables, members = [], []
-    for outcome in features:
-        exposures = [name for name in features if name != outcome]
-        chosen = [choose_instruments(effects, x, outcome, chain, allowed) for x in exposures]
-        ids = chosen[0]["sequence_id"].cat.categories
-        own = np.stack([table["sequence_id"].value_counts(sort=False) for table in chosen])
-        enough = own.min(0) >= MIN_OWN
-        union = pd.concat(chosen, ignore_index=True)
-        union = union.drop_duplicates(["sequence_id", "position", "alternate"])
-        place, weight = places(effects, union), union["se_outcome"] ** -2
-        codes = union["sequence_id"].cat.codes.to_numpy().astype(np.intp)
-        fits = []
-        for layer in layers:
-            values = layer.sel(feature=[*exposures, outcome])
-            values = values.transpose("sequence", "position", "allele", "feature").to_numpy()
-            *x, y, w = pad_groups(codes, len(ids), *values[place].T, weight)
-            terms = [*x, *(one**2 for one in x)] if curved else x
-            fit = weighted_fit(np.stack(terms, -1), y, w)
-            fits.append([np.where(enough, part[:, : len(x)].T, np.nan).ravel() for part in fit])
-        frame = pd.MultiIndex.from_product([exposures, ids], names=["exposure", "sequence_id"])
-        frame = frame.to_frame(index=False).assign(outcome=outcome, method="multivariable")
-        (effect, se), *by_member = fits
-        status = np.where(enough, "ok", f"an exposure has fewer than {MIN_OWN} instruments")
-        counts, status = (np.tile(each, len(exposures)) for each in (own.sum(0), status))
-        table = frame.assign(causal_effect=effect, se=se, n_instruments=counts, status=status)
-        tables.append(table)
-        members += [frame.assign(member=m, causal_effect=v) for m, (v, _) in enumerate(by_member)]
-    return _together(tables, members)
+    if not isinstance(effects, xr.Dataset):
+        effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)
+        instances = found if instances is None else instances
+        edits = knocked if edits is None else edits
+    elif one_hot is not None or mutagenesis:
+        extra = "one_hot" if one_hot is not None else next(iter(mutagenesis))
+        raise ValueError(f"effects are there already: {extra} goes with the members of a model")
+    pairs = _check_pairs(effects, pairs, exposures, outcomes)
+    design = design or ("strongest" if instances is None else "motif")
+    check_choice("design", design, SOURCES)
+    check_choice("rule", rule, SELECTION)
+    check_choice("interval", interval, RULES)
+    (method,) = check_methods(method)
+    acting = list(dict.fromkeys(x for x, _ in pairs))
+    allowed = eligible(
+        effects.sel(feature=acting) if design == "motif" else effects, design, instances
+    )
+    chosen = {"method": method, "rule": rule, "threshold": threshold, "weights": weights}
+    found = pair_effects(effects, allowed, pairs, **chosen)
+    _warn_of_rounding(effects, found.instruments)
+    settings = {
+        "design": design, **chosen, "interval": interval, "version": __version__,
+        "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
+    }  # fmt: skip
+    settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
+    table = _global_table(found, effects, allowed, edits, interval)
+    return Result(table, _local_table(found, interval), found.instruments, found.members, settings)
 
 
-def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes through the origin of many regressions at once.
+def _check_pairs(
+    effects: xr.Dataset, pairs: Sequence[tuple[str, str]] | None,
+    exposures: Sequence[str] | None, outcomes: Sequence[str] | None,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Ordered pairs of two features each, once."""
+    names = effects["feature"].to_numpy().tolist()
+    if pairs is not None:
+        if exposures is not None or outcomes is not None:
+            raise ValueError("pairs say exposures and outcomes: give either pairs or these")
+        pairs = [tuple(pair) for pair in pairs]
+        for pair in pairs:
+            if len(pair) != 2 or pair[0] == pair[1]:
+                raise ValueError(f"a pair is an exposure and another feature; got {pair}")
+            check_names("feature", list(pair), names)
+        found = list(dict.fromkeys(pairs))
+    else:
+        acting = names if exposures is None else check_names("exposure", as_list(exposures), names)
+        acted = names if outcomes is None else check_names("outcome", as_list(outcomes), names)
+        found = [(x, y) for x in acting for y in acted if x != y]
+    if not found:
+        raise ValueError(f"effects on each other need at least 2 features; got {names}")
+    return found
+
+
+def _n_sequences(effects: xr.Dataset) -> int:
+    if "sequence" in effects.sizes:
+        return effects.sizes["sequence"]
+    return len(np.unique(effects["sequence_id"].to_numpy()))
+
+
+def _mutate(
+    members: object, one_hot: object, instances: pd.DataFrame | None,
+    motifs: Mapping[str, Any] | None, seed: int, options: dict[str, Any],
+) -> tuple[xr.Dataset, pd.DataFrame | None, xr.Dataset | None]:  # fmt: skip
+    """Effects of substitutions, motif instances, and effects of knock-outs of known motifs."""
+    from .edits import edit_effects, site_edits  # who has effects needs no torch
+    from .motifs import find_instances
+    from .mutagenesis import saturation_mutagenesis
+
+    if one_hot is None:
+        raise ValueError("members of a model need sequences: deep_mr(members, one_hot)")
+    effects = saturation_mutagenesis(members, one_hot, keep_members=True, **options)
+    if motifs is None:
+        return effects, instances, None
+    ids = effects["sequence"].to_numpy().tolist()
+    if instances is None:
+        instances = find_instances(one_hot, ids, motifs)
+    shared = {name: options[name] for name in EDIT_OPTIONS if name in options}
+    edits = site_edits(one_hot, ids, instances, motifs, seed=seed)
+    return effects, instances, edit_effects(members, one_hot, edits, sequence_ids=ids, **shared)
+
+
+EDIT_OPTIONS = ("features", "transform", "batch_size", "device", "precision")
+
+
+def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
+    """Say where effects are at the rounding of the predictions whose differences they are."""
+    if effects.attrs.get("precision") != "float32" or "reference_prediction" not in effects:
+        return
+    for name, size in instruments.groupby("exposure")["beta_exposure"]:
+        size = np.sqrt((size**2).mean())
+        prediction = np.abs(effects["reference_prediction"].sel(feature=name)).median().item()
+        if size < ROUNDING * np.finfo(np.float32).eps * prediction:
+            warnings.warn(
+                f"effects on {name!r} are {size:.2g}, of predictions of {prediction:.2g}: float32 "
+                "holds few digits of such differences; compute them with precision='float64'",
+                stacklevel=3,
+            )
+
+
+def pair_effects(
+    effects: xr.Dataset, allowed: xr.DataArray, pairs: Sequence[tuple[str, str]] | None = None, *,
+    method: str | Sequence[str] = "ivw", rule: str = "pooled", threshold: float = 1.0,
+    weights: str = "equal",
+) -> PairEffects:  # fmt: skip
+    """Local causal effects of pairs of features, of which `deep_mr` makes an answer.
 
     Parameters
     ----------
-    x : np.ndarray, float (S, V, P)
-    y, weight : np.ndarray, float (S, V)
-        NaN where there is no instrument.
+    effects : xr.Dataset
+        With ``member_effect``, where effects by member are wanted.
+    allowed : xr.DataArray
+        Of `deepmr_utils.instruments.eligible`.
+    pairs : sequence of (exposure, outcome), optional
+        All ordered pairs by default.
+    method : str or sequence of str
+    rule, threshold, weights
+        As in `deep_mr`.
 
     Returns
     -------
-    tuple of np.ndarray, float64 (S, P)
-        Slopes and standard errors, widened where residuals are larger than the weights say; NaN
-        where the slopes are not determined.
+    PairEffects
+        Without standard errors where effects have none; these take method "ivw" or "egger" alone,
+        with equal weights.
     """
-    used = ~np.isnan(weight)
-    x, y, w = (np.where(u, a, 0) for u, a in ((used[..., None], x), (used, y), (used, weight)))
-    count, exposures = used.sum(1), x.shape[2]
-    root = np.sqrt(w)
-    slope, unit, full = least_squares(root[..., None] * x, root * y, COLLINEAR)
-    q = (w * (y - np.einsum("svp,sp->sv", x, slope)) ** 2).sum(1)
-    se = unit * np.sqrt(np.maximum(q / np.maximum(count - exposures, 1), 1))[:, None]
-    solvable = full & (count > exposures)
-    return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
+    tables, members, chosen = [], [], []
+    for exposure, outcome in permutations(_features(effects), 2) if pairs is None else pairs:
+        found = select_instruments(effects, exposure, outcome, rule, threshold, allowed=allowed)
+        pair = {"exposure": exposure, "outcome": outcome}
+        fit = _without_errors if found["se_outcome"].isna().any() else local_mr
+        for name in check_methods(method):
+            options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
+            tables.append(fit(found, name, **options).assign(**pair))
+            if effects.sizes.get("member", 0) > 1:
+                members.append(member_local(effects, found, name, **options).assign(**pair))
+        chosen.append(found.astype({"sequence_id": str}).assign(**pair))
+    return PairEffects(*(_together(each) for each in (tables, members, chosen)))
 
 
-def _together(tables: list[pd.DataFrame], members: list[pd.DataFrame]) -> PairEffects:
-    local = pd.concat(tables, ignore_index=True)
-    by_member = pd.concat(members, ignore_index=True) if members else pd.DataFrame()
-    return PairEffects(local[[*PAIR, *local.columns.drop(PAIR)]], by_member)
+def _without_errors(instruments: pd.DataFrame, method: str, **options: str) -> pd.DataFrame:
+    """Local effects without standard errors: slopes, which equal weights need no errors for."""
+    if method not in ("ivw", "egger") or options.get("weights") != "equal":
+        raise ValueError(
+            "effects of a single network have no standard errors: take method 'ivw' or 'egger' "
+            f"with weights='equal'; got {method!r}, weights={options.get('weights')!r}"
+        )
+    table = local_mr(instruments.assign(se_exposure=1.0, se_outcome=1.0), method, **options)
+    kept = ["sequence_id", "method", "causal_effect", "intercept", "n_instruments", "status"]
+    return table.assign(**dict.fromkeys(table.columns.difference(kept), np.nan))
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, ignore_index=True)
+    table["sequence_id"] = table["sequence_id"].astype(str)
+    return table[[*PAIR, *table.columns.drop(PAIR)]]
 
 
 def _features(effects: xr.Dataset) -> list[str]:
@@ -212,8 +342,100 @@ def _features(effects: xr.Dataset) -> list[str]:
     return names
 
 
+TOTAL = {
+    "total_se": "se", "total_ci_low": "ci_low", "total_ci_high": "ci_high", "total_p": "p",
+    "total_df": "df",
+}  # fmt: skip
+
+
+def _with_total(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose standard errors, intervals and p-values are those that carry the model."""
+    given = table.rename(columns={"se": "within_se"}).drop(columns=["ci_low", "ci_high", "p"])
+    return given.rename(columns=TOTAL)
+
+
+def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
+    keys = [*PAIR, "sequence_id"]
+    members = found.members if len(found.members) else found.local.iloc[:0]
+    table = add_intervals(found.local, members, keys, rule=interval, moderate=True)
+    table = _with_total(table)
+    columns = ["causal_effect", "se", "ci_low", "ci_high", "p", "n_instruments", "f_stat"]
+    columns = [*keys, "method", *columns, "within_se", "between_se", "status"]
+    return table[[name for name in columns if name in table]]
+
+
+def _global_table(
+    found: PairEffects, effects: xr.Dataset, allowed: xr.DataArray, edits: xr.Dataset | None,
+    interval: str,
+) -> pd.DataFrame:  # fmt: skip
+    """The table of `Result.effects`."""
+    table, _ = summarise(found, PAIR, rule=interval)
+    beyond = np.minimum(table["total_df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
+    reach = special.stdtrit(beyond, 0.975) * np.hypot(table["total_se"], table["tau"])
+    table = _with_total(table).assign(
+        pi_low=table["effect"] - reach, pi_high=table["effect"] + reach
+    )
+    entered = found.local[found.local["causal_effect"].notna()]
+    counts = entered.groupby(PAIR)["n_instruments"].sum()
+    table = table.set_index(PAIR)
+    table["n_instruments"] = counts.reindex(table.index, fill_value=0)
+    names = ["knockout", "knockout_ci_low", "knockout_ci_high"]
+    if edits is None:
+        table[names] = np.nan
+    else:
+        from .edits import knockout_effects
+
+        here = [pair for pair in table.index if pair[0] in edits["factor"].to_numpy()]
+        table[names] = knockout_effects(edits, here).set_index(PAIR)[names].reindex(table.index)
+    own = own_responses(effects, allowed)
+    x, y = (own.reindex(table.index.get_level_values(name)).to_numpy() for name in PAIR)
+    table["own_effect"] = table["effect"] * x / y
+    table["same"] = [_correlation(effects, *pair) for pair in table.index]
+    answers = [
+        _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
+    ]
+    table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
+    columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
+    columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
+    return table[[*columns, "within_se", "between_se", "df"]].reset_index()
+
+
+def _correlation(effects: xr.Dataset, exposure: str, outcome: str) -> float:
+    """Of the effects on two features, over the substitutions that move either by a global sd."""
+    sites = site_dimensions(effects)
+    values = effects["effect"].sel(feature=[exposure, outcome]).transpose("feature", *sites)
+    values = values.to_numpy().reshape(2, -1).astype(np.float64)
+    values = values[:, np.isfinite(values).all(0)]
+    moved = (np.abs(values) >= values.std(1, keepdims=True)).any(0)
+    if moved.sum() < 3 or not values[:, moved].std(1).all():
+        return np.nan
+    return float(np.corrcoef(values[:, moved])[0, 1])
+
+
+def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
+    """Answer to one pair, and why; ``scale`` brings effects into own responses."""
+    if row["same"] > SAME:
+        why = f"substitutions move both alike (correlation {row['same']:.2f})"
+        return "not distinguishable", why
+    if row["k"] < FEWEST:
+        return "not distinguishable", f"only {row['k']} of the {FEWEST} sequences that are needed"
+    if not np.isfinite(row["se"]):
+        return "undetermined", row["total_status"]
+    if row["q_value"] < 0.05:
+        if np.isnan(row["knockout"]):
+            return "acts", "the slope is told from 0; no site was knocked out"
+        low, high = row["knockout_ci_low"], row["knockout_ci_high"]
+        agrees = low > 0 if row["effect"] > 0 else high < 0
+        if agrees:
+            return "acts", "slope and knock-out are told from 0 and have one sign"
+        return "undetermined", "the slope is told from 0, the knock-out is not"
+    if np.abs([row["ci_low"], row["ci_high"]]).max() * scale <= NEGLIGIBLE:
+        return "no effect", f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
+    return "undetermined", f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"
+
+
 def summarise(
-    pairs: PairEffects, by: Sequence[str] = (*PAIR, "method")
+    pairs: PairEffects, by: Sequence[str] = (*PAIR, "method"), *, rule: str = "rubin"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of all pairs: global effects with intervals and p-values that carry the model.
 
@@ -223,6 +445,8 @@ def summarise(
         Without rows, for instance those of other bins, where these should not enter.
     by : sequence of str
         Columns of ``pairs.local`` whose values make the groups.
+    rule : str
+        Of intervals, see `deepmr_utils.intervals.total_variance`.
 
     Returns
     -------
@@ -240,10 +464,14 @@ def summarise(
     """
     by = as_list(by)
     table = global_effects(pairs.local, by)
+    if pairs.local["se"].isna().all():  # a single network: nothing to weight sequences by
+        mean = pairs.local.groupby(by)["causal_effect"].agg(["mean", "count"]).reset_index()
+        mean = table[by].merge(mean, on=by)
+        table = table.assign(effect=mean["mean"], k=mean["count"])
     members = table[by].iloc[:0].assign(member=0, effect=0.0)
     if len(pairs.members):
         members = member_global(pairs.local, pairs.members, by)
-    table = add_intervals(table, members, by, "effect")
+    table = add_intervals(table, members, by, "effect", rule=rule)
     return table.assign(q_value=q_values(table, [n for n in by if n not in PAIR])), members
 
 

@@ -13,38 +13,47 @@ from .sequences import ALPHABET
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["eligible", "select_instruments"]
+__all__ = ["eligible", "own_responses", "select_instruments"]
 
 RULES = ("pooled", "wald")
 SOURCES = ("motif", "strongest", "all")
 SE_FLOOR_QUANTILE = 0.01
+SITES = ("sequence", "position", "allele")
 
 
 def select_instruments(
-    effects: xr.Dataset, exposure: str, outcome: str, rule: str = "pooled", threshold: float = 1.0
-) -> pd.DataFrame:
+    effects: xr.Dataset, exposure: str, outcome: str, rule: str = "pooled", threshold: float = 1.0,
+    *, allowed: xr.DataArray | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Keep the substitutions that are associated with the exposure.
 
     Parameters
     ----------
     effects : xr.Dataset
-        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
+        Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`; or those of edits,
+        see `deepmr_utils.edits.edit_effects`, each of which may be an instrument, too.
     exposure, outcome : str
         Two different features of ``effects``.
     rule : {"pooled", "wald"}
         ``"pooled"`` (the paper's): exposure effects are standardised by the mean and sd (ddof 0) of
         all valid substitutions of all sequences, and those with ``|z| >= threshold`` are kept.
-        ``"wald"``: those with ``|effect| / se >= threshold``.
+        ``"wald"``: those with ``|effect| / sd >= threshold``, sd over members.
     threshold : float
         The paper uses 1 in the simulation and 3 for BPNet.
+    allowed : xr.DataArray, optional
+        Which substitutions may be instruments of which feature, of `eligible`; all by default.
 
     Returns
     -------
     pd.DataFrame
         One row an instrument: ``sequence_id`` (a Categorical over all analysed sequences, in their
-        order), ``position`` (0-based), ``reference``, ``alternate``, ``beta_exposure``,
-        ``se_exposure``, ``beta_outcome``, ``se_outcome``. ``attrs["counts"]`` says how many
-        substitutions there were, how many were kept, and why the others were not;
+        order), ``position`` (0-based), ``reference``, ``alternate``, then ``beta_``, ``sd_`` and
+        ``se_`` of ``exposure`` and ``outcome``. ``sd_`` is the standard deviation over members,
+        ``se_`` the standard error of the effect, their mean: ``sd / sqrt(M)``. Where effects by
+        member are there, ``covariance`` is that of the errors of both effects: all members predict
+        both, so that it is the covariance over members, divided by M. Of effects from elsewhere,
+        ``sd_`` and ``se_`` are the standard errors that came with them. ``attrs["counts"]`` says
+        how many substitutions there were, how many were kept, and why the others were not;
         ``attrs["exposure"]`` and ``attrs["outcome"]`` name the features.
 
     Notes
@@ -52,7 +61,7 @@ def select_instruments(
     Reference alleles and unknown bases are no substitutions. A substitution that moves no member's
     exposure (se exactly 0) is no instrument. Where only the outcome's se is 0, dropping it would
     bias the estimate away from 0; its se is set to the 1 % quantile of the positive outcome
-    standard errors.
+    standard errors. A single network's effects have no standard errors: they are NaN.
     """
     names = effects["feature"].to_numpy().tolist()
     pair = [
@@ -63,57 +72,88 @@ def select_instruments(
         raise ValueError(f"exposure and outcome must be two features; both are {exposure!r}")
     check_choice("rule", rule, RULES)
     check_number("threshold", threshold, low=0)
-    order = ("feature", "sequence", "position", "allele")
-    (x, y), (se_x, se_y) = (
-        effects[name].isel(feature=pair).transpose(*order).to_numpy().astype(np.float64)
+    sites = site_dimensions(effects)
+    (x, y), (sd_x, sd_y) = (
+        effects[name].isel(feature=pair).transpose("feature", *sites).to_numpy().astype(np.float64)
         for name in ("effect", "se")
     )
     valid = np.isfinite(x) & np.isfinite(y)
-    if valid.any() and np.isnan(se_x[valid]).all():
+    unknown = valid.any() and np.isnan(sd_x[valid]).all()
+    if unknown and rule == "wald":
         raise ValueError(
-            "effects of a single member have no standard errors, which instruments need: use an "
-            "ensemble or MC-dropout"
+            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
+            "ensemble or MC-dropout, or the rule 'pooled'"
         )
-
-    frozen = valid & (se_x == 0)
+    frozen = valid & (sd_x == 0)
     usable = valid & ~frozen
     if rule == "pooled":
         spread = x[valid].std() if valid.any() else np.nan
         strength = np.abs(x - x[valid].mean()) / spread if spread > 0 else np.zeros(x.shape)
     else:
-        strength = np.abs(x) / np.where(usable, se_x, np.nan)
-    kept = usable & (np.nan_to_num(strength) >= threshold)
+        strength = np.abs(x) / np.where(usable, sd_x, np.nan)
+    strong = usable & (np.nan_to_num(strength) >= threshold)
+    kept = strong
+    if allowed is not None:
+        kept = strong & allowed.sel(feature=exposure).transpose(*sites).to_numpy()
 
-    sequence, position, allele = np.nonzero(kept)
-    se_outcome = se_y[kept]
-    floored = se_outcome == 0
+    sd_outcome = sd_y[kept]
+    floored = sd_outcome == 0
     if floored.any():
-        positive = se_y[usable & (se_y > 0)]
+        positive = sd_y[usable & (sd_y > 0)]
         if not len(positive):
             raise ValueError(
                 f"no substitution moves the outcome {outcome!r}: its se is 0 everywhere"
             )
-        se_outcome[floored] = np.quantile(positive, SE_FLOOR_QUANTILE)
-    reference = effects["reference"].transpose("sequence", "position").to_numpy()
-    table = pd.DataFrame({
-        "sequence_id": pd.Categorical.from_codes(sequence, effects["sequence"].to_numpy()),
-        "position": effects["position"].to_numpy()[position],
-        "reference": reference[sequence, position],
-        "alternate": np.array(list(ALPHABET))[allele],
-        "beta_exposure": x[kept],
-        "se_exposure": se_x[kept],
-        "beta_outcome": y[kept],
-        "se_outcome": se_outcome,
-    })  # fmt: skip
+        sd_outcome[floored] = np.quantile(positive, SE_FLOOR_QUANTILE)
+    members = effects.attrs.get("n_members", 1)
+    table = _identity(effects, np.nonzero(kept)).assign(
+        beta_exposure=x[kept], sd_exposure=sd_x[kept], se_exposure=sd_x[kept] / members**0.5,
+        beta_outcome=y[kept], sd_outcome=sd_outcome, se_outcome=sd_outcome / members**0.5,
+    )  # fmt: skip
+    if "member_effect" in effects and effects.sizes["member"] > 1:
+        own = effects["member_effect"].isel(feature=pair).transpose("feature", "member", *sites)
+        each = own.to_numpy()[..., kept].astype(np.float64)
+        each = each - each.mean(1, keepdims=True)
+        table["covariance"] = (each[0] * each[1]).sum(0) / (members - 1) / members
     table.attrs = {
         "exposure": exposure, "outcome": outcome, "rule": rule, "threshold": threshold,
         "counts": {
             "substitutions": int(valid.sum()), "kept": len(table),
-            "weak": int((usable & ~kept).sum()), "exposure se 0": int(frozen.sum()),
-            "outcome se floored": int(floored.sum()),
+            "weak": int((usable & ~strong).sum()), "not eligible": int((strong & ~kept).sum()),
+            "exposure se 0": int(frozen.sum()), "outcome se floored": int(floored.sum()),
         },
     }  # fmt: skip
     return table
+
+
+def site_dimensions(effects: xr.Dataset) -> tuple[str, ...]:
+    """Dimensions that tell changes of sequences apart: those of substitutions, or "edit"."""
+    return ("edit",) if "edit" in effects.dims else SITES
+
+
+def _identity(effects: xr.Dataset, place: tuple[np.ndarray, ...]) -> pd.DataFrame:
+    """What was changed at these places: sequence, position, reference and alternate bases."""
+    if len(place) == 1:
+        (edit,) = place
+        ids = pd.Categorical(effects["sequence_id"].to_numpy()[edit], edited_sequences(effects))
+        start, reference, alternate = (
+            effects[name].to_numpy()[edit] for name in ("start", "reference", "replacement")
+        )
+    else:
+        sequence, position, allele = place
+        ids = pd.Categorical.from_codes(sequence, effects["sequence"].to_numpy())
+        start = effects["position"].to_numpy()[position]
+        reference = effects["reference"].transpose("sequence", "position").to_numpy()
+        reference = reference[sequence, position]
+        alternate = np.array(list(ALPHABET))[allele]
+    return pd.DataFrame(
+        {"sequence_id": ids, "position": start, "reference": reference, "alternate": alternate}
+    )
+
+
+def edited_sequences(effects: xr.Dataset) -> list[str]:
+    """Identifiers of the sequences of edits, in order of appearance."""
+    return pd.unique(effects["sequence_id"].to_numpy()).tolist()
 
 
 def eligible(
@@ -140,7 +180,7 @@ def eligible(
     """
     import xarray as xr  # tables of instruments do without
 
-    dims = ("sequence", "position", "allele", "feature")
+    dims = (*site_dimensions(effects), "feature")
     values = effects["effect"].transpose(*dims)
     check_choice("source", source, SOURCES)
     if source == "all":
@@ -149,6 +189,10 @@ def eligible(
         size = np.abs(values / values.std(dims[:3]))
         return size == size.max("feature")
     features = effects.indexes["feature"]
+    if dims[0] == "edit":  # an edit says whose site it changes
+        return effects["factor"] == xr.DataArray(
+            features, dims="feature", coords={"feature": features}
+        )
     if instances is not None:
         check_columns(instances, ["sequence_id", "factor", "start", "end"], "motif instances")
     if instances is None or not set(features) <= set(instances["factor"]):
@@ -168,8 +212,39 @@ def eligible(
     return xr.DataArray(result, values.coords, dims)
 
 
+def own_responses(effects: xr.Dataset, allowed: xr.DataArray) -> pd.Series:
+    """How far a feature moves when its own typical site is lost, to compare features by.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+        Variant effects.
+    allowed : xr.DataArray
+        Of `eligible`.
+
+    Returns
+    -------
+    pd.Series, float64
+        By feature of ``allowed``: the median, over sequences in which an eligible substitution
+        moves it by a standard deviation of all its effects or more, of the largest such move.
+    """
+    sites = site_dimensions(effects)
+    found = {}
+    for name in allowed["feature"].to_numpy().tolist():
+        values = effects["effect"].sel(feature=name).transpose(*sites).to_numpy()
+        size = np.abs(values.astype(np.float64))
+        own = np.where(allowed.sel(feature=name).transpose(*sites).to_numpy(), size, np.nan)
+        if sites == SITES:
+            largest = np.nanmax(own.reshape(len(own), -1), axis=1, initial=0)
+        else:
+            largest = pd.Series(own.ravel()).groupby(effects["sequence_id"].to_numpy()).max()
+        there = largest[largest >= np.nanstd(values)]
+        found[name] = np.median(there) if len(there) else np.nan
+    return pd.Series(found, dtype=float)
+
+
 def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, ...]:
-    """Indices (sequence, position, allele) of instruments in the effects they were selected from.
+    """Indices, along `site_dimensions`, of instruments in the effects they were selected from.
 
     Raises
     ------
@@ -177,11 +252,20 @@ def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, 
         If they are from others.
     """
     ids = instruments["sequence_id"].cat
-    found = (
-        effects.indexes["sequence"].get_indexer(ids.categories)[ids.codes],
-        effects.indexes["position"].get_indexer(instruments["position"]),
-        effects.indexes["allele"].get_indexer(instruments["alternate"]),
-    )
+    if "edit" in effects.dims:
+        columns = [effects[n].to_numpy() for n in ("sequence_id", "start", "replacement")]
+        keys = pd.MultiIndex.from_arrays(columns)
+        wanted = [
+            instruments[n].astype(str) if n == "sequence_id" else instruments[n]
+            for n in ("sequence_id", "position", "alternate")
+        ]
+        found = (keys.get_indexer(pd.MultiIndex.from_arrays(wanted)),)
+    else:
+        found = (
+            effects.indexes["sequence"].get_indexer(ids.categories)[ids.codes],
+            effects.indexes["position"].get_indexer(instruments["position"]),
+            effects.indexes["allele"].get_indexer(instruments["alternate"]),
+        )
     if min(index.min(initial=0) for index in found) < 0:
         raise ValueError("instruments are not from these effects: select them from the same ones")
     return found

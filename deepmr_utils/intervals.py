@@ -16,12 +16,14 @@ from scipy import optimize, special, stats
 
 from ._checks import as_list, check_choice, check_columns, numbers
 from ._numerics import pad_groups
-from .instruments import places
+from .instruments import places, site_dimensions
 from .meta import global_effects, why_left_out
-from .mr import check_methods, estimate
+from .mr import check_methods
+from .mr.estimation import fit
+from .mr.registry import REGISTRY
 
 __all__ = [
-    "add_intervals", "intervals", "member_global", "member_local",
+    "add_intervals", "intervals", "leave_one_out", "member_global", "member_local",
     "q_values", "total_variance",
 ]  # fmt: skip
 
@@ -135,7 +137,7 @@ def member_local(
     effects: xr.Dataset, instruments: pd.DataFrame, method: str | Sequence[str] = "ivw",
     **options: object,
 ) -> pd.DataFrame:  # fmt: skip
-    """Local causal effects by the predictions of each member alone.
+    """What each member says of local causal effects.
 
     Parameters
     ----------
@@ -153,36 +155,83 @@ def member_local(
 
     Notes
     -----
-    Instruments and standard errors are those of the ensemble, so that what differs between members
-    is what they predict. All members are one call of the estimator.
+    Instruments are those of the ensemble, so that what differs between members is what they
+    predict. An estimator that is freed from the overlap of errors needs two members, which a single
+    one is not. There, with three members or more, the effect of member m is its pseudo-value ``M t
+    - (M - 1) t(-m)``, with t the estimate of the ensemble and t(-m) that of the others; their
+    variance is that of a member, as it is for the plain estimates of each (Tukey 1958, Ann Math
+    Stat 29:614; Efron and Stein 1981, Ann Stat 9:586). All members are one call of the estimator.
     """
     if "member_effect" not in effects:
         raise ValueError("effects have no member_effect: compute them with keep_members=True")
     place, ids = places(effects, instruments), instruments["sequence_id"]
     codes, groups = ids.cat.codes.to_numpy().astype(np.intp), len(ids.cat.categories)
-    arrays = []
-    for role in ("exposure", "outcome"):
-        values = effects["member_effect"].sel(feature=instruments.attrs[role])
-        values = values.transpose("member", "sequence", "position", "allele").to_numpy()[:, *place]
-        (se,) = pad_groups(codes, groups, instruments[f"se_{role}"])
-        arrays += [
-            np.concatenate([pad_groups(codes, groups, member)[0] for member in values]),
-            np.tile(se, (len(values), 1)),
-        ]
-    members, sequence = np.indices((len(values), groups)).reshape(2, -1)
-    ids = pd.Categorical.from_codes(sequence, dtype=ids.dtype)
-    frame = pd.DataFrame({"member": members, "sequence_id": ids})
+    each = [
+        effects["member_effect"].sel(feature=instruments.attrs[role])
+        .transpose("member", *site_dimensions(effects)).to_numpy()[:, *place].astype(np.float64)
+        for role in ("exposure", "outcome")
+    ]  # fmt: skip
+    m = len(each[0])
+    errors = [np.tile(instruments[f"se_{role}"], (m, 1)) for role in ("exposure", "outcome")]
     tables = []
     for one in check_methods(method):
-        effect = estimate(*arrays, one, **options)["causal_effect"]
-        tables.append(frame.assign(method=one, causal_effect=effect))
+        leave_out = "covariance" in instruments and REGISTRY[one].overlap and m > 2
+        x, y, se_x, se_y, c = *each, *errors, None
+        if leave_out:
+            mean_x, mean_y, var_x, var_y, c = leave_one_out(*each)
+            columns = instruments[["beta_exposure", "beta_outcome", "se_exposure", "se_outcome"]]
+            whole = [*columns.to_numpy().T, instruments["covariance"].to_numpy()]
+            # the weights of methods that weight by errors stay those of the ensemble
+            own = (mean_x, mean_y, np.sqrt(var_x), se_y, c)
+            x, y, se_x, se_y, c = (np.vstack(pair) for pair in zip(whole, own, strict=True))
+        rows = len(x)
+        arrays = [
+            np.concatenate([pad_groups(codes, groups, row)[0] for row in array])
+            for array in (x, se_x, y, se_y, *([] if c is None else [c]))
+        ]
+        values = fit(arrays[:4], one, covariance=arrays[4] if leave_out else None, **options)
+        values = values["causal_effect"].to_numpy().reshape(rows, groups)
+        if leave_out:
+            values = m * values[0] - (m - 1) * values[1:]
+        members, sequence = np.indices((m, groups)).reshape(2, -1)
+        frame = pd.DataFrame({
+            "member": members, "sequence_id": pd.Categorical.from_codes(sequence, dtype=ids.dtype),
+            "method": one, "causal_effect": values.ravel(),
+        })  # fmt: skip
+        tables.append(frame)
     return pd.concat(tables, ignore_index=True)
+
+
+def leave_one_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Means of all members but one, with the variances and the covariance of their errors.
+
+    Parameters
+    ----------
+    x, y : np.ndarray, float64 (M, V)
+        Effects by member, of three members or more.
+
+    Returns
+    -------
+    tuple of np.ndarray, float64 (M, V)
+        Mean of x, mean of y, variance of the mean of x, that of y, and their covariance, in which
+        row m leaves out member m.
+    """
+    m = len(x)
+    dx, dy = x - x.mean(0), y - y.mean(0)
+    mean_x, mean_y = (a.mean(0) - d / (m - 1) for a, d in ((x, dx), (y, dy)))
+
+    def covariance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        # sum over the others about their own mean, which lies a / (m - 1) off that of all
+        squares = (a * b).sum(0) - a * b * (1 + 1 / (m - 1))
+        return squares / ((m - 1) * (m - 2))
+
+    return mean_x, mean_y, covariance(dx, dx), covariance(dy, dy), covariance(dx, dy)
 
 
 def member_global(
     local: pd.DataFrame, members: pd.DataFrame, by: Sequence[str] = ("method",), **options: object
-) -> pd.DataFrame:
-    """Global causal effects by the predictions of each member alone.
+) -> pd.DataFrame:  # fmt: skip
+    """What each member says of global causal effects.
 
     Parameters
     ----------
@@ -200,9 +249,11 @@ def member_global(
     Returns
     -------
     pd.DataFrame
-        The columns of `by`, ``member`` and ``effect``. Only sequences with an estimate of the
-        ensemble and of every member enter. Rows of both tables belong together by sequence and
-        method, and by exposure and outcome and those of `by` that both have.
+        The columns of `by`, ``member`` and ``effect``: the mean of the member's local effects, with
+        the weights that sequences have in the random-effects mean of the ensemble. Only sequences
+        with an estimate of the ensemble and of every member enter. Rows of both tables belong
+        together by sequence and method, and by exposure and outcome and those of `by` that both
+        have.
 
     Raises
     ------
@@ -221,14 +272,21 @@ def member_global(
         )
     values = members["causal_effect"].replace([np.inf, -np.inf], np.nan)
     grouped = members.assign(member_effect=values).groupby([*keys, "member"], observed=True)
-    wide = grouped["member_effect"].mean().unstack().dropna().reset_index()
-    each = wide.melt(keys, var_name="member", value_name="member_effect")
+    wide = grouped["member_effect"].mean().unstack().dropna()
     enters = why_left_out(*(numbers(local[n], n) for n in ("causal_effect", "se"))) == ""
-    used = local.loc[enters, [*dict.fromkeys([*by, *keys, "se"])]].merge(each, on=keys)
+    columns = list(dict.fromkeys([*by, *keys, "causal_effect", "se"]))
+    used = local.loc[enters, columns].merge(wide.reset_index(), on=keys)
     if not len(used):  # no sequence has an estimate
         return used[by].assign(member=0, effect=0.0)
-    table = global_effects(used, [*by, "member"], effect="member_effect", **options)
-    return table[[*by, "member", "effect"]]
+    tau2 = global_effects(used, by, **options)[[*by, "tau2"]]
+    used = used.merge(tau2, on=by) if by else used.assign(tau2=tau2["tau2"].iloc[0])
+    weight = 1 / (used["se"] ** 2 + used["tau2"].fillna(0))
+    groups = [used[name] for name in by] or [np.zeros(len(used))]
+    sums = used[wide.columns].mul(weight, axis=0).groupby(groups, observed=True, sort=False).sum()
+    total = weight.groupby(groups, observed=True, sort=False).sum()
+    mean = sums.div(total, axis=0).rename_axis(columns="member")
+    mean = mean.stack().rename("effect").reset_index()
+    return mean[[*by, "member", "effect"]]
 
 
 def add_intervals(
