@@ -72,9 +72,9 @@ class Result(NamedTuple):
     then ``within_se, between_se, df``, what the standard error is made of.
 
     ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
-    n_instruments, f_stat, within_se, between_se, status``, where intervals carry the members, too.
-    ``instruments`` and ``members`` are those of `PairEffects`, ``settings`` is everything that was
-    chosen.
+    n_instruments, status, within_se, between_se``, where intervals carry the members, too, and what
+    else the method gives (see `deepmr_utils.mr.estimate`). ``instruments`` and ``members`` are
+    those of `PairEffects`, ``settings`` is everything that was chosen.
     """
 
     effects: pd.DataFrame
@@ -82,6 +82,12 @@ class Result(NamedTuple):
     instruments: pd.DataFrame
     members: pd.DataFrame
     settings: dict[str, Any]
+
+    @property
+    def pairs(self) -> PairEffects:
+        """What `summarise` takes: rows of ``local`` may be chosen and grouped in other ways."""
+        local = self.local.assign(se=self.local["within_se"])
+        return PairEffects(local, self.members, self.instruments)
 
     def report(self) -> str:
         """A sentence a pair: the verdict, the numbers and the reason."""
@@ -357,11 +363,10 @@ def _with_total(table: pd.DataFrame) -> pd.DataFrame:
 def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
     keys = [*PAIR, "sequence_id"]
     members = found.members if len(found.members) else found.local.iloc[:0]
-    table = add_intervals(found.local, members, keys, rule=interval, moderate=True)
-    table = _with_total(table)
-    columns = ["causal_effect", "se", "ci_low", "ci_high", "p", "n_instruments", "f_stat"]
-    columns = [*keys, "method", *columns, "within_se", "between_se", "status"]
-    return table[[name for name in columns if name in table]]
+    table = _with_total(add_intervals(found.local, members, keys, rule=interval, moderate=True))
+    first = ["method", "causal_effect", "se", "ci_low", "ci_high", "p", "n_instruments", "status"]
+    first = [*keys, *first, "within_se", "between_se"]
+    return table[[*first, *table.columns.drop([*first, "df", "total_status"])]]
 
 
 def _global_table(

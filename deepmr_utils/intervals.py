@@ -178,7 +178,7 @@ def member_local(
         leave_out = "covariance" in instruments and REGISTRY[one].overlap and m > 2
         x, y, se_x, se_y, c = *each, *errors, None
         if leave_out:
-            mean_x, mean_y, var_x, var_y, c = leave_one_out(*each)
+            mean_x, mean_y, var_x, c = leave_one_out(*each)
             columns = instruments[["beta_exposure", "beta_outcome", "se_exposure", "se_outcome"]]
             whole = [*columns.to_numpy().T, instruments["covariance"].to_numpy()]
             # the weights of methods that weight by errors stay those of the ensemble
@@ -203,7 +203,7 @@ def member_local(
 
 
 def leave_one_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means of all members but one, with the variances and the covariance of their errors.
+    """Means of all members but one, with the variance and the covariance of their errors.
 
     Parameters
     ----------
@@ -213,8 +213,8 @@ def leave_one_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     Returns
     -------
     tuple of np.ndarray, float64 (M, V)
-        Mean of x, mean of y, variance of the mean of x, that of y, and their covariance, in which
-        row m leaves out member m.
+        Mean of x, mean of y, variance of the mean of x, and its covariance with that of y; row m
+        leaves out member m.
     """
     m = len(x)
     dx, dy = x - x.mean(0), y - y.mean(0)
@@ -225,7 +225,7 @@ def leave_one_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         squares = (a * b).sum(0) - a * b * (1 + 1 / (m - 1))
         return squares / ((m - 1) * (m - 2))
 
-    return mean_x, mean_y, covariance(dx, dx), covariance(dy, dy), covariance(dx, dy)
+    return mean_x, mean_y, covariance(dx, dx), covariance(dx, dy)
 
 
 def member_global(
@@ -311,7 +311,8 @@ def add_intervals(
     complete_df : str, optional
         Column of `estimates` with the degrees of freedom of the standard errors.
     moderate : bool
-        Shrink the variances between members by `moderated_variance`; for many local effects.
+        Shrink the variances between members by `moderated_variance`, among the sequences that
+        agree in the other columns of ``on``.
 
     Returns
     -------
@@ -329,9 +330,19 @@ def add_intervals(
     groups = members.assign(_all=0).groupby(keys, observed=True, dropna=False)[effect]
     spread = groups.agg(["std", "count"]).reset_index()
     table = estimates[on].assign(_all=0).merge(spread, on=keys, how="left", validate="m:1")
-    df = np.inf if complete_df is None else estimates[complete_df]
-    known = estimates[effect], estimates["se"], table["std"], table["count"]
-    return estimates.assign(**intervals(*known, rule, df, moderate=moderate))
+    df = np.inf if complete_df is None else estimates[complete_df].to_numpy()
+    known = pd.DataFrame({
+        "effect": estimates[effect].to_numpy(), "se": estimates["se"].to_numpy(),
+        "between_se": table["std"], "n_members": table["count"], "complete_df": df,
+    })  # fmt: skip
+    alike = [table[name] for name in on if name != "sequence_id"] if moderate else []
+    groups = known.groupby(alike, dropna=False, sort=False) if alike else [(None, known)]
+    parts = [
+        pd.DataFrame(intervals(**part, rule=rule, moderate=moderate), part.index)
+        for _, part in groups
+    ]
+    columns = pd.concat(parts).reindex(known.index)
+    return estimates.assign(**{name: columns[name].to_numpy() for name in columns})
 
 
 def intervals(

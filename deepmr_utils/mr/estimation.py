@@ -273,3 +273,7 @@ def check_effects(*values: ArrayLike, labels: Sequence[Hashable] | None = None) 
             got = arrays[which][row, column]
             raise ValueError(f"{EFFECTS[which]} must be {rule}; got {got} at {place}: {fix}")
     return arrays
+
+
+def fit(arrays, method, covariance=None, **options):  # TEMPORARY
+    return estimate(*arrays, method, **options)

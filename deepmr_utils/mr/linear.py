@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from ._rows import Array, Line, row_quantile, weighted_line
+from .._numerics import RANK
+from ._rows import Array, Line, centred, row_quantile, weighted_line
 from .mm import mm_line
 
 Distribution = Literal["normal", "t"]
 Fit = dict[str, Array]
 
 Z95 = special.ndtri(0.975)
+NOT_DEBIASED = "no estimate: exposure effects are no larger than their errors make them"
 
 
 class Instruments(NamedTuple):
@@ -40,6 +42,7 @@ class Instruments(NamedTuple):
     y: Array
     sy: Array
     n: Array
+    c: Array | None = None
 
     @property
     def mask(self) -> Array:
@@ -129,7 +132,7 @@ def ivw(
     effects: Literal["auto", "fixed", "random"] = "auto",
     penalized: bool = False,
     robust: bool = False,
-    weights: Literal["simple", "delta"] = "simple",
+    weights: Literal["simple", "delta", "equal"] = "simple",
     distribution: Distribution = "normal",
 ) -> Fit:
     """Inverse-variance weighted estimate: a line through the origin.
@@ -145,8 +148,9 @@ def ivw(
         Downweight instruments that are far from the median ratio.
     robust : bool
         MM-regression in place of least squares.
-    weights : {"simple", "delta"}
-        1 / sy^2, or with the second-order term, 1 / (sy^2 + y^2 sx^2 / x^2).
+    weights : {"simple", "delta", "equal"}
+        1 / sy^2, or with the second-order term, 1 / (sy^2 + y^2 sx^2 / x^2); or one weight for all,
+        see `equal_line`: where errors are known so badly that weights by them are noise.
     distribution : {"normal", "t"}
         Reference distribution; t has n - 1 degrees of freedom.
 
@@ -160,6 +164,8 @@ def ivw(
     Burgess, Butterworth and Thompson (2013), Genet Epidemiol 37:658; robust and penalized forms:
     Rees, Wood, Dudbridge and Burgess (2019), PLOS ONE 14:e0222362.
     """
+    if weights == "equal":
+        return equal_line(data, effects=effects, distribution=distribution)
     variance = data.sy**2
     if weights == "delta":  # infinite variance, no weight, where there is no exposure effect
         second = (data.y * data.sx / np.where(data.x > 0, data.x, np.nan)) ** 2
@@ -190,6 +196,7 @@ def egger(
     *,
     penalized: bool = False,
     robust: bool | int = False,
+    weights: Literal["simple", "equal"] = "simple",
     distribution: Distribution = "normal",
 ) -> Fit:
     """MR-Egger: a line whose intercept is the average directional pleiotropy.
@@ -202,6 +209,8 @@ def egger(
         Refit with weights that drop the outliers of a first fit.
     robust : bool or int
         MM-regression in place of least squares; a number: only in rows with more instruments.
+    weights : {"simple", "equal"}
+        As in `ivw`.
     distribution : {"normal", "t"}
         Reference distribution; t has n - 2 degrees of freedom and the wider-of-two rule of
         `inference`.
@@ -219,6 +228,8 @@ def egger(
     """
     # R orients by sign(x), so an instrument of exactly no exposure effect counts as (0, 0).
     data = data._replace(y=np.where(data.x == 0, 0, data.y))
+    if weights == "equal":
+        return equal_line(data, intercept=True, distribution=distribution)
     weight = 1 / data.sy**2
     if penalized:
         first = weighted_line(data.x, data.y, weight, data.n, intercept=True)
@@ -239,6 +250,82 @@ def egger(
         q = _squares(data, line.slope, line.intercept).sum(axis=1)
         result |= {"q": q, "q_p": chi2_tail(df, q)}
     return result
+
+
+def equal_line(
+    data: Instruments,
+    *,
+    intercept: bool = False,
+    effects: Literal["auto", "fixed", "random"] = "auto",
+    distribution: Distribution = "normal",
+) -> Fit:
+    """Line through instruments of equal weight, whose errors are taken for equal, too.
+
+    Parameters
+    ----------
+    data : Instruments
+        Block of sequences.
+    intercept : bool
+        MR-Egger; else the line passes through the origin.
+    effects : {"auto", "fixed", "random"}
+        Of a line through the origin, as in `ivw`; with an intercept always "random".
+    distribution : {"normal", "t"}
+        Reference distribution; t has as many degrees of freedom as residuals leave.
+
+    Returns
+    -------
+    dict of np.ndarray
+        Columns of `deepmr_utils.mr.estimate`.
+
+    Notes
+    -----
+    The slope is ``sum x y / sum x^2``, of deviations from the means with an intercept. With the
+    covariance c of errors known it is ``sum (x y - c) / sum (x^2 - sx^2)``, which neither overlap
+    nor attenuation biases (Lorincz-Comi, Yang, Li and Zhu 2024, HGG Adv 5:100290, for one
+    exposure and equal weights). With errors as large as their means over instruments, v is the
+    variance ``sy^2 + slope^2 sx^2 - 2 slope c`` of a residual, and ``k = c - slope sx^2`` its
+    covariance with x; the variance of the slope is ``(sum x^2 max(s2, v) + n k^2) / D^2``, s2 the
+    residual variance and D the denominator of the slope.
+    """
+    x, sx, y, sy, n = data[:5]
+    mask, used = data.mask, np.fmax(n, 1)
+    c = 0.0 * x if data.c is None else data.c
+    ex, ey, cov = (np.where(mask, a, 0).sum(axis=1) / used for a in (sx**2, sy**2, c))
+    if data.c is None:
+        ex = 0 * ex  # as estimators do that take the exposure effects for exact
+    mean_x, mean_y, dx, dy = centred(x, y, mask.astype(float), intercept)
+    dx, dy = np.where(mask, dx, 0), np.where(mask, dy, 0)
+    total = (dx * dx).sum(axis=1)
+    strength = total - n * ex
+    determined = (strength > 1e-12 * total) & (total > RANK**2 * (x * x).sum(axis=1))
+    strength = np.where(determined, strength, np.nan)
+    slope = ((dx * dy).sum(axis=1) - n * cov) / strength
+    v = ey + slope**2 * ex - 2 * slope * cov
+    freedom = n - (2 if intercept else 1)
+    squares = ((dy - slope[:, None] * dx) ** 2).sum(axis=1)
+    spread = squares / np.where(freedom > 0, freedom, np.nan)
+    fixed = (effects == "fixed") | ((effects == "auto") & (n < 4))
+    noise = np.where(fixed & (not intercept), v, np.fmax(spread, v))
+    kappa = cov - slope * ex
+    se = np.sqrt(total * noise + n * kappa**2) / strength
+    scale, q = np.sqrt(spread / v), squares / v
+    rule = {"distribution": distribution, "df": freedom}
+    result = summary(slope, se, **rule) | {
+        "scale": scale,
+        "q": q,
+        "q_p": chi2_tail(freedom, q),
+        "reasons": {NOT_DEBIASED: (total > 0) & ~(strength > 0)},
+    }
+    if not intercept:
+        return result | {"f_stat": ((x / sx) ** 2).sum(axis=1) / n}
+    level_se = np.sqrt(noise / used + mean_x**2 * se**2)
+    level = mean_y - slope * mean_x
+    return result | {
+        "intercept": level,
+        "intercept_se": level_se,
+        "intercept_p": inference(level, level_se, **rule)[2],
+        "i2_gx": i2_gx(data),
+    }
 
 
 def _fit_line(data: Instruments, weight: Array, *, intercept: bool, robust: bool | int) -> Line:

@@ -41,6 +41,8 @@ class Method(NamedTuple):
         """Whether it works on ratios, of which an instrument without exposure effect has none."""
         return self.fit.func in (median, mode, conmix, hetpen)
 
+    overlap = False  # TEMPORARY
+
     @property
     def has_se(self) -> bool:
         """Whether it has a standard error; the others have intervals alone, and know of units."""

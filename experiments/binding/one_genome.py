@@ -14,9 +14,11 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import analysis, instruments, motifs
+from deepmr_utils import analysis, motifs
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
+from deepmr_utils.analysis import PAIR, PairEffects
+from deepmr_utils.direct import direct_effects
+from deepmr_utils.instruments import eligible
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -24,6 +26,7 @@ from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA
+from ..analyses import ANALYSES
 from ..study import Clock, check_choices, flat_settings, make_settings, provenance
 from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
@@ -44,8 +47,8 @@ class Settings:
     The graph of ``parameters`` is replaced by that of the run. An ensemble of ``n_members`` BPNets
     with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
     training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
-    ``chains`` (names of `deepmr_utils.analysis.CHAINS`) is run on all pairs, and multivariable
-    MR on the instruments of the first; local effects of the chains in ``kept`` are stored.
+    ``chains`` (names of `experiments.analyses.ANALYSES`) is run on all pairs, and direct effects
+    with instruments in own motifs; local effects of the chains in ``kept`` are stored.
     """
 
     parameters: genome.Parameters = field(default_factory=genome.Parameters)
@@ -61,7 +64,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices("chain", self.chains, list(CHAINS))
+        check_choices("chain", self.chains, list(ANALYSES))
         # nothing can be kept of what is not run
         for name in self.kept:
             check_choice("kept chain", name, (*self.chains, DIRECT))
@@ -216,7 +219,7 @@ def analyse(
     effects: xr.Dataset,
     instances: pd.DataFrame,
     truth: pd.DataFrame | None = None,
-    chains: Sequence[str] = tuple(CHAINS),
+    chains: Sequence[str] = tuple(ANALYSES),
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Local and global effects of all pairs by every chain, and direct ones.
 
@@ -229,8 +232,8 @@ def analyse(
     truth : pd.DataFrame, optional
         Of `.genome.true_effects`; windows without a true effect then do not enter.
     chains : sequence of str
-        Names of `deepmr_utils.analysis.CHAINS`. Direct effects are estimated with the
-        instruments of the first.
+        Names of `experiments.analyses.ANALYSES`. Direct effects are estimated with instruments in
+        own motifs.
 
     Returns
     -------
@@ -238,14 +241,11 @@ def analyse(
         ``local``, ``globals_`` and ``members`` as `Run` describes them.
     """
     distances = graph_scores.motif_distances(instances)
-    found: dict[str, PairEffects] = {}
-    for name in chains:
-        chain = CHAINS[name]
-        allowed = instruments.eligible(effects, chain.source, instances)
-        found[name] = analysis.pair_effects(effects, chain, allowed)
-    first = CHAINS[chains[0]]
-    allowed = instruments.eligible(effects, first.source, instances)
-    found[DIRECT] = analysis.direct_effects(effects, first, allowed)
+    found: dict[str, PairEffects] = {
+        name: analysis.deep_mr(effects, instances=instances, **ANALYSES[name]).pairs
+        for name in chains
+    }
+    found[DIRECT] = direct_effects(effects, eligible(effects, "motif", instances))
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
     for name, effect in found.items():

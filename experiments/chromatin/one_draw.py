@@ -13,9 +13,8 @@ from scipy.special import expit
 from torch import nn
 
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import PAIR, Chain, PairEffects, pair_effects, summarise
+from deepmr_utils.analysis import PAIR, PairEffects, deep_mr, summarise
 from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
-from deepmr_utils.instruments import eligible
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -23,18 +22,12 @@ from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA, training
+from ..analyses import ANALYSES
 from ..study import Clock, check_choices, provenance
 from . import simulated
 from .simulated import ACCESSIBILITY, FACTORS, FEATURES, Parameters
 
-# of both ways between factors and an outcome: "published" is not that of `deepmr_utils.analysis`
-DEEPSEA_CHAINS = {
-    "steiger": Chain("strongest", "ivw", "pooled", 1.0),
-    "steiger_egger": Chain("strongest", "egger", "pooled", 1.0),
-    "all_ivw": Chain("all", "ivw", "pooled", 1.0),
-    "published": Chain("all", "egger", "pooled", 1.0),
-    "robust": Chain("all", "egger_robust", "pooled", 1.0),
-}
+CHAINS = ("strongest", "strongest_egger", "all", "published_deepsea", "published_simulation")
 CHANNELS, HIDDEN = (48, 48, 64), 64
 GLOBAL_COLUMNS = ["chain", *PAIR, "effect", "se", "tau", "i2", "k", "between_se", "total_se"]
 GLOBAL_COLUMNS += ["total_df", "total_ci_low", "total_ci_high", "total_p", "truth"]
@@ -48,7 +41,7 @@ class Settings:
 
     A network is trained on ``n_train`` windows; of ``n_test`` others, ``n_windows`` are analysed
     for each factor that binds there, with ``n_draws`` of MC-dropout, by every one of ``chains``
-    (names of `DEEPSEA_CHAINS`); local effects of the chains in ``kept`` are stored.
+    (names of `experiments.analyses.ANALYSES`); local effects of the chains in ``kept`` are stored.
     """
 
     parameters: Parameters = field(default_factory=Parameters)
@@ -57,14 +50,14 @@ class Settings:
     n_test: int = 1_000
     n_windows: int = 25
     n_draws: int = 50
-    chains: tuple[str, ...] = tuple(DEEPSEA_CHAINS)
-    kept: tuple[str, ...] = ("steiger", "published")
+    chains: tuple[str, ...] = CHAINS
+    kept: tuple[str, ...] = ("strongest", "published_deepsea")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices("chain", self.chains, list(DEEPSEA_CHAINS))
+        check_choices("chain", self.chains, list(ANALYSES))
         for name in self.kept:
-            check_choice("kept chain", name, list(DEEPSEA_CHAINS))
+            check_choice("kept chain", name, list(ANALYSES))
         check_number("n_draws", self.n_draws, 2)  # standard errors need two
 
 
@@ -207,7 +200,7 @@ def bound_windows(windows: pd.DataFrame, factors: Sequence[str], n: int) -> dict
 
 
 def both_ways(
-    effects: xr.Dataset, bound: Mapping[str, Sequence[str]], outcome: str, chain: Chain
+    effects: xr.Dataset, bound: Mapping[str, Sequence[str]], outcome: str, **options: Any
 ) -> PairEffects:
     """Local effects of every factor on an outcome and of the outcome on every factor.
 
@@ -218,16 +211,16 @@ def both_ways(
     bound : mapping of str to sequence of str
         By factor, the sequences that it binds, in which its pair is analysed.
     outcome : str
-    chain : Chain
-        With source "strongest", a substitution is an instrument for that one of the two which it
-        moves more, in units of the standard deviation of their effects in these sequences.
+    **options
+        Of `deepmr_utils.analysis.deep_mr`. With the design "strongest", a substitution is an
+        instrument for that one of the two which it moves more, on scales of these sequences.
     """
     parts = []
     for factor, ids in bound.items():
         if factor == outcome:
             continue
         own = effects.sel(sequence=list(ids), feature=[factor, outcome])
-        parts.append(pair_effects(own, chain, eligible(own, chain.source)))
+        parts.append(deep_mr(own, **options).pairs)
     return PairEffects(
         *(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     )
@@ -237,7 +230,7 @@ def analyse(
     effects: xr.Dataset,
     bound: Mapping[str, Sequence[str]],
     outcome: str = ACCESSIBILITY,
-    chains: Sequence[str] = tuple(DEEPSEA_CHAINS),
+    chains: Sequence[str] = CHAINS,
     truth: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Global and local effects, both ways, by every chain, beside the truth where it is known.
@@ -250,7 +243,7 @@ def analyse(
         As in `both_ways`.
     outcome : str
     chains : sequence of str
-        Names in `DEEPSEA_CHAINS`.
+        Names in `experiments.analyses.ANALYSES`.
     truth : pd.DataFrame, optional
         ``sequence_id, exposure, outcome, truth``.
 
@@ -264,7 +257,7 @@ def analyse(
         truth = pd.DataFrame(columns=["sequence_id", *PAIR, "truth"]).astype({"truth": float})
     globals_, local = [], []
     for name in chains:
-        pairs = both_ways(effects, bound, outcome, DEEPSEA_CHAINS[name])
+        pairs = both_ways(effects, bound, outcome, **ANALYSES[name])
         own = pairs.local.merge(
             truth[["sequence_id", *PAIR, "truth"]], on=["sequence_id", *PAIR], how="left"
         )

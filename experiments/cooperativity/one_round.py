@@ -10,7 +10,9 @@ import xarray as xr
 
 from deepmr_utils import calibration, intervals, mr
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.instruments import select_instruments
+from deepmr_utils.analysis import PairEffects, pair_effects
+from deepmr_utils.instruments import SOURCES, eligible
+from deepmr_utils.motifs import find_instances
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
@@ -36,8 +38,10 @@ class Settings:
     The scenario of ``parameters`` is replaced by that of the round. Every method (a name of
     `deepmr_utils.mr.methods`) is run on the effects of every calibration, ``"none"`` or
     ``"isotonic"``. In direction ``"reverse"`` the simulation's outcome is taken for the exposure,
-    and sequences with its motif are analysed. The local intervals of a round follow
-    ``interval_rule`` and ``moderate``, see `deepmr_utils.intervals.add_intervals`.
+    and sequences with its motif are analysed. ``design, rule, threshold, weights`` choose and weigh
+    instruments as in `deepmr_utils.analysis.deep_mr`; motifs are found by scanning. The local
+    intervals of a round follow ``interval_rule`` and ``moderate``, see
+    `deepmr_utils.intervals.add_intervals`.
     """
 
     parameters: simulation.Parameters = field(default_factory=simulation.Parameters)
@@ -45,9 +49,11 @@ class Settings:
     epochs: int = 12
     max_excess: float = 0.1
     calibrations: tuple[str, ...] = ("none",)
+    design: str = "motif"
     rule: str = "pooled"
     threshold: float = 1.0
-    methods: tuple[str, ...] = ("egger_robust", "ivw")
+    methods: tuple[str, ...] = ("ivw", "egger_robust")
+    weights: str = "equal"
     seed: int = 0
     direction: str = "forward"
     interval_rule: str = "rubin"
@@ -57,6 +63,7 @@ class Settings:
         check_choices("calibration", self.calibrations, CALIBRATIONS)
         check_choices("method", self.methods, mr.methods()["name"].tolist())
         simulation.analysed_features(self.direction)  # raises where unknown
+        check_choice("design", self.design, SOURCES)
         check_choice("rule", self.interval_rule, intervals.RULES)
         check_number("n_members", self.n_members, 2)  # standard errors need two
 
@@ -199,7 +206,7 @@ def analyse_round(
     scenario = data.parameters.scenario
     with clock("assess"):
         quality, recalibrate = assess(ensemble, data, device)
-    exposure, outcome = simulation.analysed_features(settings.direction)
+    exposure, _ = simulation.analysed_features(settings.direction)
     test = data.split("test")
     analysed = test[test[f"{exposure}_start"].notna()]
     tables, member_tables, counts = [], [], {}
@@ -214,13 +221,10 @@ def analyse_round(
                 )  # fmt: skip
             effects = cache[key]
         with clock("mr"):
-            instruments = select_instruments(
-                effects, exposure, outcome, settings.rule, settings.threshold
-            )
-            table, members = local_effects(effects, instruments, settings)
-            tables.append(table.assign(calibration=name))
-            member_tables.append(members.assign(calibration=name))
-        counts[name] = instruments.attrs["counts"]
+            pairs = local_effects(effects, scan(analysed, data.parameters), settings)
+            tables.append(with_intervals(pairs, settings).assign(calibration=name))
+            member_tables.append(pairs.members.assign(calibration=name))
+        counts[name] = len(pairs.instruments)
     with clock("truth"):
         truth = simulation.local_truth(analysed, data.parameters, data.rates, settings.direction)
     truth["stratum"] = np.asarray(simulation.stratum(analysed), dtype=str)
@@ -237,23 +241,30 @@ def analyse_round(
     return RoundResult(local, quality.assign(scenario=scenario, round=round_), record, members)
 
 
-def local_effects(
-    effects: xr.Dataset, instruments: pd.DataFrame, settings: Settings
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Local effects by every method, with their naive effects and intervals, and by member."""
-    tables, members = [], []
-    naive = naive_effects(instruments)
-    for method in settings.methods:
-        table = mr.local_mr(instruments, method)[LOCAL_COLUMNS]
-        one = intervals.member_local(effects, instruments, method)
-        keys = ["sequence_id", "method"]
-        table = intervals.add_intervals(
-            table, one, keys, rule=settings.interval_rule, moderate=settings.moderate
-        )
-        table = table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].astype({"sequence_id": str})
-        tables.append(table.assign(naive=table["sequence_id"].map(naive)))
-        members.append(one.astype({"sequence_id": str}))
-    return pd.concat(tables), pd.concat(members)
+def scan(sequences: pd.DataFrame, parameters: simulation.Parameters) -> pd.DataFrame:
+    """Instances of the motifs of exposure and outcome, as a user finds them: by scanning."""
+    motifs = {name: parameters.motifs[name] for name in FEATURES}
+    x = one_hot(sequences["sequence"].tolist())
+    return find_instances(x, sequences["sequence_id"].tolist(), motifs)
+
+
+def local_effects(effects: xr.Dataset, instances: pd.DataFrame, settings: Settings) -> PairEffects:
+    """Local effects by every method, those by member, and the instruments."""
+    pair = simulation.analysed_features(settings.direction)
+    return pair_effects(
+        effects, eligible(effects, settings.design, instances), [pair], method=settings.methods,
+        rule=settings.rule, threshold=settings.threshold, weights=settings.weights,
+    )  # fmt: skip
+
+
+def with_intervals(pairs: PairEffects, settings: Settings) -> pd.DataFrame:
+    """Local effects with their intervals, and the naive effects beside."""
+    table = intervals.add_intervals(
+        pairs.local, pairs.members, ["sequence_id", "method"], rule=settings.interval_rule,
+        moderate=settings.moderate,
+    )  # fmt: skip
+    naive = table["sequence_id"].map(naive_effects(pairs.instruments))
+    return table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].assign(naive=naive)
 
 
 def naive_effects(instruments: pd.DataFrame) -> pd.Series:

@@ -1,0 +1,2 @@
+def direct_effects(effects, allowed):  # TEMPORARY
+    raise NotImplementedError
