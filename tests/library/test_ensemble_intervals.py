@@ -1,5 +1,7 @@
 """Intervals that carry the variance between members: formulas by hand, coverage by simulation."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,6 +140,50 @@ def test_member_estimates_are_those_of_one_member_at_a_time(effects, instruments
         np.testing.assert_allclose(members.query("member == @m")["causal_effect"], alone, rtol=1e-9)
 
 
+def test_leaving_one_member_out_by_hand():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(2, 5, 3))
+    mean_x, mean_y, variance, covariance = intervals.leave_one_out(x, y)
+    for m in range(5):
+        a, b = np.delete(x, m, 0), np.delete(y, m, 0)
+        np.testing.assert_allclose(mean_x[m], a.mean(0))
+        np.testing.assert_allclose(mean_y[m], b.mean(0))
+        np.testing.assert_allclose(variance[m], a.var(0, ddof=1) / 4)
+        np.testing.assert_allclose(
+            covariance[m], [np.cov(*ab)[0, 1] / 4 for ab in zip(a.T, b.T, strict=True)]
+        )
+
+
+def test_members_of_a_corrected_estimate_are_pseudo_values(effects, instruments):
+    """By products of different members: mean over m != m' of x_m y_m', and of x_m x_m'."""
+    place = instruments["sequence_id"].cat.codes.to_numpy()
+    position = effects.indexes["position"].get_indexer(instruments["position"])
+    allele = effects.indexes["allele"].get_indexer(instruments["alternate"])
+    each = effects["member_effect"].to_numpy()[:, place, position, allele]
+    one = place == 0
+
+    def slope(kept):
+        pairs = list(itertools.permutations(kept, 2))
+        top = sum((each[a, one, 0] * each[b, one, 1]).sum() for a, b in pairs)
+        return top / sum((each[a, one, 0] * each[b, one, 0]).sum() for a, b in pairs)
+
+    whole = slope(range(MEMBERS))
+    left = [slope([m for m in range(MEMBERS) if m != out]) for out in range(MEMBERS)]
+    expected = MEMBERS * whole - (MEMBERS - 1) * np.array(left)
+    local = mr.local_mr(instruments, "ivw", weights="equal")
+    assert local["causal_effect"][0] == pytest.approx(whole, rel=1e-9)
+    found = intervals.member_local(effects, instruments, "ivw", weights="equal")
+    got = found[found["sequence_id"] == local["sequence_id"][0]]["causal_effect"]
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+    assert np.abs(got - np.mean(got)).max() > 1e-3
+    # c in the place of c / M, and s^2 of s^2 / M, is another number
+    wrong = instruments.assign(covariance=MEMBERS * instruments["covariance"])
+    wrong["se_exposure"] = wrong["sd_exposure"]
+    wrong["se_outcome"] = wrong["sd_outcome"]
+    wrong = mr.local_mr(wrong, "ivw", weights="equal")["causal_effect"][0]
+    assert abs(wrong - whole) > 0.001
+
+
 def test_member_order_and_row_order_do_not_matter(effects, instruments):
     members = intervals.member_local(effects, instruments)
     local = mr.local_mr(instruments, "ivw")
@@ -165,7 +211,9 @@ def test_global_effects_by_member(effects, instruments):
     table = intervals.member_global(local, members, by)
     assert len(table) == 2 * MEMBERS
     own = members.query("member == 2")["causal_effect"].to_numpy()[1:5]
-    expected = meta.random_effects(own, local["se"].to_numpy()[1:5])["effect"]
+    known = local.iloc[1:5]
+    tau2 = meta.random_effects(known["causal_effect"], known["se"])["tau2"]  # of the ensemble
+    expected = np.average(own, weights=1 / (known["se"] ** 2 + tau2))
     got = table.query("stratum == 'a' and member == 2")["effect"].item()
     assert got == pytest.approx(expected)
     globals_ = meta.global_effects(local, by)
