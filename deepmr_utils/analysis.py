@@ -395,11 +395,15 @@ def _global_table(
     own = own_responses(effects, allowed)
     x, y = (own.reindex(table.index.get_level_values(name)).to_numpy() for name in PAIR)
     table["own_effect"] = table["effect"] * x / y
+    if "member_effect" not in effects and interval != "plain":
+        table["total_status"] = "effects have no members that could differ"
     table["same"] = [_correlation(effects, *pair) for pair in table.index]
     answers = [
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
     table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
+    if effects.sizes.get("member") == 2:
+        table["reason"] += "; two members: errors that exposure and outcome share stay in"
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
     columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
     return table[[*columns, "within_se", "between_se", "df"]].reset_index()
@@ -425,7 +429,7 @@ def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
     if row["k"] < FEWEST:
         return "not distinguishable", f"only {row['k']} of the {FEWEST} sequences that are needed"
     if not np.isfinite(row["se"]):
-        return "undetermined", row["total_status"]
+        return "undetermined", f"no interval: {row['total_status']}"
     if row["q_value"] < 0.05:
         if np.isnan(row["knockout"]):
             return "acts", "the slope is told from 0; no site was knocked out"

@@ -220,26 +220,29 @@ def own_responses(effects: xr.Dataset, allowed: xr.DataArray) -> pd.Series:
     effects : xr.Dataset
         Variant effects.
     allowed : xr.DataArray
-        Of `eligible`.
+        Of `eligible`; of features that it does not have all substitutions count.
 
     Returns
     -------
     pd.Series, float64
-        By feature of ``allowed``: the median, over sequences in which an eligible substitution
-        moves it by a standard deviation of all its effects or more, of the largest such move.
+        By feature: the median, over sequences in which an eligible substitution moves it by a
+        standard deviation of all its effects or more, of the largest such move.
     """
     sites = site_dimensions(effects)
     found = {}
-    for name in allowed["feature"].to_numpy().tolist():
+    there = set(allowed["feature"].to_numpy())
+    for name in effects["feature"].to_numpy().tolist():
         values = effects["effect"].sel(feature=name).transpose(*sites).to_numpy()
         size = np.abs(values.astype(np.float64))
-        own = np.where(allowed.sel(feature=name).transpose(*sites).to_numpy(), size, np.nan)
+        own = size
+        if name in there:
+            own = np.where(allowed.sel(feature=name).transpose(*sites).to_numpy(), size, np.nan)
         if sites == SITES:
             largest = np.nanmax(own.reshape(len(own), -1), axis=1, initial=0)
         else:
             largest = pd.Series(own.ravel()).groupby(effects["sequence_id"].to_numpy()).max()
-        there = largest[largest >= np.nanstd(values)]
-        found[name] = np.median(there) if len(there) else np.nan
+        moved = largest[largest >= np.nanstd(values)]
+        found[name] = np.median(moved) if len(moved) else np.nan
     return pd.Series(found, dtype=float)
 
 

@@ -1,0 +1,199 @@
+"""The one analysis: what it chooses, what it gives, and what it answers, on effects made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from deepmr_utils import analysis, instruments, intervals, meta, mr
+from deepmr_utils.analysis import PAIR, PUBLISHED, deep_mr
+
+SITES = {"X": (5, 15), "Y": (20, 30)}
+MEMBERS, LENGTH = 5, 40
+
+
+def world(slope=0.5, noise=0.02, sequences=30, seed=0, members=MEMBERS, back=0.0):
+    """X acts on Y by ``slope`` (Y on X by ``back``): effects are those of sites, and little noise.
+
+    Members share their sites, and each has errors of its own that its two features share.
+    """
+    rng = np.random.default_rng(seed)
+    reference = rng.integers(0, 4, (sequences, LENGTH))
+    known = np.arange(4) != reference[..., None]
+    effect = np.zeros((sequences, LENGTH, 4, 2))
+    for k, (start, end) in enumerate(SITES.values()):
+        effect[:, start:end, :, k] = -rng.gamma(2, 0.5, (sequences, end - start, 4))
+    x, y = effect[..., 0].copy(), effect[..., 1].copy()
+    effect[..., 0], effect[..., 1] = x + back * y, y + slope * x
+    error = rng.normal(size=(members, *effect.shape))
+    error[..., 1] = 0.6 * error[..., 0] + 0.8 * error[..., 1]
+    each = np.where(known[..., None], effect + noise * error, np.nan)
+    dims = ("sequence", "position", "allele", "feature")
+    data = {
+        "effect": (dims, each.mean(0)),
+        "se": (dims, each.std(0, ddof=1) if members > 1 else np.nan * each[0]),
+    }
+    if members > 1:
+        data["member_effect"] = (("member", *dims), each)
+    ids = [f"s{i}" for i in range(sequences)]
+    coordinates = {
+        "sequence": ids, "position": range(LENGTH), "allele": list("ACGT"), "feature": ["X", "Y"],
+        "reference": (("sequence", "position"), np.array(list("ACGT"))[reference]),
+    }  # fmt: skip
+    effects = xr.Dataset(data, coordinates, {"n_members": members})
+    rows = [(i, name, *span) for i in ids for name, span in SITES.items()]
+    return effects, pd.DataFrame(rows, columns=["sequence_id", "factor", "start", "end"])
+
+
+def test_it_is_the_parts_in_a_row():
+    effects, instances = world()
+    found = deep_mr(effects, instances=instances)
+    table = found.effects.set_index(PAIR)
+    allowed = instruments.eligible(effects, "motif", instances)
+    chosen = instruments.select_instruments(effects, "X", "Y", allowed=allowed)
+    local = mr.local_mr(chosen, "ivw", weights="equal")
+    by_member = intervals.member_local(effects, chosen, "ivw", weights="equal")
+    whole = meta.global_effects(local)
+    members = intervals.member_global(local, by_member)
+    expected = intervals.add_intervals(whole, members, ["method"], "effect").iloc[0]
+    row = table.loc["X", "Y"]
+    for name, other in {
+        "effect": "effect", "se": "total_se", "ci_low": "total_ci_low", "ci_high": "total_ci_high",
+        "p": "total_p", "tau": "tau", "within_se": "se", "between_se": "between_se", "k": "k",
+    }.items():  # fmt: skip
+        assert row[name] == pytest.approx(expected[other], rel=1e-9), name
+    assert row["n_instruments"] == len(chosen)
+    assert row["q_value"] == pytest.approx(2 * min(table["p"]))
+    assert row["effect"] == pytest.approx(0.5, abs=0.01)
+    assert row["pi_low"] <= row["ci_low"] < 0.5 < row["ci_high"] <= row["pi_high"]
+    assert abs(table.loc[("Y", "X"), "effect"]) < 0.01
+    mine = found.local.query("exposure == 'X'")
+    assert mine["sequence_id"].tolist() == effects["sequence"].to_numpy().tolist()
+    assert (mine["se"] > mine["within_se"]).all()
+    tidy = found.instruments.query("exposure == 'X' and outcome == 'Y'")
+    assert tidy["position"].between(5, 14).all()
+    assert found.settings["design"] == "motif"
+    assert found.settings["members"] == MEMBERS
+
+
+def test_rows_may_be_chosen_and_summarised_again():
+    effects, instances = world()
+    found = deep_mr(effects, instances=instances)
+    whole, _ = analysis.summarise(found.pairs, PAIR)
+    np.testing.assert_allclose(whole["total_se"], found.effects["se"])
+    np.testing.assert_allclose(whole["effect"], found.effects["effect"])
+
+
+def test_verdicts():
+    effects, instances = world()
+    verdicts = deep_mr(effects, instances=instances).effects.set_index(PAIR)["verdict"]
+    assert verdicts.tolist() == ["acts", "no effect"]
+    # Y is moved so little by its own site, compared with X's, that nothing can be said
+    effects, instances = world(noise=1.0)
+    verdicts = deep_mr(effects, instances=instances).effects
+    assert verdicts.loc[1, "verdict"] == "undetermined"
+    assert "holds 0" in verdicts.loc[1, "reason"]
+    few = effects.isel(sequence=slice(9))
+    verdicts = deep_mr(few, instances=instances).effects
+    assert set(verdicts["verdict"]) == {"not distinguishable"}
+    assert verdicts["reason"].str.contains("9 of the 10").all()
+    twice = effects.copy(deep=True)
+    for name in ("effect", "member_effect"):
+        twice[name].loc[{"feature": "Y"}] = 2 * twice[name].sel(feature="X", drop=True)
+    twice = deep_mr(twice, design="all").effects
+    assert set(twice["verdict"]) == {"not distinguishable"}
+    assert twice["reason"].str.contains("correlation 1.00").all()
+
+
+def test_units_change_nothing_but_the_effect():
+    effects, instances = world()
+    scaled = effects.copy(deep=True)
+    for name in ("effect", "se", "member_effect"):
+        scaled[name].loc[{"feature": "Y"}] *= 1000
+    for design in ("motif", "strongest"):
+        given = {"instances": instances} if design == "motif" else {}
+        one, two = (deep_mr(e, design=design, **given).effects for e in (effects, scaled))
+        np.testing.assert_allclose(two["effect"], one["effect"] * [1000, 1e-3], rtol=1e-9)
+        np.testing.assert_allclose(two["own_effect"], one["own_effect"], rtol=1e-9)
+        assert two["verdict"].tolist() == one["verdict"].tolist()
+
+
+def test_own_motifs_respect_direction_and_strength_alone_does_not():
+    effects, instances = world(slope=1.0)
+    back = {
+        d: deep_mr(effects, pairs=[("Y", "X")], design=d, instances=instances).effects
+        for d in ("motif", "all")
+    }
+    assert back["motif"]["verdict"].item() == "no effect"
+    assert back["all"]["effect"].item() > 0.3
+
+
+def test_a_single_network_has_effects_and_says_that_it_has_no_interval():
+    effects, instances = world(members=1, noise=0.0)
+    table = deep_mr(effects, instances=instances).effects
+    np.testing.assert_allclose(table["effect"], [0.5, 0.0], atol=1e-12)
+    assert table["k"].tolist() == [30, 30]
+    assert table[["se", "ci_low", "ci_high", "p", "q_value"]].isna().all(axis=None)
+    assert set(table["verdict"]) == {"undetermined"}
+    assert table["reason"].str.contains("no members").all()
+    with pytest.raises(ValueError, match="effects of a single network have no standard errors"):
+        deep_mr(effects, instances=instances, method="egger_robust")
+
+
+def test_two_members_are_not_corrected_and_that_is_said():
+    effects, instances = world(members=2)
+    table = deep_mr(effects, instances=instances).effects
+    assert table["reason"].str.contains("two members").all()
+    assert table["se"].notna().all()
+
+
+def test_the_published_analysis_says_that_it_takes_the_model_as_known():
+    effects, _ = world()
+    found = deep_mr(effects, **(PUBLISHED | {"threshold": 1.0}))
+    row = found.effects.iloc[0]
+    assert row["se"] == row["within_se"]
+    assert "given the model" in found.report()
+    assert "given the model" not in deep_mr(effects).report()
+    assert found.settings["method"] == "egger_paper"
+
+
+def test_report_has_a_sentence_a_pair():
+    effects, instances = world()
+    lines = deep_mr(effects, instances=instances).report().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("X -> Y: acts; slope 0.5")
+    assert "30 sequences" in lines[0]
+
+
+def test_effects_at_the_rounding_of_float32_are_named():
+    effects, instances = world()
+    effects = effects.assign(reference_prediction=(("sequence", "feature"), np.full((30, 2), 1e6)))
+    effects.attrs["precision"] = "float32"
+    with pytest.warns(UserWarning, match="effects on 'X' are .* precision='float64'"):
+        deep_mr(effects, instances=instances, pairs=[("X", "Y")])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pairs": [("X", "Z")]}, "Z"),
+        ({"pairs": [("X", "X")]}, "a pair is an exposure and another feature"),
+        ({"pairs": [("X", "Y")], "outcomes": ["Y"]}, "give either pairs or these"),
+        ({"exposures": ["X"], "outcomes": ["X"]}, "need at least 2 features"),
+        ({"design": "strength"}, "unknown design 'strength': choose one of motif, strongest, all"),
+        ({"design": "motif"}, "needs motif instances"),
+        ({"interval": "bayes"}, "unknown interval 'bayes'"),
+        ({"method": "ivv"}, "unknown method 'ivv'"),
+        ({"weights": "none"}, "weights"),
+        ({"device": "cpu"}, "effects are there already: device goes with the members"),
+    ],
+)
+def test_bad_input_raises(given, message):
+    effects, _ = world(sequences=12)
+    with pytest.raises(ValueError, match=message):
+        deep_mr(effects, **given)
+
+
+def test_members_need_sequences():
+    with pytest.raises(ValueError, match=r"deep_mr\(members, one_hot\)"):
+        deep_mr([lambda x: x])
