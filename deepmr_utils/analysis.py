@@ -328,7 +328,8 @@ def _without_errors(instruments: pd.DataFrame, method: str, **options: str) -> p
             "effects of a single network have no standard errors: take method 'ivw' or 'egger' "
             f"with weights='equal'; got {method!r}, weights={options.get('weights')!r}"
         )
-    table = local_mr(instruments.assign(se_exposure=1.0, se_outcome=1.0), method, **options)
+    known = instruments.drop(columns=["sd_exposure", "sd_outcome"])
+    table = local_mr(known.assign(se_exposure=1.0, se_outcome=1.0), method, **options)
     kept = ["sequence_id", "method", "causal_effect", "intercept", "n_instruments", "status"]
     return table.assign(**dict.fromkeys(table.columns.difference(kept), np.nan))
 

@@ -19,7 +19,7 @@ from ._numerics import pad_groups
 from .instruments import places, site_dimensions
 from .meta import global_effects, why_left_out
 from .mr import check_methods
-from .mr.estimation import fit
+from .mr.estimation import estimate_unchecked
 from .mr.registry import REGISTRY
 
 __all__ = [
@@ -175,7 +175,7 @@ def member_local(
     errors = [np.tile(instruments[f"se_{role}"], (m, 1)) for role in ("exposure", "outcome")]
     tables = []
     for one in check_methods(method):
-        leave_out = "covariance" in instruments and REGISTRY[one].overlap and m > 2
+        leave_out = "covariance" in instruments and REGISTRY[one].overlap(**options) and m > 2
         x, y, se_x, se_y, c = *each, *errors, None
         if leave_out:
             mean_x, mean_y, var_x, c = leave_one_out(*each)
@@ -189,7 +189,7 @@ def member_local(
             np.concatenate([pad_groups(codes, groups, row)[0] for row in array])
             for array in (x, se_x, y, se_y, *([] if c is None else [c]))
         ]
-        values = fit(arrays[:4], one, covariance=arrays[4] if leave_out else None, **options)
+        values = estimate_unchecked(arrays, one, **options)
         values = values["causal_effect"].to_numpy().reshape(rows, groups)
         if leave_out:
             values = m * values[0] - (m - 1) * values[1:]

@@ -41,12 +41,16 @@ class Method(NamedTuple):
         """Whether it works on ratios, of which an instrument without exposure effect has none."""
         return self.fit.func in (median, mode, conmix, hetpen)
 
-    overlap = False  # TEMPORARY
-
     @property
     def has_se(self) -> bool:
         """Whether it has a standard error; the others have intervals alone, and know of units."""
         return self.fit.func not in (conmix, hetpen)
+
+    def overlap(self, **options: object) -> bool:
+        """Whether it allows for the covariance of errors; no robust or penalized line does."""
+        asked = self.fit.keywords | options
+        resistant = asked.get("robust") or asked.get("penalized")
+        return self.fit.func in (ivw, egger, divw, raps) and not resistant
 
     @property
     def options(self) -> list[str]:

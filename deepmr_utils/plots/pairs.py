@@ -76,27 +76,29 @@ def causal_graph(
     return ax
 
 
-@style.figure_of("effect", "exposure outcome se tau total_ci_low total_ci_high", size=(6.4, 4.8))
+@style.figure_of("effect", "exposure outcome tau", size=(6.4, 4.8))
 def pair_forest(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw global effects of all pairs with their intervals and the spread of local effects.
 
     Parameters
     ----------
     table : pd.DataFrame
-        Of `deepmr_utils.analysis.summarise`; total intervals where there are, else those given
-        the model; true effects in a column ``truth``, if there.
+        ``effects`` of `deepmr_utils.analysis.deep_mr`, or of `deepmr_utils.analysis.summarise`,
+        of which the total intervals are drawn. Where there is none, the dot stands alone. Columns
+        ``knockout``, with its interval, and ``truth`` are drawn, if there.
     ax : Axes, optional
     """
     row, effect, spread = np.arange(len(table)), table["effect"], table["tau"].fillna(0)
     ax.hlines(row, effect - spread, effect + spread, color=style.ORANGE, lw=6, alpha=0.35,
               label="± tau, local effects")  # fmt: skip
-    plain = 1.96 * table["se"]
-    ends = table.assign(
-        low=table["total_ci_low"].fillna(effect - plain),
-        high=table["total_ci_high"].fillna(effect + plain),
-    )
-    ax.errorbar(effect, row, xerr=style.bars(ends, "effect", "low", "high"), fmt="o", ms=5,
+    ends = [f"total_ci_{e}" if f"total_ci_{e}" in table else f"ci_{e}" for e in ("low", "high")]
+    check_columns(table, ends, "the table of this figure")
+    ax.errorbar(effect, row, xerr=style.bars(table, "effect", *ends), fmt="o", ms=5,
                 capsize=3, color=style.BLUE, label="global effect, 95 % interval")  # fmt: skip
+    if "knockout" in table and table["knockout"].notna().any():
+        ends = style.bars(table, "knockout", "knockout_ci_low", "knockout_ci_high")
+        ax.errorbar(table["knockout"], row + 0.28, xerr=ends, fmt="D", ms=4, mfc="white", capsize=2,
+                    lw=1, color=style.GREEN, label="effect of a knock-out")  # fmt: skip
     if "truth" in table:
         ax.plot(table["truth"], row, "|", ms=13, mew=2, color="black", label="true effect")
     ax.axvline(0, color="0.7", lw=0.8, zorder=0)
