@@ -98,7 +98,7 @@ def test_verdicts():
     assert set(verdicts["verdict"]) == {"not distinguishable"}
     assert verdicts["reason"].str.contains("9 of the 10").all()
     twice = effects.copy(deep=True)
-    for name in ("effect", "member_effect"):
+    for name in ("effect", "se", "member_effect"):
         twice[name].loc[{"feature": "Y"}] = 2 * twice[name].sel(feature="X", drop=True)
     twice = deep_mr(twice, design="all").effects
     assert set(twice["verdict"]) == {"not distinguishable"}
