@@ -51,17 +51,21 @@ class Canonical(NamedTuple):
 
     def rows(self, part: Array, width: int) -> "Canonical":
         """Some rows, which are not wider than `width`."""
-        data = Instruments(*(a[part, :width] for a in self.data[:4]), self.data.n[part])
+        *effects, n, c = self.data
+        c = None if c is None else c[part, :width]
+        data = Instruments(*(a[part, :width] for a in effects), n[part], c)
         return Canonical(data, *(a[part] for a in self[1:]))
 
 
-def canonical(bx: Array, sx: Array, by: Array, sy: Array) -> Canonical:
+def canonical(bx: Array, sx: Array, by: Array, sy: Array, c: Array | None = None) -> Canonical:
     """Orient, sort, scale and compact each row, so that results depend on its instruments alone.
 
     Parameters
     ----------
     bx, sx, by, sy : np.ndarray, float64 (S, V)
         Summary data; padding is NaN in all four.
+    c : np.ndarray, float64 (S, V), optional
+        Covariances of the errors of bx and by, padded likewise.
 
     Returns
     -------
@@ -69,43 +73,49 @@ def canonical(bx: Array, sx: Array, by: Array, sy: Array) -> Canonical:
     """
     if not bx.shape[1]:  # a column of padding, so that each row has a largest entry
         bx = sx = by = sy = np.full((len(bx), 1), np.nan)
+        c = None if c is None else bx
     n, x = (~np.isnan(bx)).sum(axis=1), np.abs(bx)
     # Without an exposure effect there is no orientation, so that only the size of y can matter.
     y = np.where(bx < 0, -by, np.where(bx == 0, np.abs(by), by))
-    sign, symmetric = _outcome_sign(x, sx, y, sy)
-    y = np.where(x > 0, y * sign[:, None], y)
+    # Another allele turns the signs of both effects, and leaves the covariance of their errors.
+    shared = 0 * x if c is None else c
+    sign, symmetric = _outcome_sign(x, sx, y, sy, shared)
+    y, shared = np.where(x > 0, y * sign[:, None], y), shared * sign[:, None]
     order = np.argsort(x, axis=1)  # NaN goes last
     sorted_x = np.take_along_axis(x, order, axis=1)
     tied = np.flatnonzero((sorted_x[:, 1:] == sorted_x[:, :-1]).any(axis=1))
     if len(tied):
-        order[tied] = np.lexsort((sy[tied], sx[tied], y[tied], x[tied]), axis=1)
+        order[tied] = np.lexsort([a[tied] for a in (shared, sy, sx, y, x)], axis=1)
     x_exponent = np.frexp(np.nan_to_num(x).max(axis=1, initial=0))[1]
     least = np.where(np.isnan(sy), np.inf, sy).min(axis=1, initial=np.inf)
     y_exponent = np.frexp(np.where(np.isfinite(least), least, 1))[1]
     with np.errstate(all="ignore"):  # a standard error far above all effects may overflow
         x, sx = (np.ldexp(a, -x_exponent[:, None]) for a in (x, sx))
         y, sy = (np.ldexp(a, -y_exponent[:, None]) for a in (y, sy))
+        shared = np.ldexp(shared, -(x_exponent + y_exponent)[:, None])
     largest = int(n.max(initial=0))
     width = max(16, -(-largest // 16) * 16)
-    data = _packed((x, sx, y, sy), order[:, :largest], n, width)
+    arrays = (x, sx, y, sy) if c is None else (x, sx, y, sy, shared)
+    data = _packed(arrays, order[:, :largest], n, width)
     return Canonical(data, sign, x_exponent, y_exponent, symmetric)
 
 
 def _packed(arrays: Sequence[Array], order: Array, n: Array, width: int) -> Instruments:
     """The first n (S,) of each row (S, V) in an order, and padding as `Instruments` has it."""
     used, packed = np.arange(order.shape[1]) < n[:, None], []
-    for array, padding in zip(arrays, (0.0, 1.0, 0.0, np.inf), strict=True):
+    for array, padding in zip(arrays, (0.0, 1.0, 0.0, np.inf, 0.0), strict=False):
         full = np.full((len(n), width), padding)
         values = np.take_along_axis(array, order, axis=1)
         np.copyto(full[:, : order.shape[1]], values, where=used)
         packed.append(full)
-    return Instruments(*packed, n)
+    return Instruments(*packed[:4], n, *packed[4:])
 
 
-def _outcome_sign(x: Array, sx: Array, y: Array, sy: Array) -> tuple[Array, Array]:
+def _outcome_sign(x: Array, sx: Array, y: Array, sy: Array, c: Array) -> tuple[Array, Array]:
     """Sign (S,) of the outcome at the strongest instrument, and rows where no sign is preferred.
 
-    Instruments that differ in nothing but the sign of y cancel; then the next strongest decides.
+    Instruments that differ in nothing but the sign of y, and with it that of c, cancel; then the
+    next strongest decides.
     """
     rows, width = x.shape
     sign, symmetric = np.ones(rows), np.zeros(rows, bool)
@@ -117,12 +127,13 @@ def _outcome_sign(x: Array, sx: Array, y: Array, sy: Array) -> tuple[Array, Arra
     rest = np.flatnonzero(~clear)
     if not len(rest):
         return sign, symmetric
-    keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (sy, sx, np.abs(y), x)]
+    turn = np.where((x > 0) & (y != 0), np.sign(y), np.sign(c))
+    keys = [np.nan_to_num(a[rest], nan=-1.0) for a in (c * turn, sy, sx, np.abs(y), x)]
     order = np.lexsort(keys, axis=1)
     ordered = [np.take_along_axis(key, order, axis=1) for key in keys]
     new = np.any([key[:, 1:] != key[:, :-1] for key in ordered], axis=0)
     group = np.pad(np.cumsum(new, axis=1), ((0, 0), (1, 0)))
-    votes = np.take_along_axis(np.where(x[rest] > 0, np.sign(y[rest]), 0), order, axis=1)
+    votes = np.take_along_axis(np.nan_to_num(turn[rest]), order, axis=1)
     flat = (group + width * np.arange(len(rest))[:, None]).ravel()
     net = np.bincount(flat, votes.ravel(), width * len(rest)).reshape(-1, width)
     last = width - 1 - np.argmax(net[:, ::-1] != 0, axis=1)
@@ -146,7 +157,7 @@ def with_ratios(form: Canonical) -> Canonical:
         The same rows without instruments whose exposure effect is 0, or so small that the variance
         of their ratio overflows.
     """
-    x, sx, y, sy, _ = form.data
+    x, sx, y, sy = form.data[:4]
     with np.errstate(all="ignore"):
         keep = form.data.mask & ((sy / x) ** 2 + (y / x * (sx / x)) ** 2 < LARGEST)
     if (keep == form.data.mask).all():

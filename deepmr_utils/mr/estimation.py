@@ -23,6 +23,8 @@ COLUMNS = ["causal_effect", "se", "ci_low", "ci_high", "p"]
 COLUMNS += ["intercept", "intercept_se", "intercept_p", "scale", "q", "q_p", "i2_gx"]
 EFFECTS = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
 INSTRUMENT_COLUMNS = ["sequence_id", "position", "reference", "alternate", *EFFECTS]
+COVARIANCE = "covariance"
+MOST_MEMBERS = 100  # of an ensemble; what exceeds its bound by more is no covariance
 NOT_FINITE = (
     "no finite estimate: instruments without information (exposure effects of 0, or all equal "
     "where there is an intercept), or overflow"
@@ -39,7 +41,8 @@ def methods() -> pd.DataFrame:
     pd.DataFrame
         One row a method: `name`, `assumption`, `citation`, `minimum_instruments`,
         `maximum_instruments` (missing where there is no limit), `extra_columns`, `options`, which
-        the documentation of its function in `deepmr_utils.mr.registry` explains.
+        the documentation of its function in `deepmr_utils.mr.registry` explains, and `overlap`:
+        whether it uses the covariance of the errors; the others leave it unread.
     """
     rows = [
         (name, m.assumption, m.citation, m.minimum, m.maximum, ", ".join(m.extras), m.options)
@@ -48,6 +51,7 @@ def methods() -> pd.DataFrame:
     columns = ["name", "assumption", "citation", "minimum_instruments", "maximum_instruments"]
     table = pd.DataFrame(rows, columns=[*columns, "extra_columns", "options"])
     table["options"] = table["options"].str.join(", ")
+    table["overlap"] = [method.overlap() for method in REGISTRY.values()]
     return table.astype({"maximum_instruments": "Int64"})
 
 
@@ -58,6 +62,7 @@ def estimate(
     se_outcome: ArrayLike,
     method: str = "egger_robust",
     *,
+    covariance: ArrayLike | None = None,
     distribution: Distribution = "normal",
     **options: Any,
 ) -> pd.DataFrame:
@@ -72,6 +77,12 @@ def estimate(
         Outcome effects and their standard errors.
     method : str
         A name of `methods()`.
+    covariance : array_like, float (V,) or (S, V), optional
+        Covariances of the errors of exposure and outcome effects, of the very numbers that are
+        given: for means over M members, the covariance between members divided by M. Methods of
+        `overlap` in `methods()` allow for it and for the errors of the exposure effects, so that
+        neither the overlap nor the errors bias the estimate; the others, and robust and penalized
+        fits, leave it unread. 0 says that the errors are independent.
     distribution : {"normal", "t"}
         Reference distribution of intervals and p-values alike.
     **options
@@ -90,9 +101,9 @@ def estimate(
     Raises
     ------
     ValueError
-        If the arrays differ in shape, hold infinities, are NaN in some but not all four places,
-        or hold a standard error that is not positive; if method, distribution or an option is
-        unknown, or has none of the values that it may have.
+        If the arrays differ in shape, hold infinities, are NaN in some but not all places,
+        or hold a standard error that is not positive or a covariance above the product of both;
+        if method, distribution or an option is unknown, or has none of the values that it may have.
     TypeError
         If there are several methods, which `local_mr` takes.
 
@@ -111,8 +122,9 @@ def estimate(
     for option in options:
         check_choice(f"option of {method}", option, chosen.options)
     options = check_options(chosen.fit.func, options, RANGES)
-    arrays = check_effects(beta_exposure, se_exposure, beta_outcome, se_outcome)
-    form = canonical(*arrays)
+    effects = [beta_exposure, se_exposure, beta_outcome, se_outcome]
+    arrays = check_effects(*effects, *([] if covariance is None else [covariance]))
+    form = canonical(*arrays if chosen.overlap(**options) else arrays[:4])
     instruments = form.data.n
     if chosen.ratios:
         form = with_ratios(form)
@@ -151,7 +163,8 @@ def local_mr(
         One row an instrument, in any order: `sequence_id` (a categorical whose categories are all
         analysed sequences, also those without instruments; other values are taken as categories in
         order of appearance), `position`, `reference`, `alternate`, `beta_exposure`,
-        `se_exposure`, `beta_outcome`, `se_outcome`.
+        `se_exposure`, `beta_outcome`, `se_outcome`; and, where it has one, `covariance`, as in
+        `estimate`. Drop that column for estimates that do not allow for overlap.
     method : str or sequence of str
         One of `methods()`, or several, whose tables follow each other.
     distribution, **options
@@ -161,7 +174,9 @@ def local_mr(
     -------
     pd.DataFrame
         One row a method and sequence, in category order: `sequence_id` (the same categories),
-        `method`, then the columns of `estimate`.
+        `method`, then the columns of `estimate`. Where the table has `sd_exposure`, the standard
+        deviation over members, `f_stat` is the mean squared `beta_exposure / sd_exposure`: the
+        strength by which instruments are selected, that of one member.
 
     Raises
     ------
@@ -174,7 +189,8 @@ def local_mr(
         tables = [local_mr(instruments, name, **rule) for name in check_methods(method)]
         return pd.concat(tables, ignore_index=True)
     method = method_name(method)
-    check_columns(instruments, INSTRUMENT_COLUMNS, "an instrument table")
+    optional = [name for name in (COVARIANCE, "sd_exposure") if name in instruments]
+    check_columns(instruments, [*INSTRUMENT_COLUMNS, *optional], "an instrument table")
     sequence = instruments["sequence_id"]
     if not isinstance(sequence.dtype, pd.CategoricalDtype):
         sequence = sequence.astype(pd.CategoricalDtype(sequence.dropna().unique()))
@@ -187,10 +203,20 @@ def local_mr(
     rule, shown = "an instrument may be listed once", ("sequence_id", "position", "alternate")
     hint = " as a row before: analyse one exposure-outcome pair at a time"
     check_rows(instruments, keys.duplicated(), rule, *shown, hint=hint)
-    values = check_effects(*(instruments[name] for name in EFFECTS), labels=instruments.index)
-    categories = sequence.cat.categories
-    padded = pad_groups(codes.to_numpy(np.intp), len(categories), *(array[0] for array in values))
-    table = estimate(*padded, method, distribution=distribution, **options)
+    names = [name for name in (*EFFECTS, COVARIANCE) if name in instruments]
+    values = check_effects(*(instruments[name] for name in names), labels=instruments.index)
+    group, categories = codes.to_numpy(np.intp), sequence.cat.categories
+    *padded, covariance = pad_groups(group, len(categories), *(a[0] for a in values))
+    if COVARIANCE not in names:
+        padded, covariance = [*padded, covariance], None
+    rule = {"covariance": covariance, "distribution": distribution, **options}
+    table = estimate(*padded, method, **rule)
+    if {"f_stat", "sd_exposure"} <= {*table, *instruments}:
+        sd = numbers(instruments["sd_exposure"], "sd_exposure")
+        check_rows(instruments, ~(sd > 0), "sd_exposure must be greater than 0", "sd_exposure")
+        (square,) = pad_groups(group, len(categories), (values[0][0] / sd) ** 2)
+        strength = np.nansum(square, axis=1) / table["n_instruments"]
+        table["f_stat"] = strength.where(table["f_stat"].notna())
     identity = pd.Categorical.from_codes(np.arange(len(categories)), dtype=sequence.dtype)
     table.insert(0, "sequence_id", identity)
     table.insert(1, "method", method)
@@ -233,43 +259,65 @@ def check_effects(*values: ArrayLike, labels: Sequence[Hashable] | None = None) 
     Parameters
     ----------
     *values : array_like, float (V,) or (S, V)
-        Exposure effects, their standard errors, outcome effects, theirs.
+        Exposure effects, their standard errors, outcome effects, theirs, and, if a fifth is given,
+        the covariances of the errors.
     labels : sequence, optional
         What the rows of a table are called in errors, where the values are its columns.
 
     Returns
     -------
     list of np.ndarray, float64 (S, V)
-        The same four, padding NaN in all.
+        The same, padding NaN in all.
 
     Raises
     ------
     ValueError
         As `estimate`, saying which rule is broken, where, by what value, and what to do.
     """
-    arrays = [numbers(value, name) for name, value in zip(EFFECTS, values, strict=True)]
-    shapes = {name: a.shape for name, a in zip(EFFECTS, arrays, strict=True)}
+    names = EFFECTS if len(values) == 4 else [*EFFECTS, COVARIANCE]
+    count = "four" if len(values) == 4 else "five"
+    arrays = [numbers(value, name) for name, value in zip(names, values, strict=True)]
+    shapes = {name: a.shape for name, a in zip(names, arrays, strict=True)}
     if len(set(shapes.values())) > 1 or arrays[0].ndim not in (1, 2):
         raise ValueError(
-            f"the four arrays must have one shape, (V,) or (S, V); got {shapes}: pad sequences "
-            "with fewer instruments by NaN in all four"
+            f"the {count} arrays must have one shape, (V,) or (S, V); got {shapes}: pad sequences "
+            f"with fewer instruments by NaN in all {count}"
         )
     arrays = [np.atleast_2d(a) for a in arrays]
     absent = np.array([np.isnan(a) for a in arrays])
+    half = f"known, or NaN in all {count} (a half-missing instrument)"
     broken = {
         "finite": [np.isinf(a) for a in arrays],
-        "known, or NaN in all four (a half-missing instrument)": absent & ~absent.all(axis=0),
-        "greater than 0": [(a <= 0) & ("se_" in EFFECTS[i]) for i, a in enumerate(arrays)],
+        half: absent & ~absent.all(axis=0),
+        "greater than 0": [(a <= 0) & ("se_" in names[i]) for i, a in enumerate(arrays)],
     }
-    fixes = (
+    fixes = [
         "drop the instrument or find what made it so (a saturated prediction?)",
         "complete or drop it",
         "a substitution that moves no ensemble member is no instrument, drop it",
-    )
+    ]
+    if len(values) == 5:
+        beyond, likely = _beyond(*arrays[1::2], arrays[4])
+        broken["at most se_exposure * se_outcome in size"] = [beyond * (i == 4) for i in range(5)]
+        fixes.append(likely)
     for (rule, bad), fix in zip(broken.items(), fixes, strict=True):
         if np.any(bad):
             which, row, column = (int(i) for i in np.argwhere(bad)[0])
             place = f"row {row}, column {column}" if labels is None else f"row {labels[column]}"
             got = arrays[which][row, column]
-            raise ValueError(f"{EFFECTS[which]} must be {rule}; got {got} at {place}: {fix}")
+            raise ValueError(f"{names[which]} must be {rule}; got {got} at {place}: {fix}")
     return arrays
+
+
+def _beyond(se_exposure: Array, se_outcome: Array, covariance: Array) -> tuple[Array, str]:
+    """Where a covariance is larger than any of such errors can be, and what it may be instead."""
+    with np.errstate(all="ignore"):
+        times = np.nan_to_num(np.abs(covariance) / se_exposure / se_outcome)
+    looks = {
+        "a correlation, to be multiplied by both": (np.abs(covariance) > 1).sum() == 0,
+        "the covariance between members, to be divided by their number": (
+            times.max(initial=0) <= MOST_MEMBERS
+        ),
+    }
+    likely = " or ".join(what for what, does in looks.items() if does)
+    return times > 1 + 1e-6, f"the covariances look like {likely or 'those of other numbers'}"

@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import special
 
-from ._rows import Array, Line, row_quantile, weighted_line
+from .._numerics import RANK
+from ._rows import Array, Line, centred, row_quantile, weighted_line
 from .mm import mm_line
 
 Distribution = Literal["normal", "t"]
 Fit = dict[str, Array]
 
 Z95 = special.ndtri(0.975)
+NOT_DEBIASED = "no estimate: exposure effects are no larger than their errors make them"
 
 
 class Instruments(NamedTuple):
@@ -33,6 +35,9 @@ class Instruments(NamedTuple):
         Outcome effects and their standard errors.
     n : np.ndarray, int (S,)
         Number of instruments of each row.
+    c : np.ndarray, float64 (S, V), optional
+        Covariances of the errors of x and y, padding 0. Where they are given, fits allow for them
+        and for the errors of x.
     """
 
     x: Array
@@ -40,6 +45,7 @@ class Instruments(NamedTuple):
     y: Array
     sy: Array
     n: Array
+    c: Array | None = None
 
     @property
     def mask(self) -> Array:
@@ -112,10 +118,21 @@ def i2_gx(data: Instruments) -> Array:
     return np.fmax(0, (q - (data.n - 1)) / q)
 
 
+def residual_variance(slope: Array, sx2: Array, sy2: Array, c: Array | None) -> Array:
+    """Variances (S, V) of residuals from lines of a slope (S, 1) by the errors of x and y."""
+    variance = sy2 + slope**2 * sx2
+    if c is None:
+        return variance
+    # Errors that are all but one error leave a residual without any, but for rounding.
+    return np.fmax(variance - 2 * slope * c, 1e-12 * variance)
+
+
 def _squares(data: Instruments, slope: Array, intercept: Array | float = 0.0) -> Array:
     """Squares (S, V) of the standardised residuals of a line."""
     residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
-    return (residual / data.sy) ** 2
+    if data.c is None:
+        return (residual / data.sy) ** 2
+    return residual**2 / residual_variance(slope[:, None], data.sx**2, data.sy**2, data.c)
 
 
 def _penalty(squares: Array) -> Array:
@@ -158,7 +175,8 @@ def ivw(
     Notes
     -----
     Burgess, Butterworth and Thompson (2013), Genet Epidemiol 37:658; robust and penalized forms:
-    Rees, Wood, Dudbridge and Burgess (2019), PLOS ONE 14:e0222362.
+    Rees, Wood, Dudbridge and Burgess (2019), PLOS ONE 14:e0222362. With covariances:
+    `_corrected_line`.
     """
     variance = data.sy**2
     if weights == "delta":  # infinite variance, no weight, where there is no exposure effect
@@ -182,7 +200,7 @@ def ivw(
     if not penalized:  # a Q of downweighted residuals has no chi-square distribution
         q = df * line.scale**2  # as R reports it, of the robust scale too
         result |= {"q": q, "q_p": chi2_tail(df, q)}
-    return result
+    return result | _undetermined(data, line)
 
 
 def egger(
@@ -215,7 +233,8 @@ def egger(
     -----
     Bowden, Davey Smith and Burgess (2015), Int J Epidemiol 44:512; robust and penalized forms as in
     Rees et al. (2019), PLOS ONE 14:e0222362. Standard errors are divided by min(scale, 1), so that
-    under-dispersion never narrows an interval.
+    under-dispersion never narrows an interval. With covariances (`_corrected_line`) the line is
+    free of overlap as far as errors leave the signs of exposure effects, which orient instruments.
     """
     # R orients by sign(x), so an instrument of exactly no exposure effect counts as (0, 0).
     data = data._replace(y=np.where(data.x == 0, 0, data.y))
@@ -238,11 +257,52 @@ def egger(
     if not penalized:
         q = _squares(data, line.slope, line.intercept).sum(axis=1)
         result |= {"q": q, "q_p": chi2_tail(df, q)}
-    return result
+    return result | _undetermined(data, line)
+
+
+def _undetermined(data: Instruments, line: Line) -> dict[str, dict[str, Array]]:
+    """Why rows have no line where covariances are given: exposure effects that are errors alone."""
+    return {} if data.c is None else {"reasons": {NOT_DEBIASED: np.isnan(line.slope)}}
+
+
+def _corrected_line(data: Instruments, weight: Array, *, intercept: bool) -> Line:
+    """Weighted line whose normal equations lack what errors add to them.
+
+    Notes
+    -----
+    MRBEE's estimating equations (Lorincz-Comi, Yang, Li and Zhu 2024, HGG Adv 5:100290):
+    sum w (y - a - b x) = 0 and sum w (x (y - a - b x) - k) = 0, k = c - b sx^2 the covariance of
+    the errors of x and of the residual. Of normal errors the terms of the second, x centred, have
+    variance w^2 (x^2 v + k^2), v the variance of the residual. Without errors of x that is
+    `weighted_line`; without covariance the slope is dIVW (Ye, Shao and Kang 2021).
+    """
+    mean_x, mean_y, dx, dy = centred(data.x, data.y, weight, intercept)
+    weighted_dx, total, sx2 = weight * dx, weight.sum(axis=1), data.sx**2
+    spread = (weighted_dx * dx).sum(axis=1)
+    strength = spread - (weight * sx2).sum(axis=1)
+    known = (strength > RANK * spread) & (spread > RANK**2 * (weight * data.x**2).sum(axis=1))
+    strength = np.where(known, strength, np.nan)
+    slope = (weighted_dx * dy - weight * data.c).sum(axis=1) / strength
+    v = residual_variance(slope[:, None], sx2, data.sy**2, data.c)
+    v, k = np.where(data.mask, v, 0), data.c - slope[:, None] * sx2
+    residual = np.where(weight > 0, _squares(data, slope, mean_y - slope * mean_x), 0)
+    freedom = (weight > 0).sum(axis=1) - (2 if intercept else 1)
+    pull = 1 / total[:, None] - mean_x[:, None] * dx / strength[:, None]  # y on the intercept
+    lift = mean_x / strength
+    return Line(
+        slope,
+        mean_y - slope * mean_x,
+        np.sqrt((weight**2 * (dx**2 * v + k**2)).sum(axis=1)) / strength,
+        np.sqrt((weight**2 * (pull**2 * v + (lift[:, None] * k) ** 2)).sum(axis=1)),
+        np.sqrt(residual.sum(axis=1) / np.where(freedom > 0, freedom, np.nan)),
+        np.ones(len(slope), bool),
+    )
 
 
 def _fit_line(data: Instruments, weight: Array, *, intercept: bool, robust: bool | int) -> Line:
     """Weighted line, robust where asked for, with standard errors of unit residual variance."""
+    if data.c is not None:
+        return _corrected_line(data, weight, intercept=intercept)
     # A point whose penalty underflows to a weight of 0 is no observation to R's lm and lmrob.
     order = np.argsort(weight == 0, axis=1, kind="stable")
     arrays = (data.x, data.y, data.sy, weight)

@@ -137,7 +137,7 @@ def presso(
     p-value of more than 50 instruments is below 0.05 unless no draw exceeds it: use more draws.
     Where fewer than two instruments are no outliers only the global test is given.
     """
-    x, sx, y, sy, n = data
+    x, sx, y, sy, n = data[:5]
     weight = 1 / sy**2
     slope = _leave_one_out(x, y, weight)
     observed = weight * (y - slope * x) ** 2

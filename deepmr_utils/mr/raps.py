@@ -11,7 +11,7 @@ import numpy as np
 
 from .._numerics import highest
 from ._rows import Array, Arrays, row_quantile
-from .linear import Fit, Instruments, summary
+from .linear import NOT_DEBIASED, Fit, Instruments, residual_variance, summary
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
 TUKEY = 4.685
@@ -22,8 +22,6 @@ BEYOND = np.r_[0.25, 1, 4, 32]  # of the largest ratio: candidates outside of al
 VALLEYS, FEW = 3, 48  # valleys of the criterion that are searched, with up to so many instruments
 LARGE_TAU2 = 100  # times the 95th percentile of sy^2: R's limit, passed only where residuals do
 NEWTON_STEPS = 30
-
-NOT_DEBIASED = "no estimate: exposure effects are no larger than their errors make them"
 
 Loss = Literal["l2", "huber", "tukey"]
 
@@ -48,19 +46,21 @@ def divw(data: Instruments, *, overdispersion: bool = True) -> Fit:
 
     Notes
     -----
-    Ye, Shao and Kang (2021), Ann Stat 49:2079, eqs. 5 and 11.
+    Ye, Shao and Kang (2021), Ann Stat 49:2079, eqs. 5 and 11. A covariance leaves the numerator,
+    and enters the variances as in `deepmr_utils.mr.linear._corrected_line`.
     """
-    x, sx, y, sy, n = data
+    x, sx, y, sy, n, c = data
     weight = 1 / sy**2
-    ratio, signal = weight * sx**2, weight * x**2
+    ratio, signal, shared = weight * sx**2, weight * x**2, weight * (0.0 if c is None else c)
     strength = (signal - ratio).sum(axis=1)
     strength = np.where(strength > 1e-12 * signal.sum(axis=1), strength, np.nan)
-    theta = (weight * y * x).sum(axis=1) / strength
+    theta = (weight * y * x - shared).sum(axis=1) / strength
     slope = theta[:, None]
-    excess = weight * (y - slope * x) ** 2 - 1 - weight * (slope * sx) ** 2
+    excess = weight * (y - slope * x) ** 2 - 1 - weight * (slope * sx) ** 2 + 2 * slope * shared
     excess = np.where(data.mask, excess, 0).sum(axis=1)
     tau2 = np.fmax(0, excess / weight.sum(axis=1)) * overdispersion
     spread = signal + slope**2 * ratio * (signal + ratio) + tau2[:, None] * signal * weight
+    spread = spread + shared * (shared - 2 * slope * (signal + ratio))
     se = np.sqrt(spread.sum(axis=1)) / strength
     return summary(theta, se) | {
         "tau2": tau2,
@@ -91,13 +91,15 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
     -----
     Zhao, Wang, Hemani, Bowden and Small (2020), Ann Stat 48:1742; the equations as published, not
     as in mr.raps 0.4.2, whose robust over-dispersed form uses the largest variance for all.
+    Covariances of the errors enter as in GRAPPLE (Wang et al. 2021, PLOS Genet 17:e1009575).
     """
     keep, tau2, theta = data.mask, np.zeros(len(data.n)), np.zeros(len(data.n))
     if overdispersion:
         keep = keep & (data.sx <= 10 * row_quantile(data.sx, data.mask)[:, None])
     x, sx, y = (np.where(keep, a, 0) for a in (data.x, data.sx, data.y))
     limit = row_quantile(data.sy**2, data.mask, 0.95) * overdispersion
-    model = _Model(x, sx**2, y, np.where(keep, data.sy, np.inf) ** 2, loss, limit)
+    c = None if data.c is None else np.where(keep, data.c, 0)
+    model = _Model(x, sx**2, y, np.where(keep, data.sy, np.inf) ** 2, loss, limit, c)
     candidates = _ratio_quantiles(data, keep)
     if overdispersion:
         # Of several solutions the one of larger tau2: start where all residuals look small, and a
@@ -134,14 +136,22 @@ class _Model(NamedTuple):
     sy2: Array
     loss: Loss
     limit: Array | None = None
+    c: Array | None = None
 
     def rows(self, part: Array) -> "_Model":
-        return _Model(*(a[part] for a in self[:4]), self.loss, self.limit[part])
+        c = None if self.c is None else self.c[part]
+        return _Model(*(a[part] for a in self[:4]), self.loss, self.limit[part], c)
+
+    @property
+    def shared(self) -> Array | float:
+        """Covariance of the errors, 0 where none is given."""
+        return 0.0 if self.c is None else self.c
 
     def standardised(self, theta: Array, tau2: Array) -> Arrays:
         """Residual and its variance v (S, V) at theta, tau2 (S,)."""
         slope = theta[:, None]
-        return self.y - slope * self.x, tau2[:, None] + self.sy2 + slope**2 * self.sx2
+        v = residual_variance(slope, self.sx2, tau2[:, None] + self.sy2, self.c)
+        return self.y - slope * self.x, v
 
 
 _RHO = {  # of a squared residual
@@ -178,7 +188,7 @@ def _scores(model: _Model, theta: Array, tau2: Array) -> Arrays:
     root = np.sqrt(v)
     t = residual / root
     psi = _PSI[model.loss](t)
-    theta_score = psi * (model.x + t * theta[:, None] * model.sx2 / root) / root
+    theta_score = psi * (model.x + t * (theta[:, None] * model.sx2 - model.shared) / root) / root
     tau2_score = model.sx2 * (t * psi - _constants(model.loss)[0]) / v
     return theta_score.sum(axis=1), tau2_score.sum(axis=1)
 
@@ -312,16 +322,16 @@ def _variances(model: _Model, theta: Array, tau2: Array, overdispersion: bool) -
     v = model.standardised(theta, tau2)[1]
     # Divided by v before anything is multiplied, so that padding of infinite sy adds 0.
     noise, x_part, y_part = (tau2[:, None] + sy2) / v, (x**2 - sx2) / v, y**2 / v
-    share = sx2 / v
+    share, joint = sx2 / v, model.shared / v
     noise = np.where(np.isfinite(sy2), noise, 0)
-    information = x_part * noise + (y_part - noise) * share
-    s = c1 * (information + share * noise).sum(axis=1)
+    information = x_part * noise + (y_part - noise) * share - 2 * joint * (x * y / v - joint)
+    s = c1 * (information + share * noise - joint**2).sum(axis=1)
     a = delta * information.sum(axis=1)
     a = np.where(np.abs(a) > 1e-10 * np.abs(information).sum(axis=1), a, np.nan)  # rounding alone
     variance = s / a**2
     t = c2 * (share**2).sum(axis=1)
     d = (delta + c3) / 2 * (share / v).sum(axis=1)
     if overdispersion:
-        b = delta * (share * theta[:, None] / v).sum(axis=1)
+        b = delta * ((share * theta[:, None] - joint) / v).sum(axis=1)
         variance = variance + t * b**2 / (a * d) ** 2
     return variance, t / d**2

@@ -46,6 +46,12 @@ class Method(NamedTuple):
         """Whether it has a standard error; the others have intervals alone, and know of units."""
         return self.fit.func not in (conmix, hetpen)
 
+    def overlap(self, **options: object) -> bool:
+        """Whether it allows for the covariance of errors; no robust or penalized line does."""
+        asked = self.fit.keywords | options
+        resistant = asked.get("robust") or asked.get("penalized")
+        return self.fit.func in (ivw, egger, divw, raps) and not resistant
+
     @property
     def options(self) -> list[str]:
         """Names of the keyword arguments that it leaves to the user."""
