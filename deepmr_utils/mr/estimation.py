@@ -214,7 +214,8 @@ def local_mr(
     table = estimate(*padded, method, **rule)
     if {"f_stat", "sd_exposure"} <= {*table, *instruments}:
         sd = numbers(instruments["sd_exposure"], "sd_exposure")
-        check_rows(instruments, ~(sd > 0), "sd_exposure must be greater than 0", "sd_exposure")
+        bad = pd.Series(~(sd > 0), index=instruments.index)
+        check_rows(instruments, bad, "a standard deviation must be greater than 0", "sd_exposure")
         (square,) = pad_groups(group, len(categories), (values[0][0] / sd) ** 2)
         strength = np.nansum(square, axis=1) / table["n_instruments"]
         table["f_stat"] = strength.where(table["f_stat"].notna())
@@ -315,11 +316,11 @@ def _check_covariance(se_exposure: Array, se_outcome: Array, covariance: Array) 
     """
     with np.errstate(all="ignore"):
         times = np.abs(covariance) / se_exposure / se_outcome
-    times = times[~np.isnan(times)]
+    size, times = (a[~np.isnan(a)] for a in (np.abs(covariance), times))
     if len(times) < FEW or np.median(times) <= 1 + 1e-6:
         return
     looks = {
-        "correlations, to be multiplied by both": np.nanmax(np.abs(covariance)) <= 1,
+        "correlations, to be multiplied by both": np.median(size) > 0.05 and size.max() <= 1,
         "covariances between members, to be divided by their number": times.max() <= MOST_MEMBERS,
     }
     likely = " or ".join(what for what, does in looks.items() if does) or "those of other numbers"
