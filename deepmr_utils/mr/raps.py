@@ -191,7 +191,8 @@ def _scores(model: _Model, theta: Array, tau2: Array) -> Arrays:
     root = np.sqrt(v)
     t = residual / root
     psi = _PSI[model.loss](t)
-    theta_score = psi * (model.x + t * (theta[:, None] * model.sx2 - model.shared) / root) / root
+    pull = t * theta[:, None] * model.sx2 - t * model.shared
+    theta_score = psi * (model.x + pull / root) / root
     tau2_score = model.sx2 * (t * psi - _constants(model.loss)[0]) / v
     return theta_score.sum(axis=1), tau2_score.sum(axis=1)
 
