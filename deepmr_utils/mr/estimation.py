@@ -24,7 +24,8 @@ COLUMNS += ["intercept", "intercept_se", "intercept_p", "scale", "q", "q_p", "i2
 EFFECTS = ["beta_exposure", "se_exposure", "beta_outcome", "se_outcome"]
 INSTRUMENT_COLUMNS = ["sequence_id", "position", "reference", "alternate", *EFFECTS]
 COVARIANCE = "covariance"
-MOST_MEMBERS = 100  # of an ensemble; what exceeds its bound by more is no covariance
+MOST_MEMBERS = 100  # that an ensemble has
+FEW = 10  # instruments of whose covariances nothing can be said
 NOT_FINITE = (
     "no finite estimate: instruments without information (exposure effects of 0, or all equal "
     "where there is an intercept), or overflow"
@@ -237,7 +238,8 @@ def local_mr(
     table = estimate(*padded, method, **rule)
     if {"f_stat", "sd_exposure"} <= {*table, *instruments}:
         sd = numbers(instruments["sd_exposure"], "sd_exposure")
-        check_rows(instruments, ~(sd > 0), "sd_exposure must be greater than 0", "sd_exposure")
+        bad = pd.Series(~(sd > 0), index=instruments.index)
+        check_rows(instruments, bad, "a standard deviation must be greater than 0", "sd_exposure")
         (square,) = pad_groups(group, len(categories), (values[0][0] / sd) ** 2)
         strength = np.nansum(square, axis=1) / table["n_instruments"]
         table["f_stat"] = strength.where(table["f_stat"].notna())
@@ -315,33 +317,38 @@ def check_effects(*values: ArrayLike, labels: Sequence[Hashable] | None = None) 
         half: absent & ~absent.all(axis=0),
         "greater than 0": [(a <= 0) & ("se_" in names[i]) for i, a in enumerate(arrays)],
     }
-    fixes = [
+    fixes = (
         "drop the instrument or find what made it so (a saturated prediction?)",
         "complete or drop it",
         "a substitution that moves no ensemble member is no instrument, drop it",
-    ]
-    if len(values) == 5:
-        beyond, likely = _beyond(*arrays[1::2], arrays[4])
-        broken["at most se_exposure * se_outcome in size"] = [beyond * (i == 4) for i in range(5)]
-        fixes.append(likely)
+    )
     for (rule, bad), fix in zip(broken.items(), fixes, strict=True):
         if np.any(bad):
             which, row, column = (int(i) for i in np.argwhere(bad)[0])
             place = f"row {row}, column {column}" if labels is None else f"row {labels[column]}"
             got = arrays[which][row, column]
             raise ValueError(f"{names[which]} must be {rule}; got {got} at {place}: {fix}")
+    if len(values) == 5:
+        _check_covariance(*arrays[1::2], arrays[4])
     return arrays
 
 
-def _beyond(se_exposure: Array, se_outcome: Array, covariance: Array) -> tuple[Array, str]:
-    """Where a covariance is larger than any of such errors can be, and what it may be instead."""
+def _check_covariance(se_exposure: Array, se_outcome: Array, covariance: Array) -> None:
+    """Raise where covariances are above what such errors can have, as other numbers would be.
+
+    Of single instruments they may be: of standard errors that were moderated, and with few members.
+    """
     with np.errstate(all="ignore"):
-        times = np.nan_to_num(np.abs(covariance) / se_exposure / se_outcome)
+        times = np.abs(covariance) / se_exposure / se_outcome
+    size, times = (a[~np.isnan(a)] for a in (np.abs(covariance), times))
+    if len(times) < FEW or np.median(times) <= 1 + 1e-6:
+        return
     looks = {
-        "a correlation, to be multiplied by both": (np.abs(covariance) > 1).sum() == 0,
-        "the covariance between members, to be divided by their number": (
-            times.max(initial=0) <= MOST_MEMBERS
-        ),
+        "correlations, to be multiplied by both": np.median(size) > 0.05 and size.max() <= 1,
+        "covariances between members, to be divided by their number": times.max() <= MOST_MEMBERS,
     }
-    likely = " or ".join(what for what, does in looks.items() if does)
-    return times > 1 + 1e-6, f"the covariances look like {likely or 'those of other numbers'}"
+    likely = " or ".join(what for what, does in looks.items() if does) or "those of other numbers"
+    raise ValueError(
+        "covariance must be at most se_exposure * se_outcome in size; half of the instruments have "
+        f"{np.median(times):.3g} times that or more: they look like {likely}"
+    )

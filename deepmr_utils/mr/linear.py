@@ -118,21 +118,10 @@ def i2_gx(data: Instruments) -> Array:
     return np.fmax(0, (q - (data.n - 1)) / q)
 
 
-def residual_variance(slope: Array, sx2: Array, sy2: Array, c: Array | None) -> Array:
-    """Variances (S, V) of residuals from lines of a slope (S, 1) by the errors of x and y."""
-    variance = sy2 + slope**2 * sx2
-    if c is None:
-        return variance
-    # Errors that are all but one error leave a residual without any, but for rounding.
-    return np.fmax(variance - 2 * slope * c, 1e-12 * variance)
-
-
 def _squares(data: Instruments, slope: Array, intercept: Array | float = 0.0) -> Array:
     """Squares (S, V) of the standardised residuals of a line."""
     residual = data.y - np.reshape(intercept, (-1, 1)) - slope[:, None] * data.x
-    if data.c is None:
-        return (residual / data.sy) ** 2
-    return residual**2 / residual_variance(slope[:, None], data.sx**2, data.sy**2, data.c)
+    return (residual / data.sy) ** 2
 
 
 def _penalty(squares: Array) -> Array:
@@ -263,7 +252,8 @@ def egger(
         "converged": line.converged,
     }
     if not penalized:
-        q = _squares(data, line.slope, line.intercept).sum(axis=1)
+        squares = _squares(data, line.slope, line.intercept).sum(axis=1)
+        q = squares if data.c is None else df * line.scale**2
         result |= {"q": q, "q_p": chi2_tail(df, q)}
     return result | _undetermined(data, line)
 
@@ -279,30 +269,33 @@ def _corrected_line(data: Instruments, weight: Array, *, intercept: bool) -> Lin
     Notes
     -----
     MRBEE's estimating equations (Lorincz-Comi, Yang, Li and Zhu 2024, HGG Adv 5:100290):
-    sum w (y - a - b x) = 0 and sum w (x (y - a - b x) - k) = 0, k = c - b sx^2 the covariance of
-    the errors of x and of the residual. Of normal errors the terms of the second, x centred, have
-    variance w^2 (x^2 v + k^2), v the variance of the residual. Without errors of x that is
-    `weighted_line`; without covariance the slope is dIVW (Ye, Shao and Kang 2021).
+    sum w r = 0 and sum w (x r - k) = 0, r = y - a - b x and k = c - b sx^2 the covariance of the
+    errors of x and r. Of normal errors the terms of the second, x centred, have the variance
+    w^2 (x^2 v + k^2), v = sy^2 + b^2 sx^2 - 2 b c that of r. The squared scale is the mean of w r^2
+    over that of w v: a covariance of a few members makes single v small or negative. Without
+    errors of x all is `weighted_line`; without covariance the slope is that of dIVW.
     """
     mean_x, mean_y, dx, dy = centred(data.x, data.y, weight, intercept)
-    weighted_dx, total, sx2 = weight * dx, weight.sum(axis=1), data.sx**2
-    spread = (weighted_dx * dx).sum(axis=1)
-    strength = spread - (weight * sx2).sum(axis=1)
+    weighted_dx, error = weight * dx, weight * data.sx**2
+    spread, shared = (weighted_dx * dx).sum(axis=1), weight * data.c
+    strength = spread - error.sum(axis=1)
     known = (strength > RANK * spread) & (spread > RANK**2 * (weight * data.x**2).sum(axis=1))
     strength = np.where(known, strength, np.nan)
-    slope = (weighted_dx * dy - weight * data.c).sum(axis=1) / strength
-    v = residual_variance(slope[:, None], sx2, data.sy**2, data.c)
-    v, k = np.where(data.mask, v, 0), data.c - slope[:, None] * sx2
-    residual = np.where(weight > 0, _squares(data, slope, mean_y - slope * mean_x), 0)
-    freedom = (weight > 0).sum(axis=1) - (2 if intercept else 1)
-    pull = 1 / total[:, None] - mean_x[:, None] * dx / strength[:, None]  # y on the intercept
-    lift = mean_x / strength
+    slope = (weighted_dx * dy - shared).sum(axis=1) / strength
+    b, lever = slope[:, None], dx / strength[:, None]
+    noise = weight * np.where(data.mask, data.sy**2, 0)
+    variance = noise + b**2 * error - 2 * b * shared  # times the weight
+    rest, total = (shared - b * error) / strength[:, None], weight.sum(axis=1)
+    pull = 1 / total[:, None] - mean_x[:, None] * lever  # on the intercept
+    n = (weight > 0).sum(axis=1)
+    expected = variance.sum(axis=1) * (n - (2 if intercept else 1)) / n
+    floor = RANK * (noise + b**2 * error).sum(axis=1)  # errors that are one leave a residual none
     return Line(
         slope,
         mean_y - slope * mean_x,
-        np.sqrt((weight**2 * (dx**2 * v + k**2)).sum(axis=1)) / strength,
-        np.sqrt((weight**2 * (pull**2 * v + (lift[:, None] * k) ** 2)).sum(axis=1)),
-        np.sqrt(residual.sum(axis=1) / np.where(freedom > 0, freedom, np.nan)),
+        np.sqrt((lever**2 * weight * variance + rest**2).sum(axis=1)),
+        np.sqrt((pull**2 * weight * variance + (mean_x[:, None] * rest) ** 2).sum(axis=1)),
+        np.sqrt((weight * (dy - b * dx) ** 2).sum(axis=1) / np.fmax(expected, floor)),
         np.ones(len(slope), bool),
     )
 

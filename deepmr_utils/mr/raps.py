@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .._numerics import highest
+from .._numerics import RANK, highest
 from ._rows import Array, Arrays, row_quantile
-from .linear import NOT_DEBIASED, Fit, Instruments, residual_variance, summary
+from .linear import NOT_DEBIASED, Fit, Instruments, summary
 
 HUBER = 1.345  # 95 % efficiency at normal errors, as MR-RAPS has it
 TUKEY = 4.685
@@ -98,7 +98,8 @@ def raps(data: Instruments, *, loss: Loss = "l2", overdispersion: bool = False) 
         keep = keep & (data.sx <= 10 * row_quantile(data.sx, data.mask)[:, None])
     x, sx, y = (np.where(keep, a, 0) for a in (data.x, data.sx, data.y))
     limit = row_quantile(data.sy**2, data.mask, 0.95) * overdispersion
-    c = None if data.c is None else np.where(keep, data.c, 0)
+    limits = np.where(keep, data.sx * data.sy, 0)  # moderated errors may be below a covariance
+    c = None if data.c is None else np.clip(data.c, -limits, limits)
     model = _Model(x, sx**2, y, np.where(keep, data.sy, np.inf) ** 2, loss, limit, c)
     candidates = _ratio_quantiles(data, keep)
     if overdispersion:
@@ -150,7 +151,9 @@ class _Model(NamedTuple):
     def standardised(self, theta: Array, tau2: Array) -> Arrays:
         """Residual and its variance v (S, V) at theta, tau2 (S,)."""
         slope = theta[:, None]
-        v = residual_variance(slope, self.sx2, tau2[:, None] + self.sy2, self.c)
+        v = tau2[:, None] + self.sy2 + slope**2 * self.sx2
+        if self.c is not None:  # errors that are one leave a residual none, but for rounding
+            v = np.fmax(v - 2 * slope * self.c, RANK * v)
         return self.y - slope * self.x, v
 
 
@@ -188,7 +191,8 @@ def _scores(model: _Model, theta: Array, tau2: Array) -> Arrays:
     root = np.sqrt(v)
     t = residual / root
     psi = _PSI[model.loss](t)
-    theta_score = psi * (model.x + t * (theta[:, None] * model.sx2 - model.shared) / root) / root
+    pull = t * theta[:, None] * model.sx2 - t * model.shared
+    theta_score = psi * (model.x + pull / root) / root
     tau2_score = model.sx2 * (t * psi - _constants(model.loss)[0]) / v
     return theta_score.sum(axis=1), tau2_score.sum(axis=1)
 
