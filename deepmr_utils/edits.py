@@ -67,7 +67,8 @@ def site_edits(
     p : float
         What a site is: see `find_instances`.
     seed : int
-        A draw depends on it, the sequence and its identifier, and the site, on nothing else.
+        A draw depends on it, on `motifs`, and on the identifier, bases and sites of its sequence,
+        not on other sequences or the order.
 
     Returns
     -------
@@ -151,13 +152,17 @@ def edit_effects(
 
     Parameters
     ----------
-    members, one_hot, sequence_ids, features, transform, device
+    members, one_hot
         As in `deepmr_utils.mutagenesis.saturation_mutagenesis`.
     edits : pd.DataFrame
         ``sequence_id, factor, start, end, kind, draw, replacement`` of E edits, as `site_edits`
         gives them, or one's own; ``status`` where there is one. Tables are joined by `pd.concat`.
+    sequence_ids, features, transform
+        As in `saturation_mutagenesis`.
     batch_size : int
         Sequences predicted at a time; bounds the memory and does not change the result.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 
     Returns
     -------

@@ -353,6 +353,7 @@ def _of_precision(
 
 
 def check_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+    """Identifiers of n sequences, each as text and once."""
     if ids is None:
         return [f"sequence-{i}" for i in range(n)]
     if isinstance(ids, str | set | frozenset) or not hasattr(ids, "__iter__"):
