@@ -46,7 +46,7 @@ MAX_EMPTY = 2_000_000  # so many effects may be NaN for want of a row: 32 MB
 
 
 def save_effects(effects: xr.Dataset, path: str | Path) -> None:
-    """Write variant effects to a Zarr store (a new directory).
+    """Write effects of substitutions or of edits to a Zarr store (a new directory).
 
     Raises
     ------
@@ -57,7 +57,7 @@ def save_effects(effects: xr.Dataset, path: str | Path) -> None:
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: choose another path or remove it first")
-    encoding = {name: codecs(effects[name].dtype) for name in effects.data_vars}
+    encoding = {name: codecs(effects[name].dtype) for name in effects.variables}
     # Zarr 2 because fixed-width strings have no stable form in Zarr 3 yet
     options = {"zarr_format": 2, "consolidated": True, "encoding": encoding}
     land(path, lambda partial: effects.to_zarr(partial, mode="w", **options))
@@ -66,7 +66,7 @@ def save_effects(effects: xr.Dataset, path: str | Path) -> None:
 def load_effects(
     path: str | Path, features: Sequence[str] | None = None, *, lazy: bool = False
 ) -> xr.Dataset:
-    """Read variant effects.
+    """Read effects of substitutions or of edits.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def load_effects(
     Returns
     -------
     xr.Dataset
-        As `deepmr_utils.mutagenesis.saturation_mutagenesis` gives it.
+        As `deepmr_utils.mutagenesis.saturation_mutagenesis` or `deepmr_utils.edits.edit_effects`
+        gives it.
 
     Raises
     ------

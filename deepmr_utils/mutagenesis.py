@@ -149,7 +149,7 @@ def saturation_mutagenesis(
     )["batch_size"]  # fmt: skip
     max_memory = check_number("max_memory, in bytes,", max_memory, 1e6, whole=True)
     one_hot, device = check_one_hot(one_hot), predict.resolve_device(device)
-    ids, codes = _check_ids(sequence_ids, len(one_hot)), base_codes(one_hot)
+    ids, codes = check_ids(sequence_ids, len(one_hot)), base_codes(one_hot)
     mask = _check_positions(positions, codes)
     pairs = _check_pairs(strand_pairs, reverse_complement)
     transform_key = _transform_key(transform, store is not None)
@@ -160,7 +160,7 @@ def saturation_mutagenesis(
         heads = [predict.forward(member, one_hot[:1]) for member in members]
         names, columns = predict.find_features(members, heads, features)
         exchange = _exchanged(pairs, names) if reverse_complement else None
-        _try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
+        try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
         if covariance and len(names) > MAX_COVARIANCE:
             raise ValueError(
                 f"the covariance of {len(names)} features takes {len(names)} times their space: "
@@ -297,7 +297,7 @@ def _transform_key(transform: Transform | None, stored: bool) -> object:
         return key
 
 
-def _try_transform(transform: Transform | None, outputs: list[torch.Tensor]) -> None:
+def try_transform(transform: Transform | None, outputs: list[torch.Tensor]) -> None:
     """Raise a ValueError where a transform gives another shape than it is given."""
     if transform is not None:
         given = torch.stack(outputs).cpu().numpy()
@@ -352,7 +352,8 @@ def _of_precision(
     return of_dtype(members, wanted, always=dtype != wanted), wanted
 
 
-def _check_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+def check_ids(ids: Sequence[str] | None, n: int) -> list[str]:
+    """Identifiers of n sequences, each as text and once."""
     if ids is None:
         return [f"sequence-{i}" for i in range(n)]
     if isinstance(ids, str | set | frozenset) or not hasattr(ids, "__iter__"):
