@@ -94,9 +94,9 @@ def main() -> None:
     first = time.process_time() - cpu
     plan = plan._replace(moments=found, device=torch.device(chosen.device))
     cpu_local, used = time.process_time(), []
-    for window in _atlas_plan.windows(block, plan.features, members=bool(chosen.members)):
+    for window in _atlas_plan.windows(block, plan, members=bool(chosen.members)):
         used.append(plan.instruments(window).any(axis=1).sum())
-        _atlas_sums.fit_window(window, plan, lambda: np.zeros(0))
+        _atlas_sums.fit_window(window, plan)
     local = (time.process_time() - cpu_local) / size
     print(
         f"{k} features, {chosen.length} bp, {chosen.members} members, {chosen.threads} threads: "

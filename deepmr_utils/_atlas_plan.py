@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from ._checks import as_list, check_choice, check_number, did_you_mean
-from .instruments import RULES, SE_FLOOR_QUANTILE
+from .instruments import RULES
 
 METHODS = ("ivw", "egger")
 Blocks = Sequence[Callable[[], xr.Dataset]]
@@ -21,8 +21,8 @@ class Window(NamedTuple):
     Attributes
     ----------
     effect, se : np.ndarray, float64 (V, K)
-        Effects and standard errors.
-    members : np.ndarray, float64 (M, V, K)
+        Effects and what comes as their standard errors; NaN without.
+    members : np.ndarray, float (M, V, K)
         Effects by member.
     """
 
@@ -46,7 +46,12 @@ class Plan(NamedTuple):
     rule, threshold
         What makes instruments, as in `deepmr_utils.instruments.select_instruments`.
     members : int
-        Members whose effects are there.
+        Members whose effects are there; 0 if it is one, which tells nothing of its errors.
+    averaged : int
+        Members whose mean an effect is, and whose standard deviation comes as its standard error.
+        1 of effects from elsewhere, which have standard errors of their own.
+    errors : bool
+        Whether effects have standard errors.
     moments : np.ndarray, float64 (2, A)
         Of the rule "pooled": see `moments`.
     device : torch.device
@@ -61,6 +66,8 @@ class Plan(NamedTuple):
     rule: str
     threshold: float
     members: int
+    averaged: int
+    errors: bool
     moments: np.ndarray = np.zeros((2, 0))
     device: torch.device = torch.device("cpu")
 
@@ -78,7 +85,7 @@ class Plan(NamedTuple):
     def windows(self, i: int, *, members: bool = False) -> Iterator[Window]:
         """The windows of a block; the effects of the first are not computed twice."""
         block = self.first if i == 0 else self.blocks[i]()
-        return windows(block, self.features, members=members)
+        return windows(block, self, members=members)
 
     def instruments(self, window: Window) -> np.ndarray:
         """Which substitutions (V, A) are instruments, as `select_instruments` decides."""
@@ -90,12 +97,6 @@ class Plan(NamedTuple):
         else:
             strength = np.abs(effect) / np.where(usable, se, 1)
         return usable & (strength >= self.threshold)
-
-    def still(self, window: Window, kept: np.ndarray) -> np.ndarray:
-        """Which pairs (A, B) have an instrument, of ``kept``, whose outcome's error is 0."""
-        still = window.se[:, self.columns[1]] == 0
-        rows = kept.any(axis=1) & still.any(axis=1)
-        return (kept[rows].T.astype(np.float32) @ still[rows].astype(np.float32)) > 0
 
     def all_windows(self) -> Iterator[Window]:
         """The windows of all blocks, without the effects of members."""
@@ -136,32 +137,39 @@ def make_plan(
     methods, _, exposures, outcomes = (given for given, _ in chosen.values())
     if exposures == outcomes and len(exposures) == 1:
         raise ValueError(f"an atlas needs two features; exposure and outcome are {exposures}")
-    if first.attrs.get("n_members", 2) < 2:
+    errors = not (first["effect"].notnull() & first["se"].isnull()).any().item()
+    if rule == "wald" and not errors:
         raise ValueError(
-            "effects of a single member have no standard errors, which instruments need: use an "
-            "ensemble or MC-dropout"
+            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
+            "ensemble or MC-dropout, or the rule 'pooled'"
         )
     features = [name for name in names if name in {*exposures, *outcomes}]
     members = first.sizes["member"] if "member_effect" in first else 0
+    members, averaged = members * (members > 1), first.attrs.get("n_members", 1)
     blocks = effects
     if whole:
         blocks = _blocks_of(effects, len(features), len(exposures) * len(outcomes), max_memory)
         first = blocks[0]()
-    return Plan(blocks, first, features, exposures, outcomes, methods, rule, threshold, members)
+    return Plan(
+        blocks, first, features, exposures, outcomes, methods, rule, threshold, members, averaged,
+        errors,
+    )  # fmt: skip
 
 
-def windows(effects: xr.Dataset, features: Sequence[str], *, members: bool) -> Iterator[Window]:
+def windows(effects: xr.Dataset, plan: Plan, *, members: bool) -> Iterator[Window]:
     """Substitutions of each window of a block of variant effects.
 
     Raises
     ------
     ValueError
-        If a substitution has an effect on some features only, or no standard error with it.
+        If a substitution has an effect on some features only, or a standard error where others
+        have none.
     """
     names = ["effect", "se", *(["member_effect"] if members else [])]
     block = effects[names]
-    if block["feature"].to_numpy().tolist() != list(features):
-        block = block.sel(feature=list(features))
+    features = plan.features
+    if block["feature"].to_numpy().tolist() != features:
+        block = block.sel(feature=features)
     block = block.load()
     order = ("sequence", "position", "allele", "feature")
     effect, se = (block[name].transpose(*order).to_numpy() for name in names[:2])
@@ -176,12 +184,13 @@ def windows(effects: xr.Dataset, features: Sequence[str], *, members: bool) -> I
                 f"some of {feature!r}: leave that feature out, or use select_instruments"
             )
         error = se[i][valid].astype(np.float64)
-        if not (np.isfinite(error) & (error >= 0)).all():
+        wrong = ~(np.isfinite(error) & (error >= 0)) if plan.errors else ~np.isnan(error)
+        if wrong.any():
             raise ValueError(
-                f"a standard error must be finite and at least 0 where there is an effect; window "
-                f"{name!r} has {error[~(np.isfinite(error) & (error >= 0))][0]}: compute it again"
+                "standard errors must be finite and at least 0 where there is an effect, or NaN in "
+                f"all windows; window {name!r} has {error[wrong][0]}: compute it again"
             )
-        own = each[:, i][:, valid].astype(np.float64) if members else np.zeros((0, 0, 0))
+        own = each[:, i][:, valid] if members else np.zeros((0, 0, 0))
         yield Window(effect[i][valid].astype(np.float64), error, own)
 
 
@@ -219,43 +228,6 @@ def moments(plan: Plan) -> np.ndarray:
     return np.stack([mean, np.sqrt(squares / max(count, 1))])
 
 
-def floors(plan: Plan, max_memory: int) -> np.ndarray:
-    """Standard errors (A, B) in the place of an outcome's 0, as `select_instruments` sets them.
-
-    Two passes: which pairs need one, and then the quantile of each, of the standard errors of all
-    windows. NaN for pairs that need none, or have none above 0.
-    """
-    a, b = plan.columns
-    needed, total = np.zeros((len(a), len(b)), bool), 0
-    for window in plan.all_windows():
-        needed |= plan.still(window, plan.instruments(window))
-        total += len(window.se)
-    needed &= ~plan.itself
-    used = np.union1d(np.array(a)[needed.any(1)], np.array(b)[needed.any(0)]).astype(int)
-    if (size := 8 * total * len(used)) > max_memory:
-        raise ValueError(
-            f"outcomes have a standard error of 0 where an instrument of an exposure has not; the "
-            f"floor takes those of {len(used)} features in memory, {size} bytes, and max_memory is "
-            f"{max_memory}: raise it, or take effects on the logit scale, which does not saturate"
-        )
-    parts = [window.se[:, used] for window in plan.all_windows()]
-    errors = dict(zip(used, np.concatenate(parts).T, strict=True))
-    result = np.full(needed.shape, np.nan)
-    for j in np.flatnonzero(needed.any(axis=0)):
-        outcome = errors[b[j]]
-        moved = outcome > 0
-        all_of_them = _low_quantile(outcome[moved])  # of exposures that move wherever this does
-        for i in np.flatnonzero(needed[:, j]):
-            both = moved & (errors[a[i]] > 0)
-            same = both.sum() == moved.sum()
-            result[i, j] = all_of_them if same else _low_quantile(outcome[both])
-    return result
-
-
-def _low_quantile(errors: np.ndarray) -> float:
-    return np.quantile(errors, SE_FLOOR_QUANTILE) if len(errors) else np.nan
-
-
 def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:
     """What tells effects from others: their attributes, windows, and values where they are there.
 
@@ -268,6 +240,6 @@ def fingerprint(plan: Plan, effects: xr.Dataset | Blocks) -> str:
     known = {name: str(value) for name, value in plan.first.attrs.items() if name != "versions"}
     key = [sorted(known.items()), ids]
     if whole:
-        window = next(windows(plan.first.isel(sequence=[0]), plan.features, members=False))
+        window = next(windows(plan.first.isel(sequence=[0]), plan, members=False))
         key += [window.effect, window.se]
     return joblib.hash(key)

@@ -1,70 +1,54 @@
 """Estimates of all pairs of features in one window, as products of matrices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ._atlas_plan import Plan, Window
-from .mr import estimate
 from .mr.registry import REGISTRY
 
 EXPOSURES = 256  # exposures of one product: with thousands of outcomes its sums stay small
-# Relative error of a difference of sums is about 1e-16 of what cancels: above this share of the
-# difference the pair is fitted by `estimate`, from centred values.
-CANCELLED = 1e6
+LEAST = 1e-12  # share of sum x^2 below which what noise or centring leaves of it has no digits
 
 
-def fit_window(window: Window, plan: Plan, lowest: Callable[[], np.ndarray]) -> np.ndarray:
+def fit_window(window: Window, plan: Plan) -> np.ndarray:
     """Estimates of every exposure on every outcome in one window.
-
-    Parameters
-    ----------
-    window : Window
-    plan : Plan
-    lowest : callable
-        Gives the standard error (A, B) of an outcome where it is 0, see `_atlas_plan.floors`;
-        called where an instrument has such an outcome.
 
     Returns
     -------
     np.ndarray, float64 (2 + M, methods, A, B)
-        Effect and standard error as `deepmr_utils.mr.estimate` gives them pair by pair, and the
-        effect by each member; NaN where there is no estimate, and for a feature on itself.
+        Effect and standard error, and what each of M members says: pseudo-values, or of 2 members
+        their own estimates. NaN where there is no estimate, and for a feature on itself.
 
     Notes
     -----
-    With weights ``w = 1 / se_y^2``, signs ``s = sign(x)`` that orient an instrument so that x is
-    positive, and m the instruments, all that a weighted line needs are the sums
-    ``Sw = m' w``, ``Sx = (m s x)' w``, ``Sxx = (m x^2)' w``, ``Sy = (m s)' (w y)``,
-    ``Sxy = (m x)' (w y)`` and ``Syy = m' (w y^2)``, products of (A, V) by (V, B). Instruments lie
-    away from 0, so little cancels when the sums are centred; pairs in which more does than
-    `CANCELLED` are fitted again one by one.
+    The slope is ``sum x y / sum x^2`` over n instruments, all of the same weight. With 3 members or
+    more both sums are means over products of different members, whose errors are independent:
+    ``N = sum x y - n c`` and ``D = sum x^2 - n v_x``, where ``v_x, v_y, c`` are the variances and
+    the covariance of the errors of x and y, means over instruments (the estimating equation of
+    Lorincz-Comi, Yang, Li and Zhu 2024, HGG Adv 5:100290, for equal weights). With
+    ``v = v_y + slope^2 v_x - 2 slope c`` and ``k = c - slope v_x``, the variance of a residual and
+    its covariance with x, the squared standard error is
+    ``(sum x^2 max(s2, v) + n k^2) / D^2``, s2 being the residual variance; IVW takes v alone below
+    4 instruments. MR-Egger orients instruments so that x is positive, and centres the sums.
+
+    A pseudo-value is ``M slope - (M - 1) slope(-m)``, with all of the other members alone.
     """
     (exposures, outcomes), kept = plan.columns, plan.instruments(window)
-    needed = plan.still(window, kept).any()
-    shape = len(plan.methods), len(exposures), len(outcomes)
-    found = np.full((2 + len(window.members), *shape), np.nan)
+    draws = window.members if plan.members else window.effect[None]
+    found = np.full((2 + plan.members, len(plan.methods), *plan.itself.shape), np.nan)
     for first in range(0, len(exposures), EXPOSURES):
         part = slice(first, first + EXPOSURES)
         rows = kept[:, part].any(axis=1)
-        left, right = np.ix_(rows, exposures[part]), np.ix_(rows, outcomes)
-        mask, error = kept[rows, part], window.se[right]
-        floor = lowest()[part] if needed else None
-        n = mask.sum(axis=0)[:, None]
-        for i, effect in enumerate((window.effect, *window.members)):
-            x, y = effect[left], effect[right]
-            sums = _sums(*(_tensor(values, plan) for values in (x, mask, y, error)), floor)
-            for m, method in enumerate(plan.methods):
-                values, doubtful = _fit(method, sums, _tensor(n, plan))
-                a, b = doubtful.nonzero()
-                if len(a):
-                    data = x, window.se[left], mask, y, error
-                    values[:, a, b] = _one_by_one(method, a, b, data, floor)
-                found[1 + i, m, part] = values[0]
-                if i == 0:
-                    found[:2, m, part] = values
+        mask = _tensor(kept[rows, part], plan)
+        used = draws[:, rows]
+        x, y = _tensor(used[..., exposures[part]], plan) * mask, _tensor(used[..., outcomes], plan)
+        if plan.members:
+            variance = ((y - y.mean(0)) ** 2).sum(0) / (plan.members * (plan.members - 1))
+        else:
+            variance = _tensor(window.se[np.ix_(rows, outcomes)], plan) ** 2 / plan.averaged
+        found[:, :, part] = _estimates(x, y, mask, variance, plan.methods).cpu().numpy()
     found[..., plan.itself] = np.nan
     return found
 
@@ -73,79 +57,64 @@ def _tensor(array: np.ndarray, plan: Plan) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.float64)).to(plan.device)
 
 
-def _sums(
-    x: torch.Tensor, mask: torch.Tensor, y: torch.Tensor, se: torch.Tensor,
-    floor: np.ndarray | None,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """Sums (A, B) over instruments; "zero" is Syy without instruments of exactly no effect."""
-    sign = torch.sign(x) * mask
-    size = x.abs() * mask
-    left = torch.cat([mask, size, size * size], 1), torch.cat([sign, x * mask], 1), mask
-    exact_zero = bool(((x == 0) & (mask > 0)).any())
-    if exact_zero:
-        left = (*left[:2], torch.cat([mask, sign * sign], 1))
-    still = se == 0
-    weight = torch.where(still, 0, 1 / (se * se))
-
-    def products(rows: slice | torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
-        right = weight, weight * y[rows], weight * y[rows] ** 2
-        blocks = [a[rows].T @ b for a, b in zip(left, right, strict=True)]
-        return [c for block in blocks for c in block.reshape(-1, x.shape[1], y.shape[1])]
-
-    values = products(slice(None), weight)
-    rows = still.any(1)
-    if rows.any():  # with the floor of the pair as their standard error
-        counts = products(rows, still[rows].to(y))
-        if bool((counts[0] > 0).any()):
-            lowest = torch.from_numpy(floor).to(y) ** -2
-            values = [
-                a + torch.where(counts[0] > 0, lowest * b, 0)
-                for a, b in zip(values, counts, strict=True)
-            ]
-    names = ("w", "x", "xx", "y", "xy", "yy", *(["zero"] if exact_zero else []))
-    sums = dict(zip(names, values, strict=True))
-    return {"zero": sums["yy"], **sums}
-
-
-def _fit(
-    method: str, sums: dict[str, torch.Tensor], n: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Effect and se (2, A, B) by sums, and for which pairs these are no good."""
-    xx, xy = sums["xx"], sums["xy"]
-    information, product, left = xx, xy, sums["yy"]
-    freedom, fixed = n - 1, n < 4  # "auto": random effects from 4 instruments on
-    if method == "egger":
-        information = xx - sums["x"] ** 2 / sums["w"]
-        product = xy - sums["x"] * sums["y"] / sums["w"]
-        left = sums["zero"] - sums["y"] ** 2 / sums["w"]
-        freedom, fixed = n - 2, torch.zeros_like(n, dtype=torch.bool)
-    effect = product / information
-    squares = (left - effect * product).clamp_min(0)
-    scale = torch.where(freedom > 0, (squares / freedom).sqrt(), torch.nan)
-    se = information.rsqrt() * torch.where(fixed, 1, torch.fmax(scale, torch.ones_like(scale)))
-    enough = n >= REGISTRY[method].minimum
-    clear = torch.isfinite(effect) & torch.isfinite(se) & (information * CANCELLED > xx)
-    # nothing depends on a scale that is far below 1
-    clear &= (squares * CANCELLED > sums["yy"]) | (scale < 0.1) | (freedom <= 0)
-    values = torch.where(enough, torch.stack([effect, se]), torch.nan)
-    return values.cpu().numpy(), (enough & ~clear).cpu().numpy()
-
-
-def _one_by_one(
-    method: str, a: np.ndarray, b: np.ndarray, data: tuple[np.ndarray, ...],
-    floor: np.ndarray | None,
-) -> np.ndarray:  # fmt: skip
-    """Effect and se (2, P) of pairs of exposures and outcomes by `estimate`."""
-    x, se_x, mask, y, se_y = data
-    step = max(1, 2**21 // max(1, len(x)))
+def _estimates(
+    x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor, variance: torch.Tensor,
+    methods: Sequence[str],
+) -> torch.Tensor:  # fmt: skip
+    """`fit_window` of effects (M, V, A), 0 off the mask, and (M, V, B), variances of means of y."""
+    m, n = len(x), mask.sum(0)[:, None]
+    slopes = _products(x, y, lambda a, b: a.T @ b)
+    strength = _products(x, x, lambda a, b: (a * b).sum(0))[..., None]
+    # of all members and of each subset: sum x^2, and sums of x and y, x oriented to be positive
+    xx, reach, turned = [], [], []
+    for a, b in _subsets(x, y):
+        xx.append((a * a).sum(0)[:, None])
+        if "egger" in methods:
+            reach.append(a.abs().sum(0)[:, None])
+            turned.append(a.sign().T @ b)
+    x, y = next(_subsets(x, y))
+    size, xy, square = torch.stack(xx), x.T @ y, y * y
+    v_x, v_y, c = (size[0] - strength[0]) / n, mask.T @ variance / n, (xy - slopes[0]) / n
     tables = []
-    for first in range(0, len(a), step):
-        i, j = a[first : first + step], b[first : first + step]
-        error = se_y.T[j]
-        if floor is not None:
-            error = np.where(error == 0, floor[i, j][:, None], error)
-        there = mask.T[i] & ~np.isnan(error)
-        arrays = (x.T[i], se_x.T[i], y.T[j], error)
-        tables.append(estimate(*(np.where(there, v, np.nan) for v in arrays), method))
-    table = pd.concat(tables)
-    return table[["causal_effect", "se"]].to_numpy().T
+    for method in methods:
+        product, d, total, cross, freedom = slopes, strength, size[0], xy, n - 1
+        if method == "egger":
+            a, b = torch.stack(reach), torch.stack(turned)
+            product, d, total = product - a * b / n, d - a**2 / n, total - a[0] ** 2 / n
+            # like R, instruments of exactly no exposure effect count as (0, 0)
+            cross, freedom = cross - a[0] * b[0] / n, n - 2
+            left = (x.sign() ** 2).T @ square - b[0] ** 2 / n
+        else:
+            left = mask.T @ square
+        slope = torch.where(d > LEAST * size, product / d, torch.nan)
+        effect = slope[0]
+        residual = (v_y + effect**2 * v_x - 2 * effect * c).clamp_min(0)
+        noise = torch.maximum(residual, (left - 2 * effect * cross + effect**2 * total) / freedom)
+        if method == "ivw":
+            noise = torch.where(n < 4, residual, noise)
+        se = (total * noise + n * (c - effect * v_x) ** 2).sqrt() / d[0]
+        members = m * effect - (m - 1) * slope[1:] if m > 2 else slope[1:]
+        values = torch.cat([effect[None], se[None], members])
+        tables.append(torch.where(n >= REGISTRY[method].minimum, values, torch.nan))
+    return torch.stack(tables, 1)
+
+
+def _subsets(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Means of all members, and then of all but one, or each of two."""
+    m, all_x, all_y = len(x), x.sum(0), y.sum(0)
+    yield all_x / m, all_y / m
+    for a, b in zip(x, y, strict=True) if m > 1 else ():
+        yield (a, b) if m == 2 else ((all_x - a) / (m - 1), (all_y - b) / (m - 1))
+
+
+def _products(
+    x: torch.Tensor, y: torch.Tensor, times: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Products of each of the `_subsets`, in means over different members where 3 are there."""
+    m, all_x, all_y = len(x), x.sum(0), y.sum(0)
+    if m < 3:
+        return torch.stack([times(a, b) for a, b in _subsets(x, y)])
+    pairs = zip(x, y, strict=True)
+    lost = torch.stack([times(a, all_y - b) + times(all_x - a, b) for a, b in pairs])
+    total = lost.sum(0) / 2
+    return torch.cat([total[None] / (m * (m - 1)), (total - lost) / ((m - 1) * (m - 2))])

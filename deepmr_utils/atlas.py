@@ -1,12 +1,12 @@
 """The causal atlas: the effect of every feature on every other, from one pass of mutagenesis.
 
-IVW and MR-Egger of all ordered pairs are matrix products in each window (`_atlas_sums`), global
-effects are random-effects means over windows (`meta`), and intervals carry the variance between
-ensemble members. For other estimators, of a few pairs, there is `analysis.pair_effects`.
+IVW and MR-Egger of all ordered pairs, with equal weights, are matrix products in each window
+(`_atlas_sums`), global effects are random-effects means over windows (`meta`), and intervals carry
+the variance between ensemble members. `analysis` has other estimators, of a few pairs.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from . import __version__
-from ._atlas_plan import METHODS, Blocks, Plan, fingerprint, floors, make_plan, moments
+from ._atlas_plan import METHODS, Blocks, Plan, fingerprint, make_plan, moments
 from ._atlas_store import FINISHED, Folder
 from ._atlas_sums import fit_window
 from ._checks import check_choice
@@ -23,6 +23,9 @@ from .meta import mean_table, random_means
 from .predict import progress_bar, resolve_device
 
 __all__ = ["causal_atlas"]
+
+NO_ERRORS = "no standard errors, as of a single network: a mean without weights"
+NO_MEMBERS = "no effects by member: compute them with keep_members=True"
 
 
 def causal_atlas(
@@ -33,7 +36,7 @@ def causal_atlas(
     methods: Sequence[str] = METHODS,
     exposures: Sequence[str] | None = None,
     outcomes: Sequence[str] | None = None,
-    interval: str | None = None,
+    interval: str = "rubin",
     store: str | Path | None = None,
     share: tuple[int, int] = (0, 1),
     max_memory: int = 2**30,
@@ -46,7 +49,7 @@ def causal_atlas(
     ----------
     effects : xr.Dataset, or sequence of functions
         Variant effects, in memory or lazily from a store (`load_effects(path, lazy=True)`), with
-        ``member_effect`` for intervals that carry the model's uncertainty. Or functions without
+        ``member_effect`` for intervals, which carry the model's uncertainty. Or functions without
         arguments, each of which computes the effects of some windows, so that none need be kept:
         ``[partial(saturation_mutagenesis, members, x[i:i + 8], sequence_ids=ids[i:i + 8]) for i in
         range(0, len(x), 8)]``. The rule "pooled" calls them twice, "wald" once.
@@ -55,9 +58,9 @@ def causal_atlas(
     methods : sequence of {"ivw", "egger"}
     exposures, outcomes : sequence of str, optional
         Features; all by default.
-    interval : str, optional
-        Rule of `deepmr_utils.intervals.total_variance`; "rubin" by default where effects
-        have members, else "plain": given the model.
+    interval : str
+        Rule of `deepmr_utils.intervals.total_variance`. "plain" takes the model for known, with
+        members or without; the others need at least 2 members.
     store : path, optional
         Directory that takes each finished block of windows, then of exposures, then the table. The
         same call goes on where it stopped, or finds the table; other settings are refused.
@@ -77,34 +80,36 @@ def causal_atlas(
         One row a method and pair, the columns of `deepmr_utils.analysis.summarise` by ``exposure,
         outcome, method``, and ``attrs`` holds the settings. Windows are its sequences. The
         Q-profile interval, ``tau2_low, tau2_high``, takes longer than all else, and is NaN; why
-        local effects were left out is not counted, so that there is no ``excluded``. With
-        ``interval="plain"``, and so without members, ``total_*`` take the model for known.
+        local effects were left out is not counted, so that there is no ``excluded``. Without
+        members ``total_*`` and ``q_value`` are NaN unless ``interval="plain"``, and
+        ``total_status`` says why. Effects without standard errors, of a single network or from
+        elsewhere, give the mean over windows as ``effect``, and nothing else.
 
     Raises
     ------
     ValueError
         If an option is unknown, features are not there or have names in common, memory does not
-        suffice.
+        suffice, or the rule "wald" has no standard errors.
     FileExistsError
         If the store holds another atlas.
 
     Notes
     -----
-    Local effects equal those of `local_mr`, pair by pair, and those of members those of
-    `member_local`. For N windows, A exposures, B outcomes and M members, ``(2 + M) N A B`` numbers
-    a method wait for the meta-analysis, in the store or within `max_memory`. Beside them there are
-    `max_memory` and, for a window of V substitutions and K features, about
-    ``8 ((20 + M) V K + (4 A + 20 min(A, 256)) B)`` bytes.
+    The effect is the slope through the origin over the exposure's instruments, all of the same
+    weight (MR-Egger: with an intercept); `_atlas_sums` has the equations. Exposure and outcome are
+    predicted by the same members: with 3 or more, estimates are free of the bias that errors in
+    common bring, and members enter by pseudo-values, averaged over windows with the weights of the
+    ensemble. With 2, and without members, the bias stays. A window in which no member's outcome
+    moves has a standard error of 0 and is left out of the mean.
+
+    For N windows, A exposures, B outcomes and M members, ``(2 + M) N A B`` numbers a method wait
+    for the meta-analysis, in the store or within `max_memory`. Beside them there are `max_memory`
+    and, for a window of V substitutions and K features, about
+    ``8 ((10 + 4 M) V K + (2 + M) (2 A + 5 min(A, 256)) B)`` bytes.
     """
     plan = make_plan(effects, rule, threshold, methods, exposures, outcomes, max_memory)
     plan = plan._replace(device=resolve_device(device))
-    interval = interval or ("rubin" if plan.members else "plain")
-    check_choice("rule", interval, RULES)
-    if interval != "plain" and plan.members < 2:
-        raise ValueError(
-            f"interval {interval!r} needs the effects of at least 2 members; got {plan.members}: "
-            "compute them with keep_members=True, or take interval='plain'"
-        )
+    check_choice("interval", interval, RULES)
     if not 0 <= share[0] < share[1]:
         raise ValueError(f"share (i, n) must have 0 <= i < n; got {share}")
     n_blocks = len(plan.blocks)
@@ -120,13 +125,10 @@ def causal_atlas(
         return folder.table(FINISHED, pd.DataFrame)
     if rule == "pooled":
         plan = plan._replace(moments=folder.array("moments.npy", partial(moments, plan)))
-    lowest = cache(lambda: floors(plan, max_memory))
 
     def block(i: int) -> np.ndarray:
         """Local effects (2 + M, methods, n, A, B) of a block of windows."""
-        return folder.array(
-            f"local/{i:06d}.npy", partial(_local_effects, plan, i, lowest), n_blocks
-        )
+        return folder.array(f"local/{i:06d}.npy", partial(_local_effects, plan, i), n_blocks)
 
     for i in progress_bar(range(share[0], n_blocks, share[1]), progress, desc="windows"):
         block(i)
@@ -147,10 +149,10 @@ def causal_atlas(
     return table
 
 
-def _local_effects(plan: Plan, i: int, lowest: Callable[[], np.ndarray]) -> np.ndarray:
+def _local_effects(plan: Plan, i: int) -> np.ndarray:
     """Local effects (2 + M, methods, n, A, B) in a block of windows."""
     found = plan.windows(i, members=plan.members > 0)
-    return np.stack([fit_window(window, plan, lowest) for window in found], axis=2)
+    return np.stack([fit_window(window, plan) for window in found], axis=2)
 
 
 def _global_effects(
@@ -161,18 +163,35 @@ def _global_effects(
     local = np.concatenate([block(i)[:, :, :, chosen] for i in range(len(plan.blocks))], axis=2)
     pair = ~plan.itself[chosen].ravel()
     names = pd.MultiIndex.from_product([plan.exposures[chosen], plan.outcomes], names=PAIR)
+    reason = "" if plan.members or interval == "plain" else NO_MEMBERS
+    reason = reason if plan.errors else NO_ERRORS
     tables = []
     for method, values in zip(plan.methods, np.moveaxis(local, 1, 0), strict=True):
         values = values.reshape(*values.shape[:2], -1)[..., pair]
-        effect, se, *members = values
-        means = mean_table(random_means(effect, se, device=plan.device), len(effect))
-        common = np.isfinite(values).all(axis=0)
-        each = [
-            random_means(np.where(common, own, np.nan), se, device=plan.device)["effect"]
-            for own in members
-        ]
-        spread = pd.DataFrame(each, columns=range(len(means)), dtype=float)
+        means, members = _means(values, plan)
+        spread = pd.DataFrame(members, columns=range(len(means)), dtype=float)
         columns = intervals(means["effect"], means["se"], spread.std(), spread.count(), interval)
+        if reason:
+            status = np.where(means["effect"].isna(), columns["total_status"], reason)
+            columns["total_status"] = status
         table = names[pair].to_frame(index=False).assign(method=method)
         tables.append(pd.concat([table, means.assign(**columns)], axis=1))
     return pd.concat(tables, ignore_index=True)
+
+
+def _means(values: np.ndarray, plan: Plan) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Means over windows of effects and of what members say (2 + M, N, P), weights in common."""
+    effect, se, *members = values
+    means = mean_table(random_means(effect, se, device=plan.device), len(effect))
+    if not plan.errors:
+        used = np.isfinite(effect)
+        k = used.sum(axis=0)
+        mean = np.where(used, effect, 0).sum(axis=0) / np.where(k > 0, k, np.nan)
+        status = np.where(k > 0, NO_ERRORS, means["status"])
+        return means.assign(effect=mean, k=k, n_excluded=len(effect) - k, status=status), []
+    used = np.isfinite(values).all(axis=0) & (se > 0)
+    tau2 = means["tau2"].fillna(0).to_numpy()
+    weight = np.where(used, 1 / np.where(used, se**2 + tau2, 1), 0)
+    total = weight.sum(axis=0)
+    total[total == 0] = np.nan
+    return means, [(weight * np.where(used, own, 0)).sum(axis=0) / total for own in members]
