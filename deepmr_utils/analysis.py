@@ -18,7 +18,7 @@ from scipy import special
 from . import __version__
 from ._checks import as_list, check_choice, check_names
 from .instruments import RULES as SELECTION
-from .instruments import SOURCES, eligible, own_responses, select_instruments, site_dimensions
+from .instruments import DESIGNS, eligible, own_responses, select_instruments, site_dimensions
 from .intervals import (
     PAIR,
     RULES,
@@ -192,7 +192,7 @@ def deep_mr(
         raise ValueError(f"effects are there already: {extra} goes with the members of a model")
     pairs = _check_pairs(effects, pairs, exposures, outcomes)
     design = design or ("strongest" if instances is None else "motif")
-    check_choice("design", design, SOURCES)
+    check_choice("design", design, DESIGNS)
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
     (method,) = check_methods(method)
@@ -389,7 +389,7 @@ def _global_table(
     if edits is None:
         table[names] = np.nan
     else:
-        from .edits import knockout_effects
+        from .knockouts import knockout_effects
 
         here = [pair for pair in table.index if pair[0] in edits["factor"].to_numpy()]
         table[names] = knockout_effects(edits, here).set_index(PAIR)[names].reindex(table.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["eligible", "own_responses", "select_instruments"]
 
 RULES = ("pooled", "wald")
-SOURCES = ("motif", "strongest", "all")
+DESIGNS = ("motif", "strongest", "all")
 SE_FLOOR_QUANTILE = 0.01
+SITE = 0.5  # share of its own response by which a feature moves where its site is damaged
+SITE_POSITIONS = 3  # moved as much in a sequence: a site, rather than one that a mutation makes
+APART = np.radians(30)  # between the means of two groups of directions, below which there is one
 SITES = ("sequence", "position", "allele")
 
 
@@ -157,7 +161,7 @@ def edited_sequences(effects: xr.Dataset) -> list[str]:
 
 
 def eligible(
-    effects: xr.Dataset, source: str = "motif", instances: pd.DataFrame | None = None
+    effects: xr.Dataset, design: str = "motif", instances: pd.DataFrame | None = None
 ) -> xr.DataArray:
     """Which substitution may be an instrument for which feature.
 
@@ -165,11 +169,11 @@ def eligible(
     ----------
     effects : xr.Dataset
         Variant effects, see `deepmr_utils.mutagenesis.saturation_mutagenesis`.
-    source : {"motif", "strongest", "all"}
+    design : {"motif", "strongest", "all"}
         ``"motif"``: those inside an instance of the feature's own motif, so that they act through
-        it. ``"strongest"``: those that move no other feature more, in units of the standard
-        deviation of each feature's effects: a Steiger filter against all others at once, for which
-        no motif has to be known. ``"all"``: all, as published.
+        it. ``"strongest"``: those that move every other feature less than its own, by borders that
+        are learned from the effects: a Steiger filter against all others at once, for which no
+        motif has to be known. ``"all"``: all, as published.
     instances : pd.DataFrame, optional
         ``sequence_id, factor, start, end`` as `deepmr_utils.motifs.find_instances` gives them;
         needed for "motif".
@@ -177,17 +181,30 @@ def eligible(
     Returns
     -------
     xr.DataArray, bool (sequence, position, allele, feature)
+
+    Notes
+    -----
+    What "less" is, is learned pair by pair. If X acts on Y, whatever moves X moves Y in proportion:
+    substitutions of X lie along a line that can be as steep as it likes, short of those that move Y
+    alone. In the sequences that have a site of both, the directions ``atan2(|y| / own Y, |x| / own
+    X)`` of all substitutions that damage one of them are split into two groups by 2-means; the
+    border lies halfway between the groups' means (Otsu 1979, IEEE Trans Syst Man Cybern 9:62), or
+    at 45 degrees where these are less than 30 apart. No unit of a feature matters.
     """
     import xarray as xr  # tables of instruments do without
 
     dims = (*site_dimensions(effects), "feature")
     values = effects["effect"].transpose(*dims)
-    check_choice("source", source, SOURCES)
-    if source == "all":
+    check_choice("design", design, DESIGNS)
+    if design == "all":
         return xr.ones_like(values, dtype=bool)
-    if source == "strongest":
-        size = np.abs(values / values.std(dims[:3]))
-        return size == size.max("feature")
+    if design == "strongest":
+        if dims[0] == "edit":
+            raise ValueError(
+                "design 'strongest' is for substitutions; edits have a factor: 'motif'"
+            )
+        moved = _strongest(values.transpose("feature", *SITES).to_numpy())
+        return xr.DataArray(np.moveaxis(moved, 0, -1), values.coords, dims)
     features = effects.indexes["feature"]
     if dims[0] == "edit":  # an edit says whose site it changes
         return effects["factor"] == xr.DataArray(
@@ -198,8 +215,8 @@ def eligible(
     if instances is None or not set(features) <= set(instances["factor"]):
         held = [] if instances is None else sorted(instances["factor"].unique())
         raise ValueError(
-            f"source 'motif' needs motif instances of every feature ({', '.join(features)}); got "
-            f"those of {', '.join(held) or 'none'}: give instances, or use source 'strongest'"
+            f"design 'motif' needs motif instances of every feature ({', '.join(features)}); got "
+            f"those of {', '.join(held) or 'none'}: give instances, or use design 'strongest'"
         )
     result = np.zeros(values.shape, bool)
     used = instances[instances["factor"].isin(features)]
@@ -212,8 +229,48 @@ def eligible(
     return xr.DataArray(result, values.coords, dims)
 
 
+def _strongest(effect: np.ndarray) -> np.ndarray:
+    """Of effects (F, S, P, A), those that move every other feature less than its own."""
+    effect = np.ascontiguousarray(effect, np.float64)  # a feature at a time is read
+    result = np.isfinite(effect)
+    size = np.abs(np.where(result, effect, 0))
+    own = np.array([_half_of_total(largest) for largest in size.max((2, 3))])
+    size /= np.where(own > 0, own, 1)[:, None, None, None]
+    damaged = size >= SITE
+    site = damaged.any(3).sum(2) >= SITE_POSITIONS
+    for i, j in combinations(range(len(size)), 2):
+        at = (damaged[i] | damaged[j]) & (site[i] & site[j])[:, None, None]
+        steepest = np.tan(_border(np.arctan2(size[j][at], size[i][at])))
+        result[i] &= size[j] < steepest * size[i]
+        result[j] &= size[j] > steepest * size[i]
+    return result
+
+
+def _half_of_total(values: np.ndarray) -> float:
+    """Values as large or larger make up half of the total (N50).
+
+    Sequences without a site, however many, and single ones with an uncommon effect hardly change
+    it.
+    """
+    ordered = np.sort(values)[::-1]
+    total = ordered.cumsum()
+    return ordered[np.searchsorted(total, total[-1] / 2)]
+
+
+def _border(angle: np.ndarray) -> float:
+    """Border between two groups of angles from 0 to 90 degrees, by 2-means; 45 if there is one."""
+    if len(angle) < 2:
+        return np.pi / 4
+    ordered = np.sort(angle)
+    below, n = np.arange(1, len(angle)), len(angle)
+    total = ordered.cumsum()
+    low, high = total[:-1] / below, (total[-1] - total[:-1]) / (n - below)
+    k = (below * (n - below) * (high - low) ** 2).argmax()
+    return (low[k] + high[k]) / 2 if high[k] - low[k] >= APART else np.pi / 4
+
+
 def own_responses(effects: xr.Dataset, allowed: xr.DataArray) -> pd.Series:
-    """How far a feature moves when its own typical site is lost, to compare features by.
+    """How far a feature moves when a typical site of its own is damaged, to compare features by.
 
     Parameters
     ----------
@@ -225,24 +282,23 @@ def own_responses(effects: xr.Dataset, allowed: xr.DataArray) -> pd.Series:
     Returns
     -------
     pd.Series, float64
-        By feature: the median, over sequences in which an eligible substitution moves it by a
-        standard deviation of all its effects or more, of the largest such move.
+        By feature: the median, over the sequences that have a site of the feature, of the largest
+        move by its own substitutions. A sequence has a site where that is at least half of what
+        makes up half of the total over sequences. NaN where nothing moves the feature.
     """
     sites = site_dimensions(effects)
-    found = {}
-    there = set(allowed["feature"].to_numpy())
+    found, there = {}, set(allowed["feature"].to_numpy())
     for name in effects["feature"].to_numpy().tolist():
         values = effects["effect"].sel(feature=name).transpose(*sites).to_numpy()
-        size = np.abs(values.astype(np.float64))
-        own = size
+        size = np.nan_to_num(np.abs(values.astype(np.float64)))
         if name in there:
-            own = np.where(allowed.sel(feature=name).transpose(*sites).to_numpy(), size, np.nan)
+            size = size * allowed.sel(feature=name).transpose(*sites).to_numpy()
         if sites == SITES:
-            largest = np.nanmax(own.reshape(len(own), -1), axis=1, initial=0)
+            largest = size.max((1, 2))
         else:
-            largest = pd.Series(own.ravel()).groupby(effects["sequence_id"].to_numpy()).max()
-        moved = largest[largest >= np.nanstd(values)]
-        found[name] = np.median(moved) if len(moved) else np.nan
+            largest = pd.Series(size).groupby(effects["sequence_id"].to_numpy()).max().to_numpy()
+        typical = _half_of_total(largest)
+        found[name] = np.median(largest[largest >= SITE * typical]) if typical > 0 else np.nan
     return pd.Series(found, dtype=float)
 
 

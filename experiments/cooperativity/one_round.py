@@ -11,7 +11,7 @@ import xarray as xr
 from deepmr_utils import calibration, intervals, mr
 from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import PairEffects, pair_effects
-from deepmr_utils.instruments import SOURCES, eligible
+from deepmr_utils.instruments import DESIGNS, eligible
 from deepmr_utils.motifs import find_instances
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.predict import predict
@@ -63,7 +63,7 @@ class Settings:
         check_choices("calibration", self.calibrations, CALIBRATIONS)
         check_choices("method", self.methods, mr.methods()["name"].tolist())
         simulation.analysed_features(self.direction)  # raises where unknown
-        check_choice("design", self.design, SOURCES)
+        check_choice("design", self.design, DESIGNS)
         check_choice("rule", self.interval_rule, intervals.RULES)
         check_number("n_members", self.n_members, 2)  # standard errors need two
 

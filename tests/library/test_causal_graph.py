@@ -154,7 +154,7 @@ def test_eligible_substitutions(worlds):
     known = np.isfinite(effects["effect"]).all("feature")
     assert (strongest.sum("feature").to_numpy()[known.to_numpy()] == 1).all()
     assert instruments.eligible(effects, "all").all()
-    with pytest.raises(ValueError, match="unknown source 'own': choose one of motif, strongest"):
+    with pytest.raises(ValueError, match="unknown design 'own': choose one of motif, strongest"):
         instruments.eligible(effects, "own")
     with pytest.raises(ValueError, match=r"needs motif instances of every feature .* got those of"):
         instruments.eligible(effects, "motif", instances[instances["factor"] != "Klf4"])
@@ -276,16 +276,3 @@ def test_direction_by_hand(sign):
     # all members say 0.3, so that only the errors given the model are left, of both ways
     assert row["total_se"] == pytest.approx(0.05, rel=1e-6)
     assert row["p"] == pytest.approx(2 * stats.norm.sf(6), rel=1e-3)
-
-
-def test_strongest_is_in_units_of_each_features_spread():
-    """A feature of large numbers does not win by its units."""
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(2, 5, 4, 2))
-    dims = ("sequence", "position", "allele", "feature")
-    effects = xr.Dataset({"effect": (dims, values * [1.0, 1000.0])}, {"feature": ["x", "y"]})
-    size = np.abs(values / values.reshape(-1, 2).std(0))
-    expected = size == size.max(-1, keepdims=True)
-    got = instruments.eligible(effects, "strongest").transpose(*dims)
-    np.testing.assert_array_equal(got, expected)
-    assert 10 < got.sel(feature="x").sum() < 30

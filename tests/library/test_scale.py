@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from proposal_scale import _border, _half_of_total, eligible, own_response
+from deepmr_utils.instruments import _border, _half_of_total, eligible, own_responses
 
 DIMS = ("sequence", "position", "allele", "feature")
 X_SITE, Y_SITE = slice(5, 15), slice(25, 35)
@@ -45,7 +45,7 @@ def slope_through_origin(effects, allowed, exposure, outcome, rows):
 def test_own_movers_are_found_where_no_scale_tells_them(slope, share):
     effects, has = cooperative(slope, noise=0.01, share=share)
     both = has.all(1)
-    allowed = eligible(effects)
+    allowed = eligible(effects, "strongest")
     assert allowed.dims == DIMS
     assert allowed.dtype == bool
     assert slope_through_origin(effects, allowed, "x", "y", both) == pytest.approx(slope, rel=0.01)
@@ -68,13 +68,13 @@ def test_one_sd_as_the_scale_fails():
 
 def test_does_not_depend_on_units_or_order():
     effects, _ = cooperative(3.0, noise=0.01)
-    allowed = eligible(effects)
+    allowed = eligible(effects, "strongest")
     rescaled = effects * xr.DataArray([2.0**-20, -(2.0**11)], dims="feature")
-    assert (eligible(rescaled) == allowed).all()
+    assert (eligible(rescaled, "strongest") == allowed).all()
     shuffled = np.random.default_rng(0).permutation(S)
-    other = eligible(effects.isel(feature=[1, 0], sequence=shuffled))
+    other = eligible(effects.isel(feature=[1, 0], sequence=shuffled), "strongest")
     assert (other.sel(feature=["x", "y"]) == allowed.isel(sequence=shuffled)).all()
-    other = eligible(effects.transpose("feature", "allele", "position", "sequence"))
+    other = eligible(effects.transpose("feature", "allele", "position", "sequence"), "strongest")
     assert other.dims == DIMS
     assert (other == allowed).all()
 
@@ -87,7 +87,7 @@ def test_a_third_feature_keeps_its_own():
     values = np.concatenate([effects["effect"].to_numpy(), third[..., None]], -1)
     values[:, 17:22, 1:, 0] += 0.5  # it helps x
     coords = {"sequence": np.arange(S), "feature": ["x", "y", "z"]}
-    allowed = eligible(xr.Dataset({"effect": xr.DataArray(values, coords, DIMS)}))
+    allowed = eligible(xr.Dataset({"effect": xr.DataArray(values, coords, DIMS)}), "strongest")
     here = allowed.isel(position=slice(17, 22), allele=slice(1, None))
     assert here.sel(feature="z").all()
     assert not here.sel(feature="x").any()
@@ -96,11 +96,11 @@ def test_a_third_feature_keeps_its_own():
 def test_a_feature_that_nothing_moves_takes_no_instruments():
     effects, _ = cooperative(2.0)
     effects["effect"].loc[{"feature": "y"}] *= 0
-    allowed = eligible(effects)
+    allowed = eligible(effects, "strongest")
     moves = np.abs(effects["effect"].sel(feature="x")) > 0
     assert (allowed.sel(feature="x") == moves).all()
     assert not allowed.sel(feature="y").any()
-    own = own_response(effects, allowed)
+    own = own_responses(effects, allowed)
     assert own["x"] > 0
     assert np.isnan(own["y"])
 
@@ -139,8 +139,8 @@ def test_half_of_total():
 def test_own_response_is_that_to_the_own_site():
     slope = 4.0
     effects, has = cooperative(slope)
-    allowed = eligible(effects)
-    own = own_response(effects, allowed)
+    allowed = eligible(effects, "strongest")
+    own = own_responses(effects, allowed)
     size = np.abs(effects["effect"].to_numpy())
     largest = {"x": size[has[:, 0]][:, X_SITE, 1:, 0].max((1, 2))}
     largest["y"] = size[has.all(1)][:, Y_SITE, 1:, 1].max((1, 2))
@@ -149,8 +149,3 @@ def test_own_response_is_that_to_the_own_site():
     assert own["y"] == pytest.approx(np.median(largest["y"]), rel=0.02)
     effect = slope_through_origin(effects, allowed, "x", "y", has.all(1))
     assert effect * own["x"] / own["y"] == pytest.approx(1, rel=0.02)
-
-
-def test_other_sources_are_not_known():
-    with pytest.raises(ValueError, match="strongest"):
-        eligible(cooperative(1.0)[0], "motif")
