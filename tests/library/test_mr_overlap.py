@@ -7,6 +7,7 @@ from scipy import stats
 
 from deepmr_utils import mr
 from deepmr_utils.intervals import total_variance
+from deepmr_utils.mr.diagnostics import leave_one_out
 
 METHODS = mr.methods().set_index("name")["overlap"]
 OVERLAP = METHODS.index[METHODS].tolist()
@@ -179,6 +180,16 @@ def test_a_table_with_covariances():
     table.loc[3, "covariance"] = np.nan
     with pytest.raises(ValueError, match=r"NaN in all five.*at row 3"):
         mr.local_mr(table, "ivw")
+
+
+def test_each_instrument_left_out():
+    *values, c = (a[0] for a in small())
+    table = leave_one_out(*values, "ivw", covariance=c)
+    assert table["left_out"].tolist() == list(range(20))
+    keep = np.arange(20) != 7
+    row = mr.estimate(*(a[keep] for a in values), "ivw", covariance=c[keep]).iloc[0]
+    assert table["causal_effect"][7] == pytest.approx(row["causal_effect"], rel=1e-12)
+    assert table["se"][7] == pytest.approx(row["se"], rel=1e-12)
 
 
 def test_strength_is_that_of_one_member_where_its_spread_is_known():
