@@ -81,7 +81,7 @@ def diagnostics(
 
 
 def _one_sequence(*effects: ArrayLike) -> Array:
-    """Instruments (4, V) of one sequence, checked."""
+    """Instruments (4, V), or with covariances (5, V), of one sequence, checked."""
     arrays = np.stack(check_effects(*effects))
     if arrays.shape[1] != 1:
         raise ValueError(f"expected one sequence, arrays (V,); got {arrays.shape[1]}: select a row")
@@ -140,6 +140,7 @@ def leave_one_out(
     se_outcome: ArrayLike,
     method: str = "egger_robust",
     *,
+    covariance: ArrayLike | None = None,
     distribution: Distribution = "normal",
     **options: object,
 ) -> pd.DataFrame:
@@ -149,7 +150,7 @@ def leave_one_out(
     ----------
     beta_exposure, se_exposure, beta_outcome, se_outcome : array_like, float (V,)
         As in `deepmr_utils.mr.estimate`.
-    method, distribution, **options
+    method, covariance, distribution, **options
         As in `deepmr_utils.mr.estimate`.
 
     Returns
@@ -163,10 +164,12 @@ def leave_one_out(
     ValueError
         As `deepmr_utils.mr.estimate`, or if there are several sequences.
     """
-    effects = _one_sequence(beta_exposure, se_exposure, beta_outcome, se_outcome)
+    given = [beta_exposure, se_exposure, beta_outcome, se_outcome]
+    effects = _one_sequence(*given, *([] if covariance is None else [covariance]))
     left_out = np.flatnonzero(~np.isnan(effects[0]))
     repeated = np.repeat(effects[:, None], len(left_out), axis=1)
     repeated[:, np.arange(len(left_out)), left_out] = np.nan
-    table = estimate(*repeated, method, distribution=distribution, **options)
+    rest = None if covariance is None else repeated[4]
+    table = estimate(*repeated[:4], method, covariance=rest, distribution=distribution, **options)
     table.insert(0, "left_out", left_out)
     return table

@@ -113,6 +113,11 @@ def estimate(
     Signs of alleles and of the outcome, order and units change nothing but the sign and unit of the
     results. Methods of ratios (medians, modes, conmix, hetpen) leave out an instrument that has
     none, as its exposure effect is 0; `n_instruments` counts it.
+
+    Errors and their covariance are taken as known. Where each instrument has those of a few members
+    they hang together by chance: of five members, weights 1 / se_outcome^2 leave two fifths of the
+    bias by overlap in IVW, MR-Egger and dIVW. Give one `se_outcome` to all instruments then; RAPS
+    needs one `se_exposure` and one `covariance` as well.
     """
     method, options = _options(method, distribution, options)
     effects = [beta_exposure, se_exposure, beta_outcome, se_outcome]

@@ -288,14 +288,15 @@ def _corrected_line(data: Instruments, weight: Array, *, intercept: bool) -> Lin
     rest, total = (shared - b * error) / strength[:, None], weight.sum(axis=1)
     pull = 1 / total[:, None] - mean_x[:, None] * lever  # on the intercept
     n = (weight > 0).sum(axis=1)
-    expected = variance.sum(axis=1) * (n - (2 if intercept else 1)) / n
+    freedom = n - (2 if intercept else 1)
     floor = RANK * (noise + b**2 * error).sum(axis=1)  # errors that are one leave a residual none
+    expected = np.fmax(variance.sum(axis=1), floor) * np.where(freedom > 0, freedom, np.nan) / n
     return Line(
         slope,
         mean_y - slope * mean_x,
         np.sqrt((lever**2 * weight * variance + rest**2).sum(axis=1)),
         np.sqrt((pull**2 * weight * variance + (mean_x[:, None] * rest) ** 2).sum(axis=1)),
-        np.sqrt((weight * (dy - b * dx) ** 2).sum(axis=1) / np.fmax(expected, floor)),
+        np.sqrt((weight * (dy - b * dx) ** 2).sum(axis=1) / expected),
         np.ones(len(slope), bool),
     )
 

@@ -5,6 +5,7 @@ of 0.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from deepmr_utils import meta, mr
@@ -35,8 +36,8 @@ def tables(size, rows=3):
 
 
 def fit(values, method):
-    drawn = "draws" in mr.REGISTRY[method].options
-    return mr.estimate(*values, method, **({"draws": 25} if drawn else {}))
+    drawn, (*effects, c) = "draws" in mr.REGISTRY[method].options, [*values, None][:5]
+    return mr.estimate(*effects, method, covariance=c, **({"draws": 25} if drawn else {}))
 
 
 def same(table, base, factor=1.0, rtol=1e-6):
@@ -52,6 +53,15 @@ def same(table, base, factor=1.0, rtol=1e-6):
         assert (close | (ours == theirs) | (ours.isna() & theirs.isna())).all(), name
     np.testing.assert_allclose(table["se"] / abs(factor), base["se"], rtol=rtol)
     np.testing.assert_allclose(table["p"], base["p"], rtol=1e-4, atol=1e-8)
+
+
+def correlated(size, rows=3):
+    """The same with covariances of the errors, some of them alike but for their sign."""
+    values, rng = tables(size, rows), np.random.default_rng(size)
+    values[[1, 3]] *= 2
+    share = rng.choice([-0.9, -0.3, 0.3, 0.9], values.shape[1:]) * 0.3
+    share[::2] = rng.uniform(0, 0.5, share[::2].shape)
+    return np.concatenate([values, (share * values[1] * values[3])[None]])
 
 
 def sizes(method):
@@ -71,6 +81,41 @@ def test_signs_alleles_and_order(method):
         swapped[::2] *= rng.choice([-1.0, 1.0], values.shape[1:])
         same(fit(swapped, method), base)
         same(fit(values[:, :, rng.permutation(size)], method), base)
+
+
+OVERLAP = [m for m in METHODS if mr.REGISTRY[m].overlap()]
+
+
+@pytest.mark.parametrize("method", OVERLAP)
+@pytest.mark.parametrize("size", SIZES)
+def test_covariances_of_errors_follow_alleles_signs_order_and_units(method, size):
+    values = correlated(size)
+    base = fit(values, method)
+    assert (base["status"] == "ok").mean() > 0.25
+    assert not np.allclose(base["causal_effect"], fit(values[:4], method)["causal_effect"])
+    rng = np.random.default_rng(1)
+    alleles = values.copy()
+    alleles[[0, 2]] *= rng.choice([-1.0, 1.0], values.shape[1:])
+    same(fit(alleles, method), base)
+    same(fit(values[:, :, rng.permutation(size)], method), base)
+    for unit in (2.0**-300, 0.1, 1e100):
+        x, y = np.array([[unit, unit, 1, 1, unit], [1, 1, unit, unit, unit]])[:, :, None, None]
+        same(fit(values * x, method), base, 1 / unit)
+        same(fit(values * y, method), base, unit)
+    reverse = values * np.array([1, 1, -1, 1, -1])[:, None, None]
+    same(fit(reverse, method), base, -1)
+    pd.testing.assert_frame_equal(fit(values[:, 4:5], method), base[4:5].reset_index(drop=True))
+    padding = np.pad(values, ((0, 0), (0, 0), (2, 1)), constant_values=np.nan)
+    pd.testing.assert_frame_equal(fit(padding, method), base)
+
+
+def test_covariances_can_tell_an_effect_from_its_opposite():
+    x, y = np.array([1.0, 1, 2, 2, 3, 3]), np.array([1.0, -1, 2, -2, 3, -3])
+    s, turn = np.full(6, 0.1), np.array([1, -1, 1, -1, 1, -1])
+    assert fit((x, s, y, s, 0.005 * turn), "ivw")["causal_effect"][0] == 0
+    row = fit((x, s, y, s, 0.005 * turn**2), "ivw").iloc[0]
+    assert row["status"] == "ok"
+    assert row["causal_effect"] == pytest.approx(-6 * 0.005 / (28 - 6 * 0.01), rel=1e-12)
 
 
 # The published weights of hetpen depend on the unit of the ratios, see its Notes.

@@ -7,6 +7,7 @@ from scipy import stats
 
 from deepmr_utils import mr
 from deepmr_utils.intervals import total_variance
+from deepmr_utils.mr.diagnostics import leave_one_out
 
 METHODS = mr.methods().set_index("name")["overlap"]
 OVERLAP = METHODS.index[METHODS].tolist()
@@ -120,6 +121,18 @@ def test_normal_equations_and_their_sandwich(intercept):
             assert table["intercept_se"][i] == pytest.approx(error[1] * max(scale, 1), rel=1e-9)
 
 
+def test_one_instrument():
+    x, sx, y, sy, c = 0.5, 0.1, 0.4, 0.2, 0.012
+    row = mr.estimate(*([a] for a in (x, sx, y, sy)), "ivw", covariance=[c], effects="random").iloc[
+        0
+    ]
+    b = (x * y - c) / (x**2 - sx**2)
+    v, k = sy**2 + b**2 * sx**2 - 2 * b * c, c - b * sx**2
+    assert row["causal_effect"] == pytest.approx(b, rel=1e-12)
+    assert row["se"] == pytest.approx(np.sqrt(x**2 * v + k**2) / (x**2 - sx**2), rel=1e-12)
+    assert np.isnan(row["scale"])
+
+
 @pytest.mark.parametrize("method", ["ivw", "divw", "egger"])
 def test_no_estimate_where_the_exposure_is_error(method):
     x, sx, y, sy, c = (a[0] for a in small())
@@ -179,6 +192,16 @@ def test_a_table_with_covariances():
     table.loc[3, "covariance"] = np.nan
     with pytest.raises(ValueError, match=r"NaN in all five.*at row 3"):
         mr.local_mr(table, "ivw")
+
+
+def test_each_instrument_left_out():
+    *values, c = (a[0] for a in small())
+    table = leave_one_out(*values, "ivw", covariance=c)
+    assert table["left_out"].tolist() == list(range(20))
+    keep = np.arange(20) != 7
+    row = mr.estimate(*(a[keep] for a in values), "ivw", covariance=c[keep]).iloc[0]
+    assert table["causal_effect"][7] == pytest.approx(row["causal_effect"], rel=1e-12)
+    assert table["se"][7] == pytest.approx(row["se"], rel=1e-12)
 
 
 def test_strength_is_that_of_one_member_where_its_spread_is_known():
@@ -298,6 +321,26 @@ def test_five_members(strength, plain, confused, effect):
     assert (usual - effect).mean() == pytest.approx(plain * share, rel=0.05)
     wrong = of_members(x, y, divisor=1)["causal_effect"] - effect
     assert wrong.mean() == pytest.approx(confused * share, rel=0.03)
+
+
+@pytest.mark.parametrize("method", ["divw", "raps_simple"])
+def test_weights_of_a_few_members_leave_a_part_of_the_bias(method):
+    x, y, _ = member_effects(3, 0.0)
+    x, y = x[:, :1000], y[:, :1000]
+    c = ((x - x.mean(axis=0)) * (y - y.mean(axis=0))).sum(axis=0) / 20
+    errors = [x.var(axis=0, ddof=1) / 5, y.var(axis=0, ddof=1) / 5, c]
+    found = {}
+    for name, (vx, vy, shared) in {
+        "own": errors,
+        "common": [np.broadcast_to(a.mean(axis=1, keepdims=True), a.shape) for a in errors],
+    }.items():
+        values = x.mean(axis=0), np.sqrt(vx), y.mean(axis=0), np.sqrt(vy)
+        found[name] = mr.estimate(*values, method, covariance=shared)
+    assert abs(found["common"]["causal_effect"].mean()) < 0.004  # without the correction 0.05
+    assert 0.93 <= covered(found["common"], 0) <= 0.97
+    assert covered(found["own"], 0) < 0.9
+    if method == "divw":
+        assert found["own"]["causal_effect"].mean() == pytest.approx(0.4 * 0.05, rel=0.2)
 
 
 @pytest.mark.parametrize("strength", [10, 3])

@@ -128,6 +128,19 @@ def test_any_finite_data_give_an_estimate_or_a_status(method, values):
     assert (table["n_instruments"] == (~np.isnan(values[0])).sum(axis=1)).all()
 
 
+@pytest.mark.parametrize("method", [m for m in METHODS if mr.REGISTRY[m].overlap()])
+@settings(
+    max_examples=20, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(values=summary_data(), correlation=st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]))
+def test_any_covariances_give_an_estimate_or_a_status(method, values, correlation):
+    table = mr.estimate(*values, method, covariance=correlation * values[1] * values[3])
+    good = table["status"] == "ok"
+    assert np.isfinite(table.loc[good, ["causal_effect", "se"]]).all(axis=None)
+    assert (table.loc[good, "se"] > 0).all()
+    assert table.loc[~good, mr.COLUMNS].isna().all(axis=None)
+
+
 @settings(max_examples=40, derandomize=True, deadline=None)
 @given(values=summary_data(), tau2_method=st.sampled_from(meta.TAU2_METHODS))
 def test_any_finite_effects_have_a_mean_or_a_status(values, tau2_method):
