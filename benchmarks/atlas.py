@@ -2,8 +2,8 @@
 
 Run from the repository root (not part of the tests):
 
-    python benchmarks/atlas.py --features 100 --windows 1000           # the target: 5 minutes
-    python benchmarks/atlas.py --features 919 --windows 2              # rate, and projection
+    python benchmarks/atlas.py --features 100 --windows 1000 --members 5    # target: 110 s of CPU
+    python benchmarks/atlas.py --features 919 --windows 2                   # rate, and projection
     python benchmarks/atlas.py --features 919 --windows 20 --length 100
 
 Effects are synthetic, with a few strong positions as in real windows; blocks of windows repeat the
@@ -13,23 +13,23 @@ threshold 1, which takes a first pass.
 CPU seconds of one core (AMD EPYC with AVX-512, other work beside), IVW and MR-Egger:
 
     features  window   members  first pass a window  all pairs a window  whole, 1,000 windows
-    100       1,000 bp 0        0.002                0.016               21 (measured, with REML)
-    100       1,000 bp 10       0.002                0.159               200
-    919       1,000 bp 0        0.102                0.573               980: 16 minutes
-    919       100 bp   0        0.004                0.197               510
+    100       1,000 bp 0        0.003                0.013               22 (measured, with REML)
+    100       1,000 bp 5        0.003                0.037               44 (measured, with REML)
+    919       1,000 bp 0        0.116                0.589               980: 16 minutes
+    919       1,000 bp 5        0.074                1.888               2,200: 37 minutes
+    919       100 bp   0        0.006                0.177               460
 
-REML of 1,000 windows takes 0.18 ms a pair and method (3.5 ms by `meta.random_effects`), 300 s for
-919 x 918 pairs. In these windows 1,279 of 3,000 substitutions are instruments of some exposure and
-products run at 23 GFLOP/s; were all of them, the products would take 2.3 times as long. Local
-effects of 919 features wait on disk, 27 GB in float64; 919 features and 12 windows took 1.2 GB of
-memory beside Python and the block of effects with `max_memory` of 1 GiB.
+REML of 1,000 windows takes 0.16 ms a pair and method (3.5 ms by `meta.random_effects`), 270 s for
+919 x 918 pairs; members take its weights. In these windows 1,279 of 3,000 substitutions are
+instruments of some exposure. Local effects of 919 features wait on disk, 27 GB in float64, 95 GB
+with 5 members.
 
 Projected, not measured: the products of 919 x 918 pairs and 1,000 windows are 1.3e13 FLOP (3e13
-if all substitutions are instruments), half a second to a second of a GPU at 30 TFLOP/s in float64,
-and REML is bound by its memory at a few seconds, so that what the host does to a window (reading
-and selecting, 0.1 to 0.2 s of a core) decides: 3 to 5 minutes. Blocks of windows are independent
-(`causal_atlas(..., share=(i, n))`): 20 cores take under a minute for local effects, and one of them
-5 minutes for REML. The mutagenesis itself takes longer than any of these.
+if all substitutions are instruments; 4.3e13 with 5 members), one or two seconds of a GPU at 30
+TFLOP/s in float64, and REML is bound by its memory at a few seconds, so that what the host does to
+a window (reading and selecting, 0.1 to 0.2 s of a core) decides: 3 to 5 minutes. Blocks of windows
+are independent (`causal_atlas(..., share=(i, n))`): 20 cores take under a minute for local effects,
+and one of them 5 minutes for REML. The mutagenesis itself takes longer than any of these.
 """
 
 import argparse
@@ -60,12 +60,13 @@ def block_of_effects(n: int, length: int, k: int, members: int) -> xr.Dataset:
     arrays = {"effect": (dims, effect), "se": (dims, se)}
     if members:
         draws = effect + se * rng.normal(size=(members, *effect.shape)).astype(np.float32)
+        arrays = {"effect": (dims, draws.mean(0)), "se": (dims, draws.std(0, ddof=1))}
         arrays["member_effect"] = (("member", *dims), draws)
     coordinates = {
         "sequence": np.arange(n), "position": np.arange(length), "allele": list("ACGT"),
         "feature": [f"feature-{i}" for i in range(k)],
     }  # fmt: skip
-    return xr.Dataset(arrays, coordinates, {"n_members": 5})
+    return xr.Dataset(arrays, coordinates, {"n_members": members or 5})
 
 
 def main() -> None:
@@ -120,14 +121,14 @@ def main() -> None:
             f"whole atlas, {n} windows, {len(table)} rows: {time.perf_counter() - start:.0f} s, "
             f"{time.process_time() - cpu:.0f} s CPU; peak {peak:.1f} GB, {before:.1f} before"
         )
-    pairs, layers = k * (k - 1), 1 + chosen.members
-    meta = layers * 2 * pairs * means
-    flop = 1000 * layers * 6 * 2 * np.mean(used) * k**2
+    meta = 2 * k * (k - 1) * means
+    products = 3 * chosen.members + 5 if chosen.members > 2 else 6
+    flop = 1000 * products * 2 * np.mean(used) * k**2
     print(
         f"projected for 1,000 windows, minutes of a core: first pass {1000 * first / n / 60:.1f}, "
         f"all pairs {1000 * local / 60:.1f}, REML {meta / 60:.1f}; products {flop:.2g} FLOP, "
         f"{flop / GPU_FLOPS:.2g} s at {GPU_FLOPS / 1e12:.0f} TFLOP/s; local effects "
-        f"{(1 + layers) * 2 * 1000 * k**2 * 8 / 1e9:.1f} GB in float64"
+        f"{(2 + chosen.members) * 2 * 1000 * k**2 * 8 / 1e9:.1f} GB in float64"
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.1f} GB, {before:.1f} GB of it the block of effects and Python")

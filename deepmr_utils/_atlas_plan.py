@@ -137,12 +137,6 @@ def make_plan(
     methods, _, exposures, outcomes = (given for given, _ in chosen.values())
     if exposures == outcomes and len(exposures) == 1:
         raise ValueError(f"an atlas needs two features; exposure and outcome are {exposures}")
-    errors = not (first["effect"].notnull() & first["se"].isnull()).any().item()
-    if rule == "wald" and not errors:
-        raise ValueError(
-            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
-            "ensemble or MC-dropout, or the rule 'pooled'"
-        )
     features = [name for name in names if name in {*exposures, *outcomes}]
     members = first.sizes["member"] if "member_effect" in first else 0
     members, averaged = members * (members > 1), first.attrs.get("n_members", 1)
@@ -150,6 +144,13 @@ def make_plan(
     if whole:
         blocks = _blocks_of(effects, len(features), len(exposures) * len(outcomes), max_memory)
         first = blocks[0]()
+    some = first[["effect", "se"]].sel(feature=features[:1])  # `windows` refuses a mixture
+    errors = not (some["effect"].notnull() & some["se"].isnull()).any().item()
+    if rule == "wald" and not errors:
+        raise ValueError(
+            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
+            "ensemble or MC-dropout, or the rule 'pooled'"
+        )
     return Plan(
         blocks, first, features, exposures, outcomes, methods, rule, threshold, members, averaged,
         errors,

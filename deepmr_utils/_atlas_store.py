@@ -93,7 +93,9 @@ class Folder:
             return read_table(self.path / name)
         table = compute()
         if self.path is not None:
-            land(self.path / name, lambda f: table.to_parquet(f, write_page_checksum=True))
+            # no statistics, which checksums do not cover
+            options = {"write_page_checksum": True, "write_statistics": False}
+            land(self.path / name, lambda f: table.to_parquet(f, **options))
         return table
 
     def tidy(self) -> None:

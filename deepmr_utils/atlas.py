@@ -105,7 +105,7 @@ def causal_atlas(
     For N windows, A exposures, B outcomes and M members, ``(2 + M) N A B`` numbers a method wait
     for the meta-analysis, in the store or within `max_memory`. Beside them there are `max_memory`
     and, for a window of V substitutions and K features, about
-    ``8 ((10 + 4 M) V K + (2 + M) (2 A + 5 min(A, 256)) B)`` bytes.
+    ``8 ((10 + 4 M) V K + (2 + M) (2 A + 15 min(A, 256)) B)`` bytes.
     """
     plan = make_plan(effects, rule, threshold, methods, exposures, outcomes, max_memory)
     plan = plan._replace(device=resolve_device(device))
