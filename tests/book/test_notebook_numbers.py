@@ -26,6 +26,11 @@ CENTRAL = {
         "global.ivw.effect", "global.ivw.se", "global.ivw.tau", "global.egger_robust.effect",
         "none.ivw.coverage", "outliers.egger_robust.rmse", "weak.F", "bent.both.10.egger_robust",
     ],
+    "one_sample": [
+        "known.10.null.plain.bias", "members.3.null.wrong.bias", "members.3.null.corrected.coverage",
+        "selected.3.null.cross_fit.coverage", "weights.equal.3", "bpnet.Sox2.Oct4.corrected",
+        "mtsplice.there.instruments",
+    ],
     "your_own_model": [
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
         "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
