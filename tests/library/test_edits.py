@@ -394,6 +394,8 @@ def test_ratio_of_a_network_that_is_linear_in_the_number_of_sites():
     np.testing.assert_allclose(local["knockout"], ratio, rtol=1e-12)
     assert local["sequence_id"].tolist() == IDS
     assert (local["n_edits"] == 3).all()
+    # features without sites of their own have no rows
+    assert set(local_knockouts(effects)["exposure"]) == {"X", "Y"}
     # three features, Y's sites are in ten sequences
     sites = effects.isel(edit=(effects["factor"] == "Y").to_numpy()).assign_coords(
         feature=["Z", "X", "Y"]
