@@ -580,3 +580,20 @@ def test_ratios_of_the_demo_genome_are_those_of_its_rules():
                 # what the edit does to other motifs, below the threshold of a site, is left
                 assert found[exposure, outcome] == pytest.approx(truth, abs=0.02)
     assert found["Sox2", "Oct4"] > 0.1 > abs(found["Klf4", "Sox2"])
+
+
+def test_edits_of_other_kinds_and_factors_do_not_enter():
+    rng = np.random.default_rng(3)
+    change = rng.normal(2, 1, (4, 30, 2))
+    kind = np.repeat(["shuffled", "moved", "partial", "replaced"], [10, 5, 5, 10])
+    factor = np.repeat(["X", "Y"], [25, 5])
+    effects = data_set(change, np.arange(30) % 10, kind=kind, factor=factor)
+    own = np.r_[0:10, 20:25]
+    row = knockout_effects(effects, [("X", "Y")]).iloc[0]
+    x, y = change[:, own].transpose(2, 0, 1)
+    assert row["knockout"] == pytest.approx(pairs_of_members(x, y) / pairs_of_members(x, x))
+    assert (row["n_edits"], row["k"]) == (15, 10)
+    moved = knockout_effects(effects, [("X", "Y")], "moved").iloc[0]
+    x, y = change[:, 10:15].transpose(2, 0, 1)
+    assert moved["knockout"] == pytest.approx(pairs_of_members(x, y) / pairs_of_members(x, x))
+    assert (moved["n_edits"], moved["n_without_site"]) == (5, 5)
