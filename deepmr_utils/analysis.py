@@ -17,8 +17,8 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_names
-from .instruments import RULES as SELECTION
 from .instruments import DESIGNS, eligible, own_responses, select_instruments, site_dimensions
+from .instruments import RULES as SELECTION
 from .intervals import (
     PAIR,
     RULES,
@@ -30,6 +30,8 @@ from .intervals import (
 )
 from .meta import global_effects
 from .mr import check_methods, local_mr
+from .mr.crossfit import cross_fit as cross_fit_local
+from .mr.linear import NOT_DEBIASED
 from .mr.registry import REGISTRY
 
 __all__ = [
@@ -45,6 +47,7 @@ PUBLISHED = {
 }  # fmt: skip
 SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
 FEWEST = 10  # sequences with instruments of their own that an answer needs
+WEAK = 10  # mean squared effect over sd of a member, below which selection leaves a bias
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
 ROUNDING = 100  # effects below so many roundings of float32 lose digits
 
@@ -117,9 +120,10 @@ def deep_mr(
     effects: xr.Dataset | object, one_hot: object = None, *,
     pairs: Sequence[tuple[str, str]] | None = None, exposures: Sequence[str] | None = None,
     outcomes: Sequence[str] | None = None, design: str | None = None, rule: str = "pooled",
-    threshold: float = 1.0, method: str = "ivw", weights: str = "equal", interval: str = "rubin",
-    instances: pd.DataFrame | None = None, motifs: Mapping[str, Any] | None = None,
-    edits: xr.Dataset | None = None, seed: int = 0, **mutagenesis: Any,
+    threshold: float = 1.0, method: str = "ivw", weights: str = "equal", cross_fit: bool = False,
+    interval: str = "rubin", instances: pd.DataFrame | None = None,
+    motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None, seed: int = 0,
+    **mutagenesis: Any,
 ) -> Result:  # fmt: skip
     """Causal effects between the features of a model: all ordered pairs, or those asked for.
 
@@ -144,6 +148,9 @@ def deep_mr(
         Of instruments, for methods that take them. Few members tell the variance of a substitution
         so badly that ``1 / se^2`` is noise; with "equal" weights the line through the origin is the
         slope that the truth of the simulations is defined by.
+    cross_fit : bool
+        Select instruments by some members and take the products of others, where instruments are
+        weak; needs 4 members, and the rule "wald". See `deepmr_utils.mr.crossfit.cross_fit`.
     interval : str
         Rule of `deepmr_utils.intervals.total_variance`. "plain" takes the model for known.
     instances : pd.DataFrame, optional
@@ -200,7 +207,8 @@ def deep_mr(
     allowed = eligible(
         effects.sel(feature=acting) if design == "motif" else effects, design, instances
     )
-    chosen = {"method": method, "rule": rule, "threshold": threshold, "weights": weights}
+    chosen = {"method": method, "rule": rule, "threshold": threshold, "weights": weights,
+              "cross_fit": cross_fit}  # fmt: skip
     found = pair_effects(effects, allowed, pairs, **chosen)
     _warn_of_rounding(effects, found.instruments)
     settings = {
@@ -208,7 +216,7 @@ def deep_mr(
         "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
     }  # fmt: skip
     settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
-    table = _global_table(found, effects, allowed, edits, interval)
+    table = _global_table(found, effects, allowed, edits, interval, cross_fit=cross_fit)
     return Result(table, _local_table(found, interval), found.instruments, found.members, settings)
 
 
@@ -259,12 +267,17 @@ def _mutate(
     ids = effects["sequence"].to_numpy().tolist()
     if instances is None:
         instances = find_instances(one_hot, ids, motifs)
+    if options.get("reverse_complement"):
+        raise ValueError(
+            "knock-outs are predicted on the strand given: leave out reverse_complement, or give "
+            "instances in the place of motifs"
+        )
     shared = {name: options[name] for name in EDIT_OPTIONS if name in options}
     edits = site_edits(one_hot, ids, instances, motifs, seed=seed)
     return effects, instances, edit_effects(members, one_hot, edits, sequence_ids=ids, **shared)
 
 
-EDIT_OPTIONS = ("features", "transform", "batch_size", "device", "precision")
+EDIT_OPTIONS = ("features", "transform", "device")
 
 
 def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
@@ -285,7 +298,7 @@ def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
 def pair_effects(
     effects: xr.Dataset, allowed: xr.DataArray, pairs: Sequence[tuple[str, str]] | None = None, *,
     method: str | Sequence[str] = "ivw", rule: str = "pooled", threshold: float = 1.0,
-    weights: str = "equal",
+    weights: str = "equal", cross_fit: bool = False,
 ) -> PairEffects:  # fmt: skip
     """Local causal effects of pairs of features, of which `deep_mr` makes an answer.
 
@@ -298,7 +311,7 @@ def pair_effects(
     pairs : sequence of (exposure, outcome), optional
         All ordered pairs by default.
     method : str or sequence of str
-    rule, threshold, weights
+    rule, threshold, weights, cross_fit
         As in `deep_mr`.
 
     Returns
@@ -307,6 +320,8 @@ def pair_effects(
         Without standard errors where effects have none; these take method "ivw" or "egger" alone,
         with equal weights.
     """
+    if cross_fit:
+        _check_cross_fit(effects, method, rule, weights)
     tables, members, chosen = [], [], []
     for exposure, outcome in permutations(_features(effects), 2) if pairs is None else pairs:
         found = select_instruments(effects, exposure, outcome, rule, threshold, allowed=allowed)
@@ -314,11 +329,54 @@ def pair_effects(
         fit = _without_errors if found["se_outcome"].isna().any() else local_mr
         for name in check_methods(method):
             options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
-            tables.append(fit(found, name, **options).assign(**pair))
-            if effects.sizes.get("member", 0) > 1:
-                members.append(member_local(effects, found, name, **options).assign(**pair))
+            local, each = fit(found, name, **options), None
+            if cross_fit:
+                local, each = _cross_fitted(effects, allowed, found, local)
+            elif effects.sizes.get("member", 0) > 1:
+                each = member_local(effects, found, name, **options)
+            tables.append(local.assign(**pair))
+            members += [] if each is None else [each.assign(**pair)]
         chosen.append(found.astype({"sequence_id": str}).assign(**pair))
     return PairEffects(*(_together(each) for each in (tables, members, chosen)))
+
+
+def _check_cross_fit(
+    effects: xr.Dataset, method: str | Sequence[str], rule: str, weights: str
+) -> None:
+    given = {"method": as_list(method), "rule": rule, "weights": weights}
+    needed = {"method": ["ivw"], "rule": "wald", "weights": "equal"}
+    if given != needed:
+        raise ValueError(f"cross_fit goes with {needed}; got {given}")
+    if effects.sizes.get("member", 0) < 4 or "edit" in effects.dims:
+        raise ValueError(
+            "cross_fit needs the effects of substitutions by 4 members or more: two are multiplied "
+            f"over instruments that the others select; got {dict(effects.sizes)}"
+        )
+
+
+def _cross_fitted(
+    effects: xr.Dataset, allowed: xr.DataArray, instruments: pd.DataFrame, local: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Local effects, and pseudo-values of members, whose instruments other members selected."""
+    exposure, outcome = (instruments.attrs[role] for role in ("exposure", "outcome"))
+    order = ("member", *site_dimensions(effects))
+    x, y = (
+        effects["member_effect"].sel(feature=name).transpose(*order).to_numpy()
+        for name in (exposure, outcome)
+    )
+    x, y = (a.reshape(*a.shape[:2], -1).astype(np.float64) for a in (x, y))
+    may = allowed.sel(feature=exposure).transpose(*order[1:]).to_numpy().reshape(x.shape[1:])
+    may = may & np.isfinite(x).all(0) & np.isfinite(y).all(0)
+    threshold = instruments.attrs["threshold"]
+    effect, pseudo, count = cross_fit_local(x, y, np.ones(may.shape), may, threshold)
+    lost = np.isnan(effect) & (local["status"] == "ok")
+    status = np.where(lost, NOT_DEBIASED, local["status"])
+    counts = np.round(count).astype(int)
+    local = local.assign(causal_effect=effect, n_instruments=counts, status=status)
+    member, sequence = np.indices(pseudo.shape).reshape(2, -1)
+    ids = local["sequence_id"].to_numpy()[sequence]
+    each = {"member": member, "sequence_id": ids, "method": "ivw", "causal_effect": pseudo.ravel()}
+    return local, pd.DataFrame(each)
 
 
 def _without_errors(instruments: pd.DataFrame, method: str, **options: str) -> pd.DataFrame:
@@ -372,7 +430,7 @@ def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
 
 def _global_table(
     found: PairEffects, effects: xr.Dataset, allowed: xr.DataArray, edits: xr.Dataset | None,
-    interval: str,
+    interval: str, *, cross_fit: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `Result.effects`."""
     table, _ = summarise(found, PAIR, rule=interval)
@@ -403,11 +461,29 @@ def _global_table(
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
     table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
-    if effects.sizes.get("member") == 2:
-        table["reason"] += "; two members: errors that exposure and outcome share stay in"
+    notes = _notes(found, effects, cross_fit=cross_fit)
+    table["reason"] = [
+        reason + notes.get(pair, "")
+        for pair, reason in zip(table.index, table["reason"], strict=True)
+    ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
     columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
     return table[[*columns, "within_se", "between_se", "df"]].reset_index()
+
+
+def _notes(
+    found: PairEffects, effects: xr.Dataset, *, cross_fit: bool
+) -> dict[tuple[str, str], str]:
+    """By pair, what limits its effect."""
+    pairs = found.local.groupby(PAIR, sort=False)
+    two = effects.sizes.get("member") == 2
+    few = "; two members: errors that exposure and outcome share stay in" if two else ""
+    notes = dict.fromkeys(pairs.groups, few)
+    if "f_stat" in found.local and not cross_fit:
+        strength = pairs["f_stat"].median()
+        for pair, f in strength[strength < WEAK].items():
+            notes[pair] += f"; weak instruments (F = {f:.1f})"
+    return notes
 
 
 def _correlation(effects: xr.Dataset, exposure: str, outcome: str) -> float:

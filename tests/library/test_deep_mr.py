@@ -197,3 +197,19 @@ def test_bad_input_raises(given, message):
 def test_members_need_sequences():
     with pytest.raises(ValueError, match=r"deep_mr\(members, one_hot\)"):
         deep_mr([lambda x: x])
+
+
+def test_weak_instruments_are_named_and_cross_fitted():
+    """Selected and described by the same members the slope follows the errors, which correlate."""
+    effects, instances = world(slope=0.0, noise=1.2, sequences=400)
+    chosen = {"instances": instances, "rule": "wald", "threshold": 2.0, "pairs": [("X", "Y")]}
+    same = deep_mr(effects, **chosen).effects.iloc[0]
+    assert "weak instruments (F = " in same["reason"]
+    other = deep_mr(effects, **chosen, cross_fit=True).effects.iloc[0]
+    assert "weak" not in other["reason"]
+    assert abs(other["effect"]) < 0.6 * abs(same["effect"])
+    assert other["ci_low"] < 0 < other["ci_high"]
+    with pytest.raises(ValueError, match="cross_fit goes with"):
+        deep_mr(effects, instances=instances, cross_fit=True)
+    with pytest.raises(ValueError, match="4 members or more"):
+        deep_mr(world(members=3)[0], rule="wald", cross_fit=True)
