@@ -1,2 +1,0 @@
-def direct_effects(effects, allowed):  # TEMPORARY
-    raise NotImplementedError
