@@ -14,19 +14,14 @@ import pandas as pd
 import xarray as xr
 
 from ._checks import as_list
-from ._numerics import least_squares, pad_groups
 from .instruments import places, select_instruments
 from .intervals import PAIR, add_intervals, intervals, member_global, member_local, q_values
 from .meta import global_effects
 from .mr import local_mr
 
 __all__ = [
-    "Chain", "PairEffects", "call_direct", "choose_instruments", "direct_effects",
-    "direction_test", "pair_effects", "summarise",
+    "Chain", "PairEffects", "choose_instruments", "direction_test", "pair_effects", "summarise",
 ]  # fmt: skip
-
-COLLINEAR = 1e-5  # effects are float32: features equal but for its rounding determine no slopes
-MIN_OWN = 3  # instruments of each exposure in a sequence, below which others' cannot be told apart
 
 
 class Chain(NamedTuple):
@@ -111,92 +106,6 @@ def pair_effects(effects: xr.Dataset, chain: Chain, allowed: xr.DataArray) -> Pa
             one = member_local(effects, found, chain.method).astype({"sequence_id": str})
             members.append(one.assign(**pair))
     return _together(tables, members)
-
-
-def direct_effects(
-    effects: xr.Dataset, chain: Chain, allowed: xr.DataArray, *, curved: bool = True
-) -> PairEffects:
-    """Local effects of every feature on every other, all other features held fixed.
-
-    Parameters
-    ----------
-    effects, chain, allowed
-        As in `pair_effects`; the method of the chain is not used.
-    curved : bool
-        Let the outcome respond to every exposure by a parabola, of which the slope at the reference
-        is the effect. A mutation that destroys a mediator's site moves it much further than one
-        that reaches it through a helper; if a straight line is fitted to both, what the line does
-        not follow looks like a direct effect of the helper.
-
-    Returns
-    -------
-    PairEffects
-        Rows of a sequence are NaN where an exposure has fewer than 3 instruments of its own, since
-        its effect cannot then be told from those of the others.
-
-    Notes
-    -----
-    Multivariable inverse-variance weighting of all sequences at once: for each outcome, the
-    instruments of all other features. Without curvature it is `deepmr_utils.mr.multivariable`.
-    """
-    features = _features(effects)
-    layers = [effects["effect"]]
-    if "member_effect" in effects:
-        layers += list(effects["member_effect"].transpose("member", ...))
-    tables, members = [], []
-    for outcome in features:
-        exposures = [name for name in features if name != outcome]
-        chosen = [choose_instruments(effects, x, outcome, chain, allowed) for x in exposures]
-        ids = chosen[0]["sequence_id"].cat.categories
-        own = np.stack([table["sequence_id"].value_counts(sort=False) for table in chosen])
-        enough = own.min(0) >= MIN_OWN
-        union = pd.concat(chosen, ignore_index=True)
-        union = union.drop_duplicates(["sequence_id", "position", "alternate"])
-        place, weight = places(effects, union), union["se_outcome"] ** -2
-        codes = union["sequence_id"].cat.codes.to_numpy().astype(np.intp)
-        fits = []
-        for layer in layers:
-            values = layer.sel(feature=[*exposures, outcome])
-            values = values.transpose("sequence", "position", "allele", "feature").to_numpy()
-            *x, y, w = pad_groups(codes, len(ids), *values[place].T, weight)
-            terms = [*x, *(one**2 for one in x)] if curved else x
-            fit = weighted_fit(np.stack(terms, -1), y, w)
-            fits.append([np.where(enough, part[:, : len(x)].T, np.nan).ravel() for part in fit])
-        frame = pd.MultiIndex.from_product([exposures, ids], names=["exposure", "sequence_id"])
-        frame = frame.to_frame(index=False).assign(outcome=outcome, method="multivariable")
-        (effect, se), *by_member = fits
-        status = np.where(enough, "ok", f"an exposure has fewer than {MIN_OWN} instruments")
-        counts, status = (np.tile(each, len(exposures)) for each in (own.sum(0), status))
-        table = frame.assign(causal_effect=effect, se=se, n_instruments=counts, status=status)
-        tables.append(table)
-        members += [frame.assign(member=m, causal_effect=v) for m, (v, _) in enumerate(by_member)]
-    return _together(tables, members)
-
-
-def weighted_fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes through the origin of many regressions at once.
-
-    Parameters
-    ----------
-    x : np.ndarray, float (S, V, P)
-    y, weight : np.ndarray, float (S, V)
-        NaN where there is no instrument.
-
-    Returns
-    -------
-    tuple of np.ndarray, float64 (S, P)
-        Slopes and standard errors, widened where residuals are larger than the weights say; NaN
-        where the slopes are not determined.
-    """
-    used = ~np.isnan(weight)
-    x, y, w = (np.where(u, a, 0) for u, a in ((used[..., None], x), (used, y), (used, weight)))
-    count, exposures = used.sum(1), x.shape[2]
-    root = np.sqrt(w)
-    slope, unit, full = least_squares(root[..., None] * x, root * y, COLLINEAR)
-    q = (w * (y - np.einsum("svp,sp->sv", x, slope)) ** 2).sum(1)
-    se = unit * np.sqrt(np.maximum(q / np.maximum(count - exposures, 1), 1))[:, None]
-    solvable = full & (count > exposures)
-    return tuple(np.where(solvable[:, None], part, np.nan) for part in (slope, se))
 
 
 def _together(tables: list[pd.DataFrame], members: list[pd.DataFrame]) -> PairEffects:
@@ -284,27 +193,3 @@ def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
     for name in ("total_se", "total_df", "total_p"):
         found[name.replace("total_p", "p")] = columns[name]
     return found[found["difference"] > 0].reset_index()
-
-
-def call_direct(total: pd.DataFrame, direct: pd.DataFrame, least: float = 0.5) -> pd.DataFrame:
-    """Tell direct effects from those that pass through other features.
-
-    Parameters
-    ----------
-    total, direct : pd.DataFrame
-        Of `summarise`, by pair: of all effects, and of those with other features held fixed, which
-        also has ``total_effect``, the total one in the same sequences.
-    least : float
-        Share of the total effect that must be direct.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``direct``, by exposure and outcome, with ``share`` and ``called``: both effects are told
-        from 0, and the share is as large.
-    """
-    table = direct.set_index(PAIR)
-    told = total.set_index(PAIR)["total_p"].reindex(table.index) < 0.05
-    share = table["effect"] / table["total_effect"]
-    called = told & (table["total_p"] < 0.05) & (share >= least)
-    return table.assign(share=share, called=called)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import xarray as xr
 from deepmr_utils import analysis, instruments, motifs
 from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
+from deepmr_utils.direct import direct_effects
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -29,7 +31,7 @@ from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
 
-DIRECT = "direct"  # the chain of multivariable estimates
+DIRECT = "direct"  # the chain of direct effects
 LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "n_instruments"]
 TRUTH_COLUMNS = ["total", "direct", "distance"]
 GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
@@ -44,8 +46,8 @@ class Settings:
     The graph of ``parameters`` is replaced by that of the run. An ensemble of ``n_members`` BPNets
     with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
     training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
-    ``chains`` (names of `deepmr_utils.analysis.CHAINS`) is run on all pairs, and multivariable
-    MR on the instruments of the first; local effects of the chains in ``kept`` are stored.
+    ``chains`` (names of `deepmr_utils.analysis.CHAINS`) is run on all pairs, and direct effects on
+    the instruments of the first; local effects of the chains in ``kept`` are stored.
     """
 
     parameters: genome.Parameters = field(default_factory=genome.Parameters)
@@ -245,7 +247,11 @@ def analyse(
         found[name] = analysis.pair_effects(effects, chain, allowed)
     first = CHAINS[chains[0]]
     allowed = instruments.eligible(effects, first.source, instances)
-    found[DIRECT] = analysis.direct_effects(effects, first, allowed)
+    tables = [
+        analysis.choose_instruments(effects, x, y, first, allowed).assign(exposure=x, outcome=y)
+        for x, y in permutations(effects["feature"].to_numpy().tolist(), 2)
+    ]
+    found[DIRECT] = PairEffects(*direct_effects(effects, pd.concat(tables, ignore_index=True)))
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
     for name, effect in found.items():

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from deepmr_utils import analysis, instruments, mr, mutagenesis
+from deepmr_utils import analysis, instruments, mutagenesis
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
 from experiments.binding import genome, graph_scores, one_genome, track_files
@@ -91,9 +91,9 @@ def test_direct_effects_are_told_from_mediated_ones(worlds):
     ):
         table = of_chain(worlds(graph), "direct")[0].set_index(PAIR)
         for edge in EDGES[graph]:
-            assert table.loc[edge, "effect"] > 0.5 * table.loc[edge, "truth"]
+            assert table.loc[edge, "effect"] > 0.9 * table.loc[edge, "truth"]
         for pair in mediated:
-            assert abs(table.loc[pair, "effect"]) < 0.3 * table.loc[pair, "total_effect"]
+            assert abs(table.loc[pair, "effect"]) < 0.2 * table.loc[pair, "total_effect"]
 
 
 def test_without_edges_there_is_nothing(worlds):
@@ -101,43 +101,6 @@ def test_without_edges_there_is_nothing(worlds):
     assert (table["truth"] == 0).all()
     assert table["effect"].abs().max() < 0.02
     assert np.isnan(graph_scores.recovery(table)["auroc"])
-
-
-def test_without_curvature_direct_effects_are_those_of_multivariable_mr(worlds):
-    effects, instances, _ = worlds("default")
-    chain = CHAINS["motif"]
-    allowed = instruments.eligible(effects, "motif", instances)
-    found = analysis.direct_effects(effects, chain, allowed, curved=False)
-    rows = found.local.query("outcome == 'Klf4' and status == 'ok'")
-    one = rows["sequence_id"].iloc[0]
-    exposures = ["Oct4", "Sox2", "Nanog"]
-    places = pd.concat([
-        analysis.choose_instruments(effects, x, "Klf4", chain, allowed) for x in exposures
-    ]).query("sequence_id == @one").drop_duplicates(["position", "alternate"])  # fmt: skip
-    at = effects.sel(
-        sequence=one,
-        position=xr.DataArray(places["position"], dims="v"),
-        allele=xr.DataArray(places["alternate"], dims="v"),
-    )
-    expected = mr.multivariable(
-        *(at[name].sel(feature=exposures).transpose("v", "feature") for name in ("effect", "se")),
-        at["effect"].sel(feature="Klf4"), at["se"].sel(feature="Klf4"),
-    ).set_axis(exposures)  # fmt: skip
-    rows = rows[rows["sequence_id"] == one].set_index("exposure").loc[exposures]
-    for name in ("causal_effect", "se"):
-        np.testing.assert_allclose(rows[name], expected[name], rtol=1e-8)
-    assert len(found.members) == MEMBERS * len(found.local)
-
-
-def test_slopes_that_are_not_determined_are_missing():
-    x = np.random.default_rng(0).normal(size=(3, 8, 2))
-    y, weight = x @ [0.5, -1.0], np.ones((3, 8))
-    x[1, :, 1] = 2 * x[1, :, 0]
-    weight[2, 2:] = np.nan
-    slope, se = analysis.weighted_fit(x, y, weight)
-    np.testing.assert_allclose(slope[0], [0.5, -1.0])
-    assert np.isnan(slope[1:]).all()
-    assert np.isnan(se[1:]).all()
 
 
 def test_eligible_substitutions(worlds):
