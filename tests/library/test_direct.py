@@ -197,6 +197,7 @@ def test_what_cannot_be_told_is_missing_and_says_why():
     local, _ = direct_effects(effects, table[table["beta_exposure"].abs() > 0.01])
     found = local.query("outcome == 'C' and sequence_id == 's0'")
     assert found["causal_effect"].isna().all()
+    assert (found["status"] == "exposures are collinear").all()
 
 
 def test_a_substitution_of_two_features_is_nobodys_own():
