@@ -18,7 +18,6 @@ from deepmr_utils import analysis, motifs
 from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import PAIR, PairEffects
 from deepmr_utils.direct import direct_effects
-from deepmr_utils.instruments import eligible
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -32,7 +31,7 @@ from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
 
-DIRECT = "direct"  # the chain of multivariable estimates
+DIRECT = "direct"  # the chain of direct effects
 LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "n_instruments"]
 TRUTH_COLUMNS = ["total", "direct", "distance"]
 GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
@@ -241,11 +240,12 @@ def analyse(
         ``local``, ``globals_`` and ``members`` as `Run` describes them.
     """
     distances = graph_scores.motif_distances(instances)
-    found: dict[str, PairEffects] = {
-        name: analysis.deep_mr(effects, instances=instances, **ANALYSES[name]).pairs
-        for name in chains
+    results = {
+        name: analysis.deep_mr(effects, instances=instances, **ANALYSES[name])
+        for name in dict.fromkeys(["motif", *chains])
     }
-    found[DIRECT] = direct_effects(effects, eligible(effects, "motif", instances))
+    found = {name: results[name].pairs for name in chains}
+    found[DIRECT] = PairEffects(*direct_effects(effects, results["motif"].instruments))
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
     for name, effect in found.items():

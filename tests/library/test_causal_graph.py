@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from deepmr_utils import analysis, instruments, mr, mutagenesis
+from deepmr_utils import analysis, instruments, mutagenesis
 from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
 from experiments.binding import genome, graph_scores, one_genome, track_files
@@ -91,9 +91,9 @@ def test_direct_effects_are_told_from_mediated_ones(worlds):
     ):
         table = of_chain(worlds(graph), "direct")[0].set_index(PAIR)
         for edge in EDGES[graph]:
-            assert table.loc[edge, "effect"] > 0.5 * table.loc[edge, "truth"]
+            assert table.loc[edge, "effect"] > 0.9 * table.loc[edge, "truth"]
         for pair in mediated:
-            assert abs(table.loc[pair, "effect"]) < 0.3 * table.loc[pair, "total_effect"]
+            assert abs(table.loc[pair, "effect"]) < 0.2 * table.loc[pair, "total_effect"]
 
 
 def test_without_edges_there_is_nothing(worlds):
@@ -101,43 +101,6 @@ def test_without_edges_there_is_nothing(worlds):
     assert (table["truth"] == 0).all()
     assert table["effect"].abs().max() < 0.02
     assert np.isnan(graph_scores.recovery(table)["auroc"])
-
-
-def test_without_curvature_direct_effects_are_those_of_multivariable_mr(worlds):
-    effects, instances, _ = worlds("default")
-    chain = CHAINS["motif"]
-    allowed = instruments.eligible(effects, "motif", instances)
-    found = analysis.direct_effects(effects, chain, allowed, curved=False)
-    rows = found.local.query("outcome == 'Klf4' and status == 'ok'")
-    one = rows["sequence_id"].iloc[0]
-    exposures = ["Oct4", "Sox2", "Nanog"]
-    places = pd.concat([
-        analysis.choose_instruments(effects, x, "Klf4", chain, allowed) for x in exposures
-    ]).query("sequence_id == @one").drop_duplicates(["position", "alternate"])  # fmt: skip
-    at = effects.sel(
-        sequence=one,
-        position=xr.DataArray(places["position"], dims="v"),
-        allele=xr.DataArray(places["alternate"], dims="v"),
-    )
-    expected = mr.multivariable(
-        *(at[name].sel(feature=exposures).transpose("v", "feature") for name in ("effect", "se")),
-        at["effect"].sel(feature="Klf4"), at["se"].sel(feature="Klf4"),
-    ).set_axis(exposures)  # fmt: skip
-    rows = rows[rows["sequence_id"] == one].set_index("exposure").loc[exposures]
-    for name in ("causal_effect", "se"):
-        np.testing.assert_allclose(rows[name], expected[name], rtol=1e-8)
-    assert len(found.members) == MEMBERS * len(found.local)
-
-
-def test_slopes_that_are_not_determined_are_missing():
-    x = np.random.default_rng(0).normal(size=(3, 8, 2))
-    y, weight = x @ [0.5, -1.0], np.ones((3, 8))
-    x[1, :, 1] = 2 * x[1, :, 0]
-    weight[2, 2:] = np.nan
-    slope, se = analysis.weighted_fit(x, y, weight)
-    np.testing.assert_allclose(slope[0], [0.5, -1.0])
-    assert np.isnan(slope[1:]).all()
-    assert np.isnan(se[1:]).all()
 
 
 def test_eligible_substitutions(worlds):
@@ -154,7 +117,7 @@ def test_eligible_substitutions(worlds):
     known = np.isfinite(effects["effect"]).all("feature")
     assert (strongest.sum("feature").to_numpy()[known.to_numpy()] == 1).all()
     assert instruments.eligible(effects, "all").all()
-    with pytest.raises(ValueError, match="unknown design 'own': choose one of motif, strongest"):
+    with pytest.raises(ValueError, match="unknown source 'own': choose one of motif, strongest"):
         instruments.eligible(effects, "own")
     with pytest.raises(ValueError, match=r"needs motif instances of every feature .* got those of"):
         instruments.eligible(effects, "motif", instances[instances["factor"] != "Klf4"])
@@ -276,3 +239,16 @@ def test_direction_by_hand(sign):
     # all members say 0.3, so that only the errors given the model are left, of both ways
     assert row["total_se"] == pytest.approx(0.05, rel=1e-6)
     assert row["p"] == pytest.approx(2 * stats.norm.sf(6), rel=1e-3)
+
+
+def test_strongest_is_in_units_of_each_features_spread():
+    """A feature of large numbers does not win by its units."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2, 5, 4, 2))
+    dims = ("sequence", "position", "allele", "feature")
+    effects = xr.Dataset({"effect": (dims, values * [1.0, 1000.0])}, {"feature": ["x", "y"]})
+    size = np.abs(values / values.reshape(-1, 2).std(0))
+    expected = size == size.max(-1, keepdims=True)
+    got = instruments.eligible(effects, "strongest").transpose(*dims)
+    np.testing.assert_array_equal(got, expected)
+    assert 10 < got.sel(feature="x").sum() < 30
