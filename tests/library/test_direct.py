@@ -190,13 +190,14 @@ def test_what_cannot_be_told_is_missing_and_says_why():
     assert set(missing["outcome"]) == {"A", "C"}
     assert (missing["status"] == "an exposure has fewer than 3 instruments of its own").all()
     assert members["causal_effect"].isna().sum() == 2 * len(missing)
-    # two exposures that respond alike
-    effects["effect"][..., 1] = effects["effect"][..., 0]
-    effects["member_effect"][..., 1] = effects["member_effect"][..., 0]
-    table = own_instruments(effects).query("sequence_id == 's0'")
-    local, _ = direct_effects(effects, table[table["beta_exposure"].abs() > 0.01])
-    found = local.query("outcome == 'C' and sequence_id == 's0'")
+    # two exposures that respond alike, to the sites of both
+    effects, _ = world([(4, 5, 0)] * 2)
+    for name in ("effect", "member_effect"):
+        effects[name][..., 0] = effects[name][..., 1]
+    local, members = direct_effects(effects, own_instruments(effects))
+    found = local[local["outcome"] == "C"]
     assert found["causal_effect"].isna().all()
+    assert members.loc[members["outcome"] == "C", "causal_effect"].isna().all()
     assert (found["status"] == "exposures are collinear").all()
 
 
