@@ -16,7 +16,7 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_names
-from .instruments import DESIGNS, eligible, own_responses, site_dimensions
+from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
 from .mr import check_methods
@@ -31,6 +31,7 @@ PUBLISHED = {
     "weights": "simple", "interval": "plain",
 }  # fmt: skip
 SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
+MOVED = 0.15  # of its own response: what moves a feature
 FEWEST = 10  # sequences with instruments of their own that an answer needs
 WEAK = 10  # mean squared effect over sd of a member, below which selection leaves a bias
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
@@ -113,7 +114,7 @@ def deep_mr(
     exposures, outcomes : sequence of str, optional
     design : {"motif", "strongest", "all"}, optional
         Which substitutions may be instruments, see `deepmr_utils.instruments.eligible`. By default
-        "motif" where instances or motifs are given, else "strongest".
+        "motif" where instances, motifs or edits of sites are given, else "strongest".
     rule, threshold
         As in `deepmr_utils.instruments.select_instruments`.
     method : str
@@ -158,7 +159,7 @@ def deep_mr(
     one by random effects (`deepmr_utils.meta.random_effects`).
 
     The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
-    over the substitutions that move either, or fewer than 10 sequences have instruments for X;
+    over the substitutions that move either by 0.15 of its own response, or fewer than 10 sequences have instruments for X;
     "acts" where q < 0.05 and, if sites were knocked out, the knock-out effect has the same sign and
     an interval without 0; "no effect" where the interval lies within 0.1 own responses around 0;
     else "undetermined". An effect in own responses is ``effect * own(X) / own(Y)``, see
@@ -172,7 +173,8 @@ def deep_mr(
         extra = "one_hot" if one_hot is not None else next(iter(mutagenesis))
         raise ValueError(f"effects are there already: {extra} goes with the members of a model")
     pairs = _check_pairs(effects, pairs, exposures, outcomes)
-    design = design or ("strongest" if instances is None else "motif")
+    owned = instances is not None or "edit" in effects.dims
+    design = design or ("motif" if owned else "strongest")
     check_choice("design", design, DESIGNS)
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
@@ -318,7 +320,7 @@ def _global_table(
     table["own_effect"] = table["effect"] * x / y
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
-    table["same"] = [_correlation(effects, *pair) for pair in table.index]
+    table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
     answers = [
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
@@ -348,13 +350,15 @@ def _notes(
     return notes
 
 
-def _correlation(effects: xr.Dataset, exposure: str, outcome: str) -> float:
-    """Of the effects on two features, over the substitutions that move either by a global sd."""
-    sites = site_dimensions(effects)
-    values = effects["effect"].sel(feature=[exposure, outcome]).transpose("feature", *sites)
+def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Series) -> float:
+    """Of the effects on two features, over the substitutions that move either."""
+    if "edit" in effects.dims:  # says whose site it changes
+        return np.nan
+    pair = [exposure, outcome]
+    values = effects["effect"].sel(feature=pair).transpose("feature", *SITES)
     values = values.to_numpy().reshape(2, -1).astype(np.float64)
-    values = values[:, np.isfinite(values).all(0)]
-    moved = (np.abs(values) >= values.std(1, keepdims=True)).any(0)
+    values = values[:, np.isfinite(values).all(0)] / own[pair].to_numpy()[:, None]
+    moved = (np.abs(values) >= MOVED).any(0)
     if moved.sum() < 3 or not values[:, moved].std(1).all():
         return np.nan
     return float(np.corrcoef(values[:, moved])[0, 1])
