@@ -17,8 +17,8 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_names
-from .instruments import RULES as SELECTION
 from .instruments import DESIGNS, eligible, own_responses, select_instruments, site_dimensions
+from .instruments import RULES as SELECTION
 from .intervals import (
     PAIR,
     RULES,
@@ -33,8 +33,7 @@ from .mr import check_methods, local_mr
 from .mr.registry import REGISTRY
 
 __all__ = [
-    "PUBLISHED", "PairEffects", "Result", "call_direct", "deep_mr", "direction_test",
-    "pair_effects", "summarise",
+    "PUBLISHED", "PairEffects", "Result", "deep_mr", "direction_test", "pair_effects", "summarise",
 ]  # fmt: skip
 
 # Malina, Cizin and Knowles (2022): every substitution that is strong, by their threshold for BPNet
