@@ -75,7 +75,7 @@ BENT = [
     ("quickstart", ["effect", "within_se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
      "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
-    ("your_own_model", ["forward.tau", "forward.se", "reverse.effect", "lowest", "highest"],
+    ("your_own_model", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],
      "mr", "local_mr", "result[['causal_effect', 'se']] *= 1.02"),
 ]  # fmt: skip
 
