@@ -314,12 +314,7 @@ def test_bad_arguments_raise(tmp_path):
 
 def test_a_run_is_stored_found_again_and_scored(tmp_path):
     values = {"n_train": 64, "epochs": 1, "n_test": 60, "n_windows": 3, "n_draws": 2}
-    values |= {
-        "runs": 1,
-        "chains": ["published_deepsea"],
-        "kept": [],
-        "results_directory": str(tmp_path),
-    }
+    values |= {"runs": 1, "chains": ["strongest"], "kept": [], "results_directory": str(tmp_path)}
     path = tmp_path / "file.yml"
     path.write_text(yaml.safe_dump(values))
     main(["deepsea", str(path)])
