@@ -35,7 +35,7 @@ from .mr.linear import NOT_DEBIASED
 from .mr.registry import REGISTRY
 
 __all__ = [
-    "PUBLISHED", "PairEffects", "Result", "call_direct", "deep_mr", "direction_test",
+    "PUBLISHED", "PairEffects", "Result", "deep_mr", "direction_test",
     "pair_effects", "summarise",
 ]  # fmt: skip
 
@@ -598,27 +598,3 @@ def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
     for name in ("total_se", "total_df", "total_p"):
         found[name.replace("total_p", "p")] = columns[name]
     return found[found["difference"] > 0].reset_index()
-
-
-def call_direct(total: pd.DataFrame, direct: pd.DataFrame, least: float = 0.5) -> pd.DataFrame:
-    """Tell direct effects from those that pass through other features.
-
-    Parameters
-    ----------
-    total, direct : pd.DataFrame
-        Of `summarise`, by pair: of all effects, and of those with other features held fixed, which
-        also has ``total_effect``, the total one in the same sequences.
-    least : float
-        Share of the total effect that must be direct.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``direct``, by exposure and outcome, with ``share`` and ``called``: both effects are told
-        from 0, and the share is as large.
-    """
-    table = direct.set_index(PAIR)
-    told = total.set_index(PAIR)["total_p"].reindex(table.index) < 0.05
-    share = table["effect"] / table["total_effect"]
-    called = told & (table["total_p"] < 0.05) & (share >= least)
-    return table.assign(share=share, called=called)

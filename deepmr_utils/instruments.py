@@ -109,12 +109,12 @@ def select_instruments(
                 f"no substitution moves the outcome {outcome!r}: its se is 0 everywhere"
             )
         sd_outcome[floored] = np.quantile(positive, SE_FLOOR_QUANTILE)
-    members = effects.attrs.get("n_members", 1)
+    members = effects.sizes.get("member", 0) or effects.attrs.get("n_members", 1)
     table = _identity(effects, np.nonzero(kept)).assign(
         beta_exposure=x[kept], sd_exposure=sd_x[kept], se_exposure=sd_x[kept] / members**0.5,
         beta_outcome=y[kept], sd_outcome=sd_outcome, se_outcome=sd_outcome / members**0.5,
     )  # fmt: skip
-    if "member_effect" in effects and effects.sizes["member"] > 1:
+    if effects.sizes.get("member", 0) > 1:
         own = effects["member_effect"].isel(feature=pair).transpose("feature", "member", *sites)
         each = own.to_numpy()[..., kept].astype(np.float64)
         each = each - each.mean(1, keepdims=True)

@@ -19,7 +19,6 @@ from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import PAIR, PairEffects
 from deepmr_utils.direct import direct_effects
 from deepmr_utils.edits import edit_effects, site_edits
-from deepmr_utils.instruments import eligible
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -288,10 +287,10 @@ def analyse(
         name: analysis.deep_mr(
             effects, instances=instances, edits=edits if name == MOTIF else None, **ANALYSES[name]
         )
-        for name in chains
+        for name in dict.fromkeys([MOTIF, *chains])
     }
-    found = {name: result.pairs for name, result in results.items()}
-    found[DIRECT] = direct_effects(effects, eligible(effects, "motif", instances))
+    found = {name: results[name].pairs for name in chains}
+    found[DIRECT] = PairEffects(*direct_effects(effects, results[MOTIF].instruments))
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
     for name, effect in found.items():
@@ -317,7 +316,7 @@ def analyse(
     table = table.assign(bin=table["bin"].fillna("all")).merge(
         total, on=["chain", *PAIR, "bin"], how="left"
     )
-    if edits is not None and MOTIF in results:
+    if edits is not None:
         answers = _answers(results[MOTIF], edits)
         table = table.merge(answers, on=["chain", *PAIR, "bin"], how="left")
     members = pd.concat(members, ignore_index=True)

