@@ -7,7 +7,6 @@ beside the slope. `PUBLISHED` makes those of the paper.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,27 +16,13 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_names
-from .instruments import DESIGNS, eligible, own_responses, select_instruments, site_dimensions
+from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
-from .intervals import (
-    PAIR,
-    RULES,
-    add_intervals,
-    intervals,
-    member_global,
-    member_local,
-    q_values,
-)
-from .meta import global_effects
-from .mr import check_methods, local_mr
-from .mr.crossfit import cross_fit as cross_fit_local
-from .mr.linear import NOT_DEBIASED
-from .mr.registry import REGISTRY
+from .intervals import PAIR, RULES, add_intervals
+from .mr import check_methods
+from .pairs import PairEffects, pair_effects, summarise
 
-__all__ = [
-    "PUBLISHED", "PairEffects", "Result", "deep_mr", "direction_test",
-    "pair_effects", "summarise",
-]  # fmt: skip
+__all__ = ["PUBLISHED", "Result", "deep_mr"]
 
 # Malina, Cizin and Knowles (2022): every substitution that is strong, by their threshold for BPNet
 # (1 in the simulation), MR-Egger, and an interval that takes the model for known.
@@ -46,21 +31,11 @@ PUBLISHED = {
     "weights": "simple", "interval": "plain",
 }  # fmt: skip
 SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
+MOVED = 0.15  # of its own response: what moves a feature
 FEWEST = 10  # sequences with instruments of their own that an answer needs
 WEAK = 10  # mean squared effect over sd of a member, below which selection leaves a bias
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
 ROUNDING = 100  # effects below so many roundings of float32 lose digits
-
-
-class PairEffects(NamedTuple):
-    """Local effects of pairs, `deepmr_utils.mr.local_mr`, the same by member, and instruments.
-
-    All have ``exposure, outcome`` in front.
-    """
-
-    local: pd.DataFrame
-    members: pd.DataFrame
-    instruments: pd.DataFrame = pd.DataFrame()
 
 
 class Result(NamedTuple):
@@ -139,7 +114,7 @@ def deep_mr(
     exposures, outcomes : sequence of str, optional
     design : {"motif", "strongest", "all"}, optional
         Which substitutions may be instruments, see `deepmr_utils.instruments.eligible`. By default
-        "motif" where instances or motifs are given, else "strongest".
+        "motif" where instances, motifs or edits of sites are given, else "strongest".
     rule, threshold
         As in `deepmr_utils.instruments.select_instruments`.
     method : str
@@ -184,7 +159,7 @@ def deep_mr(
     one by random effects (`deepmr_utils.meta.random_effects`).
 
     The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
-    over the substitutions that move either, or fewer than 10 sequences have instruments for X;
+    over the substitutions that move either by 0.15 of its own response, or fewer than 10 sequences have instruments for X;
     "acts" where q < 0.05 and, if sites were knocked out, the knock-out effect has the same sign and
     an interval without 0; "no effect" where the interval lies within 0.1 own responses around 0;
     else "undetermined". An effect in own responses is ``effect * own(X) / own(Y)``, see
@@ -198,7 +173,8 @@ def deep_mr(
         extra = "one_hot" if one_hot is not None else next(iter(mutagenesis))
         raise ValueError(f"effects are there already: {extra} goes with the members of a model")
     pairs = _check_pairs(effects, pairs, exposures, outcomes)
-    design = design or ("strongest" if instances is None else "motif")
+    owned = instances is not None or "edit" in effects.dims
+    design = design or ("motif" if owned else "strongest")
     check_choice("design", design, DESIGNS)
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
@@ -295,118 +271,6 @@ def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
             )
 
 
-def pair_effects(
-    effects: xr.Dataset, allowed: xr.DataArray, pairs: Sequence[tuple[str, str]] | None = None, *,
-    method: str | Sequence[str] = "ivw", rule: str = "pooled", threshold: float = 1.0,
-    weights: str = "equal", cross_fit: bool = False,
-) -> PairEffects:  # fmt: skip
-    """Local causal effects of pairs of features, of which `deep_mr` makes an answer.
-
-    Parameters
-    ----------
-    effects : xr.Dataset
-        With ``member_effect``, where effects by member are wanted.
-    allowed : xr.DataArray
-        Of `deepmr_utils.instruments.eligible`.
-    pairs : sequence of (exposure, outcome), optional
-        All ordered pairs by default.
-    method : str or sequence of str
-    rule, threshold, weights, cross_fit
-        As in `deep_mr`.
-
-    Returns
-    -------
-    PairEffects
-        Without standard errors where effects have none; these take method "ivw" or "egger" alone,
-        with equal weights.
-    """
-    if cross_fit:
-        _check_cross_fit(effects, method, rule, weights)
-    tables, members, chosen = [], [], []
-    for exposure, outcome in permutations(_features(effects), 2) if pairs is None else pairs:
-        found = select_instruments(effects, exposure, outcome, rule, threshold, allowed=allowed)
-        pair = {"exposure": exposure, "outcome": outcome}
-        fit = _without_errors if found["se_outcome"].isna().any() else local_mr
-        for name in check_methods(method):
-            options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
-            local, each = fit(found, name, **options), None
-            if cross_fit:
-                local, each = _cross_fitted(effects, allowed, found, local)
-            elif effects.sizes.get("member", 0) > 1:
-                each = member_local(effects, found, name, **options)
-            tables.append(local.assign(**pair))
-            members += [] if each is None else [each.assign(**pair)]
-        chosen.append(found.astype({"sequence_id": str}).assign(**pair))
-    return PairEffects(*(_together(each) for each in (tables, members, chosen)))
-
-
-def _check_cross_fit(
-    effects: xr.Dataset, method: str | Sequence[str], rule: str, weights: str
-) -> None:
-    given = {"method": as_list(method), "rule": rule, "weights": weights}
-    needed = {"method": ["ivw"], "rule": "wald", "weights": "equal"}
-    if given != needed:
-        raise ValueError(f"cross_fit goes with {needed}; got {given}")
-    if effects.sizes.get("member", 0) < 4 or "edit" in effects.dims:
-        raise ValueError(
-            "cross_fit needs the effects of substitutions by 4 members or more: two are multiplied "
-            f"over instruments that the others select; got {dict(effects.sizes)}"
-        )
-
-
-def _cross_fitted(
-    effects: xr.Dataset, allowed: xr.DataArray, instruments: pd.DataFrame, local: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Local effects, and pseudo-values of members, whose instruments other members selected."""
-    exposure, outcome = (instruments.attrs[role] for role in ("exposure", "outcome"))
-    order = ("member", *site_dimensions(effects))
-    x, y = (
-        effects["member_effect"].sel(feature=name).transpose(*order).to_numpy()
-        for name in (exposure, outcome)
-    )
-    x, y = (a.reshape(*a.shape[:2], -1).astype(np.float64) for a in (x, y))
-    may = allowed.sel(feature=exposure).transpose(*order[1:]).to_numpy().reshape(x.shape[1:])
-    may = may & np.isfinite(x).all(0) & np.isfinite(y).all(0)
-    threshold = instruments.attrs["threshold"]
-    effect, pseudo, count = cross_fit_local(x, y, np.ones(may.shape), may, threshold)
-    lost = np.isnan(effect) & (local["status"] == "ok")
-    status = np.where(lost, NOT_DEBIASED, local["status"])
-    counts = np.round(count).astype(int)
-    local = local.assign(causal_effect=effect, n_instruments=counts, status=status)
-    member, sequence = np.indices(pseudo.shape).reshape(2, -1)
-    ids = local["sequence_id"].to_numpy()[sequence]
-    each = {"member": member, "sequence_id": ids, "method": "ivw", "causal_effect": pseudo.ravel()}
-    return local, pd.DataFrame(each)
-
-
-def _without_errors(instruments: pd.DataFrame, method: str, **options: str) -> pd.DataFrame:
-    """Local effects without standard errors: slopes, which equal weights need no errors for."""
-    if method not in ("ivw", "egger") or options.get("weights") != "equal":
-        raise ValueError(
-            "effects of a single network have no standard errors: take method 'ivw' or 'egger' "
-            f"with weights='equal'; got {method!r}, weights={options.get('weights')!r}"
-        )
-    known = instruments.drop(columns=["sd_exposure", "sd_outcome"])
-    table = local_mr(known.assign(se_exposure=1.0, se_outcome=1.0), method, **options)
-    kept = ["sequence_id", "method", "causal_effect", "intercept", "n_instruments", "status"]
-    return table.assign(**dict.fromkeys(table.columns.difference(kept), np.nan))
-
-
-def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    if not tables:
-        return pd.DataFrame()
-    table = pd.concat(tables, ignore_index=True)
-    table["sequence_id"] = table["sequence_id"].astype(str)
-    return table[[*PAIR, *table.columns.drop(PAIR)]]
-
-
-def _features(effects: xr.Dataset) -> list[str]:
-    names = effects["feature"].to_numpy().tolist()
-    if len(names) < 2:
-        raise ValueError(f"effects on each other need at least 2 features; got {names}")
-    return names
-
-
 TOTAL = {
     "total_se": "se", "total_ci_low": "ci_low", "total_ci_high": "ci_high", "total_p": "p",
     "total_df": "df",
@@ -456,7 +320,7 @@ def _global_table(
     table["own_effect"] = table["effect"] * x / y
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
-    table["same"] = [_correlation(effects, *pair) for pair in table.index]
+    table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
     answers = [
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
@@ -486,13 +350,15 @@ def _notes(
     return notes
 
 
-def _correlation(effects: xr.Dataset, exposure: str, outcome: str) -> float:
-    """Of the effects on two features, over the substitutions that move either by a global sd."""
-    sites = site_dimensions(effects)
-    values = effects["effect"].sel(feature=[exposure, outcome]).transpose("feature", *sites)
+def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Series) -> float:
+    """Of the effects on two features, over the substitutions that move either."""
+    if "edit" in effects.dims:  # says whose site it changes
+        return np.nan
+    pair = [exposure, outcome]
+    values = effects["effect"].sel(feature=pair).transpose("feature", *SITES)
     values = values.to_numpy().reshape(2, -1).astype(np.float64)
-    values = values[:, np.isfinite(values).all(0)]
-    moved = (np.abs(values) >= values.std(1, keepdims=True)).any(0)
+    values = values[:, np.isfinite(values).all(0)] / own[pair].to_numpy()[:, None]
+    moved = (np.abs(values) >= MOVED).any(0)
     if moved.sum() < 3 or not values[:, moved].std(1).all():
         return np.nan
     return float(np.corrcoef(values[:, moved])[0, 1])
@@ -518,83 +384,3 @@ def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
     if np.abs([row["ci_low"], row["ci_high"]]).max() * scale <= NEGLIGIBLE:
         return "no effect", f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
     return "undetermined", f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"
-
-
-def summarise(
-    pairs: PairEffects, by: Sequence[str] = (*PAIR, "method"), *, rule: str = "rubin"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of all pairs: global effects with intervals and p-values that carry the model.
-
-    Parameters
-    ----------
-    pairs : PairEffects
-        Without rows, for instance those of other bins, where these should not enter.
-    by : sequence of str
-        Columns of ``pairs.local`` whose values make the groups.
-    rule : str
-        Of intervals, see `deepmr_utils.intervals.total_variance`.
-
-    Returns
-    -------
-    tuple of pd.DataFrame
-        A row a group. First the columns of ``by``; then those of
-        `deepmr_utils.meta.random_effects`, with ``k`` sequences, in which ``se, ci_low, ci_high,
-        p`` take the model for known; then ``between_se, total_se, total_df, total_ci_low,
-        total_ci_high, total_p, total_status`` of `deepmr_utils.intervals.add_intervals`, **the
-        interval and p-value to report**; then ``q_value``, see `deepmr_utils.intervals.q_values`,
-        over all pairs that agree in the other columns of ``by``, such as the method.
-        `deepmr_utils.atlas.causal_atlas` gives the same columns. A single model has no members:
-        its total columns are NaN, and ``total_status`` says so.
-
-        Then the same effects by member: the columns of ``by``, ``member``, ``effect``.
-    """
-    by = as_list(by)
-    table = global_effects(pairs.local, by)
-    if pairs.local["se"].isna().all():  # a single network: nothing to weight sequences by
-        mean = pairs.local.groupby(by)["causal_effect"].agg(["mean", "count"]).reset_index()
-        mean = table[by].merge(mean, on=by)
-        table = table.assign(effect=mean["mean"], k=mean["count"])
-    members = table[by].iloc[:0].assign(member=0, effect=0.0)
-    if len(pairs.members):
-        members = member_global(pairs.local, pairs.members, by)
-    table = add_intervals(table, members, by, "effect", rule=rule)
-    return table.assign(q_value=q_values(table, [n for n in by if n not in PAIR])), members
-
-
-def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
-    """Ask whether the effect of one feature on another is larger than the reverse one.
-
-    Parameters
-    ----------
-    table, members : pd.DataFrame
-        Of `summarise`, by pair.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row an unordered pair, the stronger way first: ``exposure, outcome, forward, reverse,
-        difference`` of their absolute values, ``total_se, total_df, p``.
-
-    Notes
-    -----
-    Both ways come from one ensemble, so that the variance between members is that of each member's
-    own difference; the errors given the model, of different instruments, are added. Combined as
-    global effects are (`deepmr_utils.intervals.total_variance`, "rubin"). Effects must be
-    on comparable scales.
-    """
-    ways = table.set_index(PAIR)
-    back = ways.index.swaplevel()
-    if (alone := ~back.isin(ways.index)).any():
-        a, b = ways.index[alone][0]
-        raise ValueError(f"a direction needs both ways; there is no effect of {b} on {a}")
-    wide = members.pivot_table("effect", PAIR, "member").reindex(ways.index)
-    size = wide.mul(np.sign(ways["effect"]), axis=0)
-    forward, reverse = ways["effect"], ways["effect"].reindex(back).to_numpy()
-    found = pd.DataFrame({"forward": forward, "reverse": reverse})
-    found["difference"] = forward.abs() - np.abs(reverse)
-    error = np.hypot(ways["se"], ways["se"].reindex(back).to_numpy())
-    spread = (size - size.reindex(back).to_numpy()).std(axis=1)
-    columns = intervals(found["difference"], error, spread, wide.shape[1])
-    for name in ("total_se", "total_df", "total_p"):
-        found[name.replace("total_p", "p")] = columns[name]
-    return found[found["difference"] > 0].reset_index()

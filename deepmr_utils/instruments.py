@@ -96,6 +96,8 @@ def select_instruments(
     else:
         strength = np.abs(x) / np.where(usable, sd_x, np.nan)
     strong = usable & (np.nan_to_num(strength) >= threshold)
+    if sites != SITES:
+        strong &= ~_edit_keys(effects).duplicated().to_numpy()
     kept = strong
     if allowed is not None:
         kept = strong & allowed.sel(feature=exposure).transpose(*sites).to_numpy()
@@ -155,8 +157,16 @@ def _identity(effects: xr.Dataset, place: tuple[np.ndarray, ...]) -> pd.DataFram
     )
 
 
+def _edit_keys(effects: xr.Dataset) -> pd.DataFrame:
+    """What tells edits apart; draws may be alike."""
+    names = ["sequence_id", "start", "replacement"]
+    return pd.DataFrame({name: effects[name].to_numpy() for name in names})
+
+
 def edited_sequences(effects: xr.Dataset) -> list[str]:
-    """Identifiers of the sequences of edits, in order of appearance."""
+    """Identifiers of the analysed sequences of edits, or of those that were edited."""
+    if "sequence" in effects.coords:
+        return effects["sequence"].to_numpy().tolist()
     return pd.unique(effects["sequence_id"].to_numpy()).tolist()
 
 
@@ -312,13 +322,12 @@ def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, 
     """
     ids = instruments["sequence_id"].cat
     if "edit" in effects.dims:
-        columns = [effects[n].to_numpy() for n in ("sequence_id", "start", "replacement")]
-        keys = pd.MultiIndex.from_arrays(columns)
-        wanted = [
-            instruments[n].astype(str) if n == "sequence_id" else instruments[n]
-            for n in ("sequence_id", "position", "alternate")
-        ]
-        found = (keys.get_indexer(pd.MultiIndex.from_arrays(wanted)),)
+        there = pd.MultiIndex.from_frame(_edit_keys(effects))
+        wanted = instruments[["sequence_id", "position", "alternate"]]
+        wanted = pd.MultiIndex.from_frame(wanted.astype({"sequence_id": str}))
+        first = np.flatnonzero(~there.duplicated())
+        at = there[first].get_indexer(wanted)
+        found = (np.where(at < 0, at, first[at]),)
     else:
         found = (
             effects.indexes["sequence"].get_indexer(ids.categories)[ids.codes],

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from deepmr_utils.analysis import PAIR, direction_test
 from deepmr_utils.direct import call_direct
+from deepmr_utils.pairs import PAIR, direction_test
 
 from ..study import Study, Unit, load_result, make_settings, store_result
 from . import genome, graph_scores

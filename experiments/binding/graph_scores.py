@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from deepmr_utils.analysis import PAIR, PairEffects, summarise
+from deepmr_utils.pairs import PAIR, PairEffects, summarise
 
 BINS = (0, 35, 70, 150, 1000)  # bases between motifs, as published
 
