@@ -14,14 +14,16 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import analysis, motifs
+from deepmr_utils import motifs
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import PAIR, PairEffects
+from deepmr_utils.analysis import Result, deep_mr
 from deepmr_utils.direct import direct_effects
 from deepmr_utils.edits import edit_effects, site_edits
+from deepmr_utils.intervals import PAIR
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.pairs import PairEffects, summarise
 from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
@@ -284,7 +286,7 @@ def analyse(
     """
     distances = graph_scores.motif_distances(instances)
     results = {
-        name: analysis.deep_mr(
+        name: deep_mr(
             effects, instances=instances, edits=edits if name == MOTIF else None, **ANALYSES[name]
         )
         for name in dict.fromkeys([MOTIF, *chains])
@@ -305,7 +307,7 @@ def analyse(
         used = PairEffects(local, effect.members)
         binned = graph_scores.by_distance(used._replace(local=local.drop(columns="distance")),
                                           distances)  # fmt: skip
-        for table, by_member in (analysis.summarise(used, PAIR), binned):
+        for table, by_member in (summarise(used, PAIR), binned):
             column = "direct" if name == DIRECT else "total"
             globals_.append(_with_truth(table.assign(chain=name), local, column))
             members.append(by_member.assign(chain=name))
@@ -324,7 +326,7 @@ def analyse(
     return pd.concat(locals_, ignore_index=True), table.reindex(columns=GLOBAL_COLUMNS), members
 
 
-def _answers(result: analysis.Result, edits: xr.Dataset) -> pd.DataFrame:
+def _answers(result: Result, edits: xr.Dataset) -> pd.DataFrame:
     """Knock-outs, beside what they truly do where it is known, and verdicts."""
     table = result.effects[[*PAIR, *ANSWER_COLUMNS]].assign(chain=MOTIF, bin="all")
     if "true_effect" not in edits:

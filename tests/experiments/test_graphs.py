@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from deepmr_utils import analysis, instruments, mutagenesis
-from deepmr_utils.analysis import PAIR, PairEffects
+from deepmr_utils import instruments, mutagenesis, pairs
 from deepmr_utils.knockouts import knockout_effects
+from deepmr_utils.pairs import PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
 from experiments.binding import genome, graph_scores, one_genome, track_files
 
@@ -69,7 +69,7 @@ def test_a_perfect_model_gives_the_graph_back(worlds, graph):
     assert scores["found"] == 1
     # in these short windows a match of one motif overlaps another's site now and then: 0.06 once
     assert table.loc[table["truth"] == 0, "effect"].abs().max() < 0.08
-    ways = analysis.direction_test(table, members).set_index(PAIR)
+    ways = pairs.direction_test(table, members).set_index(PAIR)
     for edge in EDGES[graph] & set(permutations(genome.FACTORS, 2)):
         assert ways.loc[edge, "p"] < 0.05
 
@@ -128,8 +128,8 @@ def test_eligible_substitutions(worlds):
 def test_one_model_alone_has_effects_and_no_honest_interval(worlds):
     effects, instances, _ = worlds("default")
     alone = effects.drop_vars("member_effect")
-    pairs = analysis.pair_effects(alone, instruments.eligible(alone, "motif", instances))
-    table, members = analysis.summarise(pairs)
+    found = pairs.pair_effects(alone, instruments.eligible(alone, "motif", instances))
+    table, members = pairs.summarise(found)
     assert table["effect"].notna().all()
     assert table[["total_ci_low", "total_p", "between_se"]].isna().all(axis=None)
     assert members.empty
