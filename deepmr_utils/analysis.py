@@ -95,8 +95,8 @@ def deep_mr(
     effects: xr.Dataset | object, one_hot: object = None, *,
     pairs: Sequence[tuple[str, str]] | None = None, exposures: Sequence[str] | None = None,
     outcomes: Sequence[str] | None = None, design: str | None = None, rule: str = "pooled",
-    threshold: float = 1.0, method: str = "ivw", weights: str = "equal", cross_fit: bool = False,
-    interval: str = "rubin", instances: pd.DataFrame | None = None,
+    threshold: float | None = None, method: str = "ivw", weights: str = "equal",
+    cross_fit: bool = False, interval: str = "rubin", instances: pd.DataFrame | None = None,
     motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None, seed: int = 0,
     **mutagenesis: Any,
 ) -> Result:  # fmt: skip
@@ -116,7 +116,8 @@ def deep_mr(
         Which substitutions may be instruments, see `deepmr_utils.instruments.eligible`. By default
         "motif" where instances, motifs or edits of sites are given, else "strongest".
     rule, threshold
-        As in `deepmr_utils.instruments.select_instruments`.
+        As in `deepmr_utils.instruments.select_instruments`; the threshold is 1 by default, and 0
+        for edits, each of which was made to move its factor.
     method : str
         One of `deepmr_utils.mr.methods`.
     weights : {"equal", "simple", "delta"}
@@ -159,11 +160,11 @@ def deep_mr(
     one by random effects (`deepmr_utils.meta.random_effects`).
 
     The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
-    over the substitutions that move either by 0.15 of its own response, or fewer than 10 sequences have instruments for X;
-    "acts" where q < 0.05 and, if sites were knocked out, the knock-out effect has the same sign and
-    an interval without 0; "no effect" where the interval lies within 0.1 own responses around 0;
-    else "undetermined". An effect in own responses is ``effect * own(X) / own(Y)``, see
-    `deepmr_utils.instruments.own_responses`.
+    over the substitutions that move either by 0.15 of its own response, or fewer than 10 sequences
+    have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the knock-out
+    effect has the same sign and an interval without 0; "no effect" where the interval lies within
+    0.1 own responses around 0; else "undetermined". An effect in own responses is ``effect * own(X)
+    / own(Y)``, see `deepmr_utils.instruments.own_responses`.
     """
     if not isinstance(effects, xr.Dataset):
         effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)
@@ -173,8 +174,9 @@ def deep_mr(
         extra = "one_hot" if one_hot is not None else next(iter(mutagenesis))
         raise ValueError(f"effects are there already: {extra} goes with the members of a model")
     pairs = _check_pairs(effects, pairs, exposures, outcomes)
-    owned = instances is not None or "edit" in effects.dims
-    design = design or ("motif" if owned else "strongest")
+    edited = "edit" in effects.dims
+    design = design or ("motif" if edited or instances is not None else "strongest")
+    threshold = float(not edited) if threshold is None else threshold
     check_choice("design", design, DESIGNS)
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
