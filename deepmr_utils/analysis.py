@@ -159,9 +159,9 @@ def deep_mr(
     can are freed from it (see `deepmr_utils.mr.estimate`). Local effects of a pair make a global
     one by random effects (`deepmr_utils.meta.random_effects`).
 
-    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
-    over the substitutions that move either by 0.15 of its own response, or fewer than 10 sequences
-    have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the knock-out
+    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95
+    in size, over the substitutions that move either by 0.15 of its own response, or fewer than 10
+    sequences have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the knock-out
     effect has the same sign and an interval without 0; "no effect" where the interval lies within
     0.1 own responses around 0; else "undetermined". An effect in own responses is ``effect * own(X)
     / own(Y)``, see `deepmr_utils.instruments.own_responses`.
@@ -353,7 +353,7 @@ def _notes(
 
 
 def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Series) -> float:
-    """Of the effects on two features, over the substitutions that move either."""
+    """Of the effects on two features, in size, over the substitutions that move either."""
     if "edit" in effects.dims:  # says whose site it changes
         return np.nan
     pair = [exposure, outcome]
@@ -363,7 +363,7 @@ def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Serie
     moved = (np.abs(values) >= MOVED).any(0)
     if moved.sum() < 3 or not values[:, moved].std(1).all():
         return np.nan
-    return float(np.corrcoef(values[:, moved])[0, 1])
+    return abs(float(np.corrcoef(values[:, moved])[0, 1]))
 
 
 def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:

@@ -21,7 +21,7 @@ ENVIRONMENT = {
 # Numbers that stand for what a notebook shows. Those of networks that are trained in it differ
 # between processors; there it is the truth, a perfect network, and what is read from stored runs.
 CENTRAL = {
-    "quickstart": ["true_effect", "effect", "se", "ci_low", "ci_high"],
+    "quickstart": ["true_effect", "effect", "se", "ci_low", "ci_high", "knockout"],
     "estimators": [
         "global.ivw.effect", "global.ivw.se", "global.ivw.tau", "global.egger_robust.effect",
         "none.ivw.coverage", "outliers.egger_robust.rmse", "weak.F", "bent.both.10.egger_robust",
@@ -72,10 +72,10 @@ POOLED = "result[{!r}] = 1.02 * result[{!r}]"
 OUTCOME = "result['effect'].loc[{'feature': 'outcome'}] *= 1.02"
 BENT = [
     ("quickstart", ["effect", "ci_low", "ci_high"], "mutagenesis", "saturation_mutagenesis", OUTCOME),
-    ("quickstart", ["effect", "se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
+    ("quickstart", ["effect", "within_se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
      "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
-    ("your_own_model", ["forward.tau", "forward.se", "reverse.effect", "lowest", "highest"],
+    ("your_own_model", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],
      "mr", "local_mr", "result[['causal_effect', 'se']] *= 1.02"),
 ]  # fmt: skip
 

@@ -102,12 +102,14 @@ def test_verdicts():
     verdicts = deep_mr(few, instances=instances).effects
     assert set(verdicts["verdict"]) == {"not distinguishable"}
     assert verdicts["reason"].str.contains("9 of the 10").all()
-    twice = effects.copy(deep=True)
-    for name in ("effect", "se", "member_effect"):
-        twice[name].loc[{"feature": "Y"}] = 2 * twice[name].sel(feature="X", drop=True)
-    twice = deep_mr(twice, design="all").effects
-    assert set(twice["verdict"]) == {"not distinguishable"}
-    assert twice["reason"].str.contains("correlation 1.00").all()
+    for times in (2, -2):  # the same description read twice, or its mirror image
+        twice = effects.copy(deep=True)
+        for name in ("effect", "se", "member_effect"):
+            one = twice[name].sel(feature="X", drop=True)
+            twice[name].loc[{"feature": "Y"}] = (abs(times) if name == "se" else times) * one
+        twice = deep_mr(twice, design="all").effects
+        assert set(twice["verdict"]) == {"not distinguishable"}
+        assert twice["reason"].str.contains("correlation 1.00").all()
 
 
 def test_units_change_nothing_but_the_effect():
