@@ -320,7 +320,7 @@ def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, 
     ValueError
         If they are from others.
     """
-    ids = instruments["sequence_id"].cat
+    ids = instruments["sequence_id"].astype("category").cat
     if "edit" in effects.dims:
         there = pd.MultiIndex.from_frame(_edit_keys(effects))
         wanted = instruments[["sequence_id", "position", "alternate"]]
