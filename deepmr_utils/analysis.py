@@ -161,10 +161,10 @@ def deep_mr(
 
     The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95
     in size, over the substitutions that move either by 0.15 of its own response, or fewer than 10
-    sequences have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the knock-out
-    effect has the same sign and an interval without 0; "no effect" where the interval lies within
-    0.1 own responses around 0; else "undetermined". An effect in own responses is ``effect * own(X)
-    / own(Y)``, see `deepmr_utils.instruments.own_responses`.
+    sequences have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the
+    knock-out effect has the same sign and an interval without 0; "no effect" where the interval
+    lies within 0.1 own responses around 0; else "undetermined". An effect in own responses is
+    ``effect * own(X) / own(Y)``, see `deepmr_utils.instruments.own_responses`.
     """
     if not isinstance(effects, xr.Dataset):
         effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)

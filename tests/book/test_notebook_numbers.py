@@ -26,6 +26,10 @@ CENTRAL = {
         "global.ivw.effect", "global.ivw.se", "global.ivw.tau", "global.egger_robust.effect",
         "none.ivw.coverage", "outliers.egger_robust.rmse", "weak.F", "bent.both.10.egger_robust",
     ],
+    "one_sample": [
+        "known.plain.10.bias", "members.plain.3.bias", "members.wrong.10.bias", "selection.same.3",
+        "weights.5", "errors.most", "real.f", "interval.rubin.10.coverage",
+    ],
     "your_own_model": [
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
         "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
@@ -75,6 +79,7 @@ BENT = [
     ("quickstart", ["effect", "within_se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
      "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
+    ("one_sample", ["known.plain.10.bias"], "mr", "estimate", "result['causal_effect'] *= 1.02"),
     ("your_own_model", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],
      "mr", "local_mr", "result[['causal_effect', 'se']] *= 1.02"),
 ]  # fmt: skip

@@ -37,6 +37,7 @@ def test_the_notebooks_are_there():
         "corrections.ipynb",
         "deepsea.ipynb",
         "estimators.ipynb",
+        "one_sample.ipynb",
         "quickstart.ipynb",
         "simulation.ipynb",
         "sweeps.ipynb",
