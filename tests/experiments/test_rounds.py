@@ -291,6 +291,24 @@ def test_rules_compared_by_hand(result):
     assert rubin["sample_width"] == pytest.approx(scores.query(same)["sample_width"].item())
 
 
+def test_analyses_are_compared_on_the_rounds_that_all_have():
+    table = round_scores.global_table(make_local())
+    table["effect_ratio"] = np.where(table["round"] < 2, 1.0, 10.0)
+    other = table[table["round"] > 0].assign(effect=lambda t: 2 * t["truth"])
+    given = {"one": table, "two": other, "none": table.iloc[:0]}
+    found = round_scores.compare_analyses(given, simulation.Parameters())
+    assert found.index.unique("analysis").tolist() == ["one", "two"]
+    rounds_of = found.loc["one", "none"]["rounds"].unstack()["both motifs"]
+    assert rounds_of.to_dict() == {"small": 1, "large": 2, "all": 3}
+    both = found.xs("both motifs", level="stratum")
+    assert both.loc[("two", "none", "large"), "slope"] == pytest.approx(2)
+    assert both.loc[("one", "none", "all"), "rmse"] == pytest.approx(0.1)
+    nothing = {"one": table, "two": other[other["round"] > 9], "three": other.iloc[:0]}
+    found = round_scores.compare_analyses(nothing, simulation.Parameters())
+    assert found.index.unique("analysis").tolist() == ["one"]
+    assert round_scores.compare_analyses({}, simulation.Parameters()).empty
+
+
 def test_misses_by_size_of_the_truth_by_hand():
     """Three sequences with truth 0, 0.1 and 1 of a ratio of 4: shares 0, 5 % and 50 %."""
     local = pd.DataFrame({
@@ -351,7 +369,8 @@ def test_a_stored_round_recomputes_its_estimates():
     # members' own effects, from 1.3 to 1.5 with both motifs: differences of 0.05 (IVW) and 0.15
     # (robust) of one, of 0.04 in the mean, were seen between processors
     mine, theirs = (
-        r.members.set_index(["stratum", "method", "member"])["effect"] for r in (again, stored)
+        r.members.set_index(["stratum", "method", "member"])["effect"].sort_index()
+        for r in (again, stored)
     )
     for method, apart in (("ivw", 0.1), ("egger_robust", 0.3)):
         one, other = mine["both motifs", method], theirs["both motifs", method]
