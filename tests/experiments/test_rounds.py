@@ -14,7 +14,7 @@ from torch import nn
 from deepmr_utils import calibration, intervals, meta
 from experiments import training
 from experiments.cooperativity import one_round, round_scores, rounds, simulation
-from experiments.study import stored_settings
+from experiments.study import open_study, stored_settings
 
 STORED = Path(__file__).parents[2] / "book" / "results" / "simulation"
 SMALL = one_round.Settings(
@@ -164,6 +164,37 @@ def test_another_studys_directory_is_refused(store, tmp_path):
         rounds.run_rounds(SMALL, ["none"], 1, tmp_path)
     with pytest.raises(FileNotFoundError, match="round 7 of none is not in"):
         rounds.load_round(store, "none", 7)
+
+
+def test_a_file_may_hold_several_sets_of_rounds(tmp_path):
+    file = Path(__file__).parents[2] / "book" / "parameters" / "simulation_motif.yml"
+    units, directory = open_study("simulation", file)
+    assert directory == "book/results/simulation_motif"
+    assert len(units) == 2 * 4 * 20
+    seen = {unit.folder: unit.settings[""] for unit in units.values()}
+    with_mutants = seen["with_mutants"]
+    assert with_mutants.parameters.n_augmented == 2500
+    assert seen["without_mutants"].parameters.n_augmented == 0
+    assert (with_mutants.design, with_mutants.methods, with_mutants.weights) == (
+        "motif", ("ivw",), "equal"
+    )  # fmt: skip
+    # data and networks are those of the stored rounds: nothing but the analysis differs
+    stored = stored_settings(one_round.Settings, STORED)
+    changed = {"design": "motif", "methods": ("ivw",), "weights": "equal"}
+    assert replace(stored, **changed) == with_mutants
+    other = tmp_path / "sets.yml"
+    other.write_text(file.read_text().replace("{n_augmented: 0}", "{n_augmente: 0}"))
+    with pytest.raises(
+        ValueError,
+        match="unknown parameter 'n_augmente': choose one of .*did you mean 'n_augmented'",
+    ):
+        open_study("simulation", other)
+
+
+def test_rounds_of_a_folder_are_found(store, tmp_path):
+    found = rounds.load_rounds(store)
+    assert [r.record["scenario"] for r in found] == ["both", "none"]
+    assert rounds.load_rounds(tmp_path / "nowhere") == []
 
 
 def test_bad_settings_raise(tmp_path):
