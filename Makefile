@@ -71,7 +71,7 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 
 # Every study of the book: its name, and the file of its parameters
 STUDIES := simulation/simulation_paper_scale simulation/calibration sweeps/sweeps_paper_scale \
-  shared_error/shared_error bpnet/bpnet_demo_scale own_responses/own_responses deepsea/deepsea_demo_scale
+  simulation/simulation_motif shared_error/shared_error bpnet/bpnet_demo_scale own_responses/own_responses deepsea/deepsea_demo_scale
 results: $(INSTALLED)
 	set -e; for study in $(STUDIES); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done

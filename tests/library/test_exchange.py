@@ -88,21 +88,27 @@ def test_import_gives_back_what_saturation_mutagenesis_gave(effects, tmp_path):
     prediction.index.names = ["sequence_id", "feature"]
     table = table.join(prediction, on=["sequence_id", "feature"])
     ids = effects["sequence"].to_numpy()
-    imported = import_effects(table, pd.DataFrame({"sequence_id": ids, "sequence": texts}))
+    where = pd.DataFrame({"sequence_id": ids, "sequence": texts})
+    imported = import_effects(table, where, n_members=4)
     imported = imported.sel(feature=effects["feature"].to_numpy())
     for name in ("effect", "se", "reference_prediction", "reference"):
         xr.testing.assert_equal(imported[name], effects[name])
         assert imported[name].dims == effects[name].dims
-    common = {"schema_version", "model_hash", "dropout_seed", "calibration", "versions"}
+    common = {
+        "schema_version", "model_hash", "dropout_seed", "calibration", "versions", "n_members"
+    }  # fmt: skip
     assert set(imported.attrs) == common
     assert common < set(effects.attrs)
     assert imported.attrs["schema_version"] == effects.attrs["schema_version"]
     save_effects(imported, tmp_path / "effects.zarr")
     xr.testing.assert_identical(load_effects(tmp_path / "effects.zarr"), imported)
-    pd.testing.assert_frame_equal(
-        select_instruments(imported, "exposure", "outcome"),
-        select_instruments(effects, "exposure", "outcome"),
-    )
+    mine, theirs = (select_instruments(e, "exposure", "outcome") for e in (imported, effects))
+    pd.testing.assert_frame_equal(mine, theirs)
+    np.testing.assert_allclose(mine["sd_exposure"], 2 * mine["se_exposure"])
+    given = select_instruments(import_effects(table, where), "exposure", "outcome")
+    np.testing.assert_array_equal(given["se_exposure"], mine["sd_exposure"])
+    with pytest.raises(ValueError, match="n_members must be a whole number of at least 2; got 1"):
+        import_effects(table, where, n_members=1)
 
 
 def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
