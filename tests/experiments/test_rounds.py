@@ -186,7 +186,7 @@ def test_a_file_may_hold_several_sets_of_rounds(tmp_path):
     other.write_text(file.read_text().replace("{n_augmented: 0}", "{n_augmente: 0}"))
     with pytest.raises(
         ValueError,
-        match="unknown parameter 'n_augmente': choose one of .*did you mean 'n_augmented'",
+        match=r"unknown parameter 'n_augmente': choose one of .*did you mean 'n_augmented'",
     ):
         open_study("simulation", other)
 
