@@ -140,9 +140,10 @@ def import_effects(
             Name of the predicted feature. Every substitution needs all features.
         ``effect``
             Prediction for the alternate minus prediction for the reference.
-        ``se``
+        ``se``, optional
             Standard error of the effect, 0 or more; NaN with a NaN effect, for a missing one. With
-            ``n_members`` the standard deviation over members.
+            ``n_members`` the standard deviation over members. Without it, or where all are NaN,
+            effects have no standard errors, and what is made of them no intervals.
         ``reference_prediction``, optional
             Prediction for the unchanged sequence, the same for all its substitutions.
 
@@ -258,6 +259,8 @@ def _with_one_set_of_names(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index() if table.index.nlevels > 1 else table
     old = {o: n for o, n in OTHER_NAMES.items() if o in table.columns and n not in table.columns}
     table = table.rename(columns=old)
+    if "se" not in table.columns:  # effects of a single network, for instance
+        table = table.assign(se=np.nan)
     require(table, EFFECT_COLUMNS, "an effect table")
     changed = (table["reference"] != "N") & (table["reference"] != table["alternate"])
     kept = changed | table["effect"].notna() | table["se"].notna()
@@ -286,7 +289,7 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = numbers(table[name], name)
         check_rows(table, np.isinf(table[name]), f"{name} must be finite", name)
     check_rows(table, table["se"] < 0, "se must be 0 or more", "se")
-    half = table["effect"].isna() != table["se"].isna()
+    half = (table["effect"].isna() != table["se"].isna()) & table["se"].notna().any()
     check_rows(table, half, "effect and se must be NaN together", "effect", "se")
 
     features = table["feature"].unique()
