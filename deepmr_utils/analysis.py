@@ -87,7 +87,7 @@ def _sentence(row: pd.Series, known: str) -> str:
         parts.append(f"q = {row['q_value']:.2g}")
     return (
         f"{row['exposure']} -> {row['outcome']}: {row['verdict']}; {', '.join(parts)}; "
-        f"{row['k']} sequences. {row['reason'].capitalize()}."
+        f"{row['k']} sequences. {row['reason'][:1].upper()}{row['reason'][1:]}."
     )
 
 
