@@ -62,18 +62,19 @@ def direct_effects(
 
     *Estimate.* r_v = y_v - sum over the other features k of h_k(x_kv), where x_kv is what v does to
     k, and h_k(a) is ``a`` times the slope, through the origin, of r on x_k over the own instruments
-    of k. Those that move k by about ``a`` count: one that moves it by b counts
-    exp(-(d / 0.05)^2 / 2), d = |a - b| / max(|a|, |b|), at most 1. As r of k's instruments is
-    itself free of what passes through others, all r of a sequence are the solution of one linear
-    system. It is exact where the parts of the other features add up, each is a function of what the
-    feature predicts, and its own instruments move the feature as much as those of X do. It is
-    sequential g-estimation (Vansteelandt 2009, Epidemiology 20:851), but what mediators do comes
-    from their own instruments, so that no common cause of mediator and outcome biases it.
+    of k. Those that move k by about ``a`` count: one that moves it by b counts ``exp(-(d / 0.05)^2
+    / 2)``, where d is the difference of a and b as a share of the larger, at most 1. As r of k's
+    instruments is itself free of what passes through others, all r of a sequence are the solution
+    of one linear system. It is exact where the parts of the other features add up, each is a
+    function of what the feature predicts, and its own instruments move the feature as much as those
+    of X do. It is sequential g-estimation (Vansteelandt 2009, Epidemiology 20:851), but what
+    mediators do comes from their own instruments, so that no common cause of mediator and outcome
+    biases it.
 
-    Weights are equal, and standard errors are widened where r scatter around the slope
-    by more than se_outcome says; they take the mediators' responses for known. Members keep the
-    instruments and weights of the ensemble, so that they differ by what they predict; their
-    variance carries the error of the mediators' responses, too.
+    Weights are equal, and standard errors are widened where r scatter around the slope by more than
+    se_outcome says; they take the mediators' responses for known. Members keep the instruments of
+    the ensemble, so that they differ by what they predict; their variance carries the error of the
+    mediators' responses, too.
     """
     check_columns(instruments, [*PAIR, *PLACE, "se_outcome"], "the table of instruments")
     exposed = instruments.groupby(PLACE, observed=True)["exposure"].transform("nunique")
