@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "mr": "local_mr methods",
         "meta": "global_effects",
         "intervals": "add_intervals",
+        "analysis": "deep_mr",
         "atlas": "causal_atlas",
         "plots": "use_style",
     },

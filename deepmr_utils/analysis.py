@@ -7,7 +7,6 @@ beside the slope. `PUBLISHED` makes those of the paper.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,25 +16,13 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_names
+from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
-from .instruments import DESIGNS, eligible, own_responses, select_instruments, site_dimensions
-from .intervals import (
-    PAIR,
-    RULES,
-    add_intervals,
-    intervals,
-    member_global,
-    member_local,
-    q_values,
-)
-from .meta import global_effects
-from .mr import check_methods, local_mr
-from .mr.registry import REGISTRY
+from .intervals import PAIR, RULES, add_intervals
+from .mr import check_methods
+from .pairs import PairEffects, pair_effects, summarise
 
-__all__ = [
-    "PUBLISHED", "PairEffects", "Result", "call_direct", "deep_mr", "direction_test",
-    "pair_effects", "summarise",
-]  # fmt: skip
+__all__ = ["PUBLISHED", "Result", "deep_mr"]
 
 # Malina, Cizin and Knowles (2022): every substitution that is strong, by their threshold for BPNet
 # (1 in the simulation), MR-Egger, and an interval that takes the model for known.
@@ -44,20 +31,11 @@ PUBLISHED = {
     "weights": "simple", "interval": "plain",
 }  # fmt: skip
 SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
+MOVED = 0.15  # of its own response: what moves a feature
 FEWEST = 10  # sequences with instruments of their own that an answer needs
+WEAK = 10  # mean squared effect over sd of a member, below which selection leaves a bias
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
 ROUNDING = 100  # effects below so many roundings of float32 lose digits
-
-
-class PairEffects(NamedTuple):
-    """Local effects of pairs, `deepmr_utils.mr.local_mr`, the same by member, and instruments.
-
-    All have ``exposure, outcome`` in front.
-    """
-
-    local: pd.DataFrame
-    members: pd.DataFrame
-    instruments: pd.DataFrame = pd.DataFrame()
 
 
 class Result(NamedTuple):
@@ -109,7 +87,7 @@ def _sentence(row: pd.Series, known: str) -> str:
         parts.append(f"q = {row['q_value']:.2g}")
     return (
         f"{row['exposure']} -> {row['outcome']}: {row['verdict']}; {', '.join(parts)}; "
-        f"{row['k']} sequences. {row['reason'].capitalize()}."
+        f"{row['k']} sequences. {row['reason'][:1].upper()}{row['reason'][1:]}."
     )
 
 
@@ -117,9 +95,10 @@ def deep_mr(
     effects: xr.Dataset | object, one_hot: object = None, *,
     pairs: Sequence[tuple[str, str]] | None = None, exposures: Sequence[str] | None = None,
     outcomes: Sequence[str] | None = None, design: str | None = None, rule: str = "pooled",
-    threshold: float = 1.0, method: str = "ivw", weights: str = "equal", interval: str = "rubin",
-    instances: pd.DataFrame | None = None, motifs: Mapping[str, Any] | None = None,
-    edits: xr.Dataset | None = None, seed: int = 0, **mutagenesis: Any,
+    threshold: float | None = None, method: str = "ivw", weights: str = "equal",
+    cross_fit: bool = False, interval: str = "rubin", instances: pd.DataFrame | None = None,
+    motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None, seed: int = 0,
+    **mutagenesis: Any,
 ) -> Result:  # fmt: skip
     """Causal effects between the features of a model: all ordered pairs, or those asked for.
 
@@ -135,15 +114,19 @@ def deep_mr(
     exposures, outcomes : sequence of str, optional
     design : {"motif", "strongest", "all"}, optional
         Which substitutions may be instruments, see `deepmr_utils.instruments.eligible`. By default
-        "motif" where instances or motifs are given, else "strongest".
+        "motif" where instances, motifs or edits of sites are given, else "strongest".
     rule, threshold
-        As in `deepmr_utils.instruments.select_instruments`.
+        As in `deepmr_utils.instruments.select_instruments`; the threshold is 1 by default, and 0
+        for edits, each of which was made to move its factor.
     method : str
         One of `deepmr_utils.mr.methods`.
     weights : {"equal", "simple", "delta"}
         Of instruments, for methods that take them. Few members tell the variance of a substitution
         so badly that ``1 / se^2`` is noise; with "equal" weights the line through the origin is the
         slope that the truth of the simulations is defined by.
+    cross_fit : bool
+        Select instruments by some members and take the products of others, where instruments are
+        weak; needs 4 members, and the rule "wald". See `deepmr_utils.mr.crossfit.cross_fit`.
     interval : str
         Rule of `deepmr_utils.intervals.total_variance`. "plain" takes the model for known.
     instances : pd.DataFrame, optional
@@ -176,12 +159,12 @@ def deep_mr(
     can are freed from it (see `deepmr_utils.mr.estimate`). Local effects of a pair make a global
     one by random effects (`deepmr_utils.meta.random_effects`).
 
-    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95,
-    over the substitutions that move either, or fewer than 10 sequences have instruments for X;
-    "acts" where q < 0.05 and, if sites were knocked out, the knock-out effect has the same sign and
-    an interval without 0; "no effect" where the interval lies within 0.1 own responses around 0;
-    else "undetermined". An effect in own responses is ``effect * own(X) / own(Y)``, see
-    `deepmr_utils.instruments.own_responses`.
+    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95
+    in size, over the substitutions that move either by 0.15 of its own response, or fewer than 10
+    sequences have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the
+    knock-out effect has the same sign and an interval without 0; "no effect" where the interval
+    lies within 0.1 own responses around 0; else "undetermined". An effect in own responses is
+    ``effect * own(X) / own(Y)``, see `deepmr_utils.instruments.own_responses`.
     """
     if not isinstance(effects, xr.Dataset):
         effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)
@@ -191,7 +174,9 @@ def deep_mr(
         extra = "one_hot" if one_hot is not None else next(iter(mutagenesis))
         raise ValueError(f"effects are there already: {extra} goes with the members of a model")
     pairs = _check_pairs(effects, pairs, exposures, outcomes)
-    design = design or ("strongest" if instances is None else "motif")
+    edited = "edit" in effects.dims
+    design = design or ("motif" if edited or instances is not None else "strongest")
+    threshold = float(not edited) if threshold is None else threshold
     check_choice("design", design, DESIGNS)
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
@@ -200,7 +185,8 @@ def deep_mr(
     allowed = eligible(
         effects.sel(feature=acting) if design == "motif" else effects, design, instances
     )
-    chosen = {"method": method, "rule": rule, "threshold": threshold, "weights": weights}
+    chosen = {"method": method, "rule": rule, "threshold": threshold, "weights": weights,
+              "cross_fit": cross_fit}  # fmt: skip
     found = pair_effects(effects, allowed, pairs, **chosen)
     _warn_of_rounding(effects, found.instruments)
     settings = {
@@ -208,7 +194,7 @@ def deep_mr(
         "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
     }  # fmt: skip
     settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
-    table = _global_table(found, effects, allowed, edits, interval)
+    table = _global_table(found, effects, allowed, edits, interval, cross_fit=cross_fit)
     return Result(table, _local_table(found, interval), found.instruments, found.members, settings)
 
 
@@ -259,12 +245,17 @@ def _mutate(
     ids = effects["sequence"].to_numpy().tolist()
     if instances is None:
         instances = find_instances(one_hot, ids, motifs)
+    if options.get("reverse_complement"):
+        raise ValueError(
+            "knock-outs are predicted on the strand given: leave out reverse_complement, or give "
+            "instances in the place of motifs"
+        )
     shared = {name: options[name] for name in EDIT_OPTIONS if name in options}
     edits = site_edits(one_hot, ids, instances, motifs, seed=seed)
     return effects, instances, edit_effects(members, one_hot, edits, sequence_ids=ids, **shared)
 
 
-EDIT_OPTIONS = ("features", "transform", "batch_size", "device", "precision")
+EDIT_OPTIONS = ("features", "transform", "device")
 
 
 def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
@@ -280,73 +271,6 @@ def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
                 "holds few digits of such differences; compute them with precision='float64'",
                 stacklevel=3,
             )
-
-
-def pair_effects(
-    effects: xr.Dataset, allowed: xr.DataArray, pairs: Sequence[tuple[str, str]] | None = None, *,
-    method: str | Sequence[str] = "ivw", rule: str = "pooled", threshold: float = 1.0,
-    weights: str = "equal",
-) -> PairEffects:  # fmt: skip
-    """Local causal effects of pairs of features, of which `deep_mr` makes an answer.
-
-    Parameters
-    ----------
-    effects : xr.Dataset
-        With ``member_effect``, where effects by member are wanted.
-    allowed : xr.DataArray
-        Of `deepmr_utils.instruments.eligible`.
-    pairs : sequence of (exposure, outcome), optional
-        All ordered pairs by default.
-    method : str or sequence of str
-    rule, threshold, weights
-        As in `deep_mr`.
-
-    Returns
-    -------
-    PairEffects
-        Without standard errors where effects have none; these take method "ivw" or "egger" alone,
-        with equal weights.
-    """
-    tables, members, chosen = [], [], []
-    for exposure, outcome in permutations(_features(effects), 2) if pairs is None else pairs:
-        found = select_instruments(effects, exposure, outcome, rule, threshold, allowed=allowed)
-        pair = {"exposure": exposure, "outcome": outcome}
-        fit = _without_errors if found["se_outcome"].isna().any() else local_mr
-        for name in check_methods(method):
-            options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
-            tables.append(fit(found, name, **options).assign(**pair))
-            if effects.sizes.get("member", 0) > 1:
-                members.append(member_local(effects, found, name, **options).assign(**pair))
-        chosen.append(found.astype({"sequence_id": str}).assign(**pair))
-    return PairEffects(*(_together(each) for each in (tables, members, chosen)))
-
-
-def _without_errors(instruments: pd.DataFrame, method: str, **options: str) -> pd.DataFrame:
-    """Local effects without standard errors: slopes, which equal weights need no errors for."""
-    if method not in ("ivw", "egger") or options.get("weights") != "equal":
-        raise ValueError(
-            "effects of a single network have no standard errors: take method 'ivw' or 'egger' "
-            f"with weights='equal'; got {method!r}, weights={options.get('weights')!r}"
-        )
-    known = instruments.drop(columns=["sd_exposure", "sd_outcome"])
-    table = local_mr(known.assign(se_exposure=1.0, se_outcome=1.0), method, **options)
-    kept = ["sequence_id", "method", "causal_effect", "intercept", "n_instruments", "status"]
-    return table.assign(**dict.fromkeys(table.columns.difference(kept), np.nan))
-
-
-def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    if not tables:
-        return pd.DataFrame()
-    table = pd.concat(tables, ignore_index=True)
-    table["sequence_id"] = table["sequence_id"].astype(str)
-    return table[[*PAIR, *table.columns.drop(PAIR)]]
-
-
-def _features(effects: xr.Dataset) -> list[str]:
-    names = effects["feature"].to_numpy().tolist()
-    if len(names) < 2:
-        raise ValueError(f"effects on each other need at least 2 features; got {names}")
-    return names
 
 
 TOTAL = {
@@ -372,7 +296,7 @@ def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
 
 def _global_table(
     found: PairEffects, effects: xr.Dataset, allowed: xr.DataArray, edits: xr.Dataset | None,
-    interval: str,
+    interval: str, *, cross_fit: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `Result.effects`."""
     table, _ = summarise(found, PAIR, rule=interval)
@@ -398,28 +322,48 @@ def _global_table(
     table["own_effect"] = table["effect"] * x / y
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
-    table["same"] = [_correlation(effects, *pair) for pair in table.index]
+    table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
     answers = [
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
     table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
-    if effects.sizes.get("member") == 2:
-        table["reason"] += "; two members: errors that exposure and outcome share stay in"
+    notes = _notes(found, effects, cross_fit=cross_fit)
+    table["reason"] = [
+        reason + notes.get(pair, "")
+        for pair, reason in zip(table.index, table["reason"], strict=True)
+    ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
     columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
     return table[[*columns, "within_se", "between_se", "df"]].reset_index()
 
 
-def _correlation(effects: xr.Dataset, exposure: str, outcome: str) -> float:
-    """Of the effects on two features, over the substitutions that move either by a global sd."""
-    sites = site_dimensions(effects)
-    values = effects["effect"].sel(feature=[exposure, outcome]).transpose("feature", *sites)
+def _notes(
+    found: PairEffects, effects: xr.Dataset, *, cross_fit: bool
+) -> dict[tuple[str, str], str]:
+    """By pair, what limits its effect."""
+    pairs = found.local.groupby(PAIR, sort=False)
+    two = effects.sizes.get("member") == 2
+    few = "; two members: errors that exposure and outcome share stay in" if two else ""
+    notes = dict.fromkeys(pairs.groups, few)
+    if "f_stat" in found.local and not cross_fit:
+        strength = pairs["f_stat"].median()
+        for pair, f in strength[strength < WEAK].items():
+            notes[pair] += f"; weak instruments (F = {f:.1f})"
+    return notes
+
+
+def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Series) -> float:
+    """Of the effects on two features, in size, over the substitutions that move either."""
+    if "edit" in effects.dims:  # says whose site it changes
+        return np.nan
+    pair = [exposure, outcome]
+    values = effects["effect"].sel(feature=pair).transpose("feature", *SITES)
     values = values.to_numpy().reshape(2, -1).astype(np.float64)
-    values = values[:, np.isfinite(values).all(0)]
-    moved = (np.abs(values) >= values.std(1, keepdims=True)).any(0)
+    values = values[:, np.isfinite(values).all(0)] / own[pair].to_numpy()[:, None]
+    moved = (np.abs(values) >= MOVED).any(0)
     if moved.sum() < 3 or not values[:, moved].std(1).all():
         return np.nan
-    return float(np.corrcoef(values[:, moved])[0, 1])
+    return abs(float(np.corrcoef(values[:, moved])[0, 1]))
 
 
 def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
@@ -442,107 +386,3 @@ def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
     if np.abs([row["ci_low"], row["ci_high"]]).max() * scale <= NEGLIGIBLE:
         return "no effect", f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
     return "undetermined", f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"
-
-
-def summarise(
-    pairs: PairEffects, by: Sequence[str] = (*PAIR, "method"), *, rule: str = "rubin"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of all pairs: global effects with intervals and p-values that carry the model.
-
-    Parameters
-    ----------
-    pairs : PairEffects
-        Without rows, for instance those of other bins, where these should not enter.
-    by : sequence of str
-        Columns of ``pairs.local`` whose values make the groups.
-    rule : str
-        Of intervals, see `deepmr_utils.intervals.total_variance`.
-
-    Returns
-    -------
-    tuple of pd.DataFrame
-        A row a group. First the columns of ``by``; then those of
-        `deepmr_utils.meta.random_effects`, with ``k`` sequences, in which ``se, ci_low, ci_high,
-        p`` take the model for known; then ``between_se, total_se, total_df, total_ci_low,
-        total_ci_high, total_p, total_status`` of `deepmr_utils.intervals.add_intervals`, **the
-        interval and p-value to report**; then ``q_value``, see `deepmr_utils.intervals.q_values`,
-        over all pairs that agree in the other columns of ``by``, such as the method.
-        `deepmr_utils.atlas.causal_atlas` gives the same columns. A single model has no members:
-        its total columns are NaN, and ``total_status`` says so.
-
-        Then the same effects by member: the columns of ``by``, ``member``, ``effect``.
-    """
-    by = as_list(by)
-    table = global_effects(pairs.local, by)
-    if pairs.local["se"].isna().all():  # a single network: nothing to weight sequences by
-        mean = pairs.local.groupby(by)["causal_effect"].agg(["mean", "count"]).reset_index()
-        mean = table[by].merge(mean, on=by)
-        table = table.assign(effect=mean["mean"], k=mean["count"])
-    members = table[by].iloc[:0].assign(member=0, effect=0.0)
-    if len(pairs.members):
-        members = member_global(pairs.local, pairs.members, by)
-    table = add_intervals(table, members, by, "effect", rule=rule)
-    return table.assign(q_value=q_values(table, [n for n in by if n not in PAIR])), members
-
-
-def direction_test(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
-    """Ask whether the effect of one feature on another is larger than the reverse one.
-
-    Parameters
-    ----------
-    table, members : pd.DataFrame
-        Of `summarise`, by pair.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row an unordered pair, the stronger way first: ``exposure, outcome, forward, reverse,
-        difference`` of their absolute values, ``total_se, total_df, p``.
-
-    Notes
-    -----
-    Both ways come from one ensemble, so that the variance between members is that of each member's
-    own difference; the errors given the model, of different instruments, are added. Combined as
-    global effects are (`deepmr_utils.intervals.total_variance`, "rubin"). Effects must be
-    on comparable scales.
-    """
-    ways = table.set_index(PAIR)
-    back = ways.index.swaplevel()
-    if (alone := ~back.isin(ways.index)).any():
-        a, b = ways.index[alone][0]
-        raise ValueError(f"a direction needs both ways; there is no effect of {b} on {a}")
-    wide = members.pivot_table("effect", PAIR, "member").reindex(ways.index)
-    size = wide.mul(np.sign(ways["effect"]), axis=0)
-    forward, reverse = ways["effect"], ways["effect"].reindex(back).to_numpy()
-    found = pd.DataFrame({"forward": forward, "reverse": reverse})
-    found["difference"] = forward.abs() - np.abs(reverse)
-    error = np.hypot(ways["se"], ways["se"].reindex(back).to_numpy())
-    spread = (size - size.reindex(back).to_numpy()).std(axis=1)
-    columns = intervals(found["difference"], error, spread, wide.shape[1])
-    for name in ("total_se", "total_df", "total_p"):
-        found[name.replace("total_p", "p")] = columns[name]
-    return found[found["difference"] > 0].reset_index()
-
-
-def call_direct(total: pd.DataFrame, direct: pd.DataFrame, least: float = 0.5) -> pd.DataFrame:
-    """Tell direct effects from those that pass through other features.
-
-    Parameters
-    ----------
-    total, direct : pd.DataFrame
-        Of `summarise`, by pair: of all effects, and of those with other features held fixed, which
-        also has ``total_effect``, the total one in the same sequences.
-    least : float
-        Share of the total effect that must be direct.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``direct``, by exposure and outcome, with ``share`` and ``called``: both effects are told
-        from 0, and the share is as large.
-    """
-    table = direct.set_index(PAIR)
-    told = total.set_index(PAIR)["total_p"].reindex(table.index) < 0.05
-    share = table["effect"] / table["total_effect"]
-    called = told & (table["total_p"] < 0.05) & (share >= least)
-    return table.assign(share=share, called=called)

@@ -77,7 +77,7 @@ def causal_atlas(
     Returns
     -------
     pd.DataFrame
-        One row a method and pair, the columns of `deepmr_utils.analysis.summarise` by ``exposure,
+        One row a method and pair, the columns of `deepmr_utils.pairs.summarise` by ``exposure,
         outcome, method``, and ``attrs`` holds the settings. Windows are its sequences. The
         Q-profile interval, ``tau2_low, tau2_high``, takes longer than all else, and is NaN; why
         local effects were left out is not counted, so that there is no ``excluded``. Without

@@ -15,6 +15,7 @@ import xarray as xr
 from ._checks import (
     check_installed,
     check_names,
+    check_number,
     check_rows,
     distinct_text,
     numbers,
@@ -117,7 +118,9 @@ def codecs(dtype: np.dtype) -> dict[str, list]:
     return {"filters": [CRC32()], "compressors": [Blosc(typesize=dtype.itemsize)]}
 
 
-def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -> xr.Dataset:
+def import_effects(
+    table: pd.DataFrame, sequences: pd.DataFrame | None = None, *, n_members: int | None = None
+) -> xr.Dataset:
     """Turn a table of variant effects from elsewhere into variant effects.
 
     Parameters
@@ -137,8 +140,10 @@ def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -
             Name of the predicted feature. Every substitution needs all features.
         ``effect``
             Prediction for the alternate minus prediction for the reference.
-        ``se``
-            Standard error of the effect, 0 or more; NaN with a NaN effect, for a missing one.
+        ``se``, optional
+            Standard error of the effect, 0 or more; NaN with a NaN effect, for a missing one. With
+            ``n_members`` the standard deviation over members. Without it, or where all are NaN,
+            effects have no standard errors, and what is made of them no intervals.
         ``reference_prediction``, optional
             Prediction for the unchanged sequence, the same for all its substitutions.
 
@@ -151,6 +156,9 @@ def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -
         checked against it. Without it sequences stand in order of appearance, end at the last
         position in the table, and have unknown bases N where the table has no row; positions that
         look like coordinates on a chromosome are refused.
+    n_members : int, optional
+        The effect is the mean of so many members, and ``se`` the standard deviation (ddof 1) over
+        them, as in `effects_table`: the standard error of the effect is ``se / sqrt(n_members)``.
 
     Returns
     -------
@@ -168,6 +176,8 @@ def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -
         identifiers are the same as text (1 and "1"). Says so where positions look 1-based, of the
         chromosome, or of the other strand.
     """
+    if n_members is not None:
+        n_members = check_number("n_members", n_members, low=2, whole=True)
     table = _check_table(_with_one_set_of_names(table))
     ids, codes = _references(table, sequences)
     features = table["feature"].drop_duplicates().tolist()
@@ -201,6 +211,8 @@ def import_effects(table: pd.DataFrame, sequences: pd.DataFrame | None = None) -
         "calibration": "unknown",
         "versions": "imported",
     }
+    if n_members is not None:
+        attributes["n_members"] = n_members
     return xr.Dataset(
         {name: (DIMENSIONS[name], array) for name, array in data.items()},
         coordinates if sequences is None else coordinates | _regions(sequences),
@@ -231,7 +243,9 @@ def effects_table(effects: xr.Dataset) -> pd.DataFrame:
     -------
     pd.DataFrame
         ``sequence_id, position, reference, alternate, feature, effect, se`` and
-        ``reference_prediction``, one row a substitution that has an effect and feature.
+        ``reference_prediction``, one row a substitution that has an effect and feature. ``se`` is
+        the standard deviation over members; their number, ``effects.attrs["n_members"]``, is no
+        column: it is to be given to `import_effects`.
     """
     names = [*EFFECT_COLUMNS, "reference_prediction"]
     table = effects[[name for name in names if name in effects.data_vars]].to_dataframe()
@@ -245,6 +259,8 @@ def _with_one_set_of_names(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index() if table.index.nlevels > 1 else table
     old = {o: n for o, n in OTHER_NAMES.items() if o in table.columns and n not in table.columns}
     table = table.rename(columns=old)
+    if "se" not in table.columns:  # effects of a single network, for instance
+        table = table.assign(se=np.nan)
     require(table, EFFECT_COLUMNS, "an effect table")
     changed = (table["reference"] != "N") & (table["reference"] != table["alternate"])
     kept = changed | table["effect"].notna() | table["se"].notna()
@@ -273,7 +289,7 @@ def _check_table(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = numbers(table[name], name)
         check_rows(table, np.isinf(table[name]), f"{name} must be finite", name)
     check_rows(table, table["se"] < 0, "se must be 0 or more", "se")
-    half = table["effect"].isna() != table["se"].isna()
+    half = (table["effect"].isna() != table["se"].isna()) & table["se"].notna().any()
     check_rows(table, half, "effect and se must be NaN together", "effect", "se")
 
     features = table["feature"].unique()

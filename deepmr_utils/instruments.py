@@ -96,6 +96,8 @@ def select_instruments(
     else:
         strength = np.abs(x) / np.where(usable, sd_x, np.nan)
     strong = usable & (np.nan_to_num(strength) >= threshold)
+    if sites != SITES:
+        strong &= ~_edit_keys(effects).duplicated().to_numpy()
     kept = strong
     if allowed is not None:
         kept = strong & allowed.sel(feature=exposure).transpose(*sites).to_numpy()
@@ -109,12 +111,12 @@ def select_instruments(
                 f"no substitution moves the outcome {outcome!r}: its se is 0 everywhere"
             )
         sd_outcome[floored] = np.quantile(positive, SE_FLOOR_QUANTILE)
-    members = effects.attrs.get("n_members", 1)
+    members = effects.sizes.get("member", 0) or effects.attrs.get("n_members", 1)
     table = _identity(effects, np.nonzero(kept)).assign(
         beta_exposure=x[kept], sd_exposure=sd_x[kept], se_exposure=sd_x[kept] / members**0.5,
         beta_outcome=y[kept], sd_outcome=sd_outcome, se_outcome=sd_outcome / members**0.5,
     )  # fmt: skip
-    if "member_effect" in effects and effects.sizes["member"] > 1:
+    if effects.sizes.get("member", 0) > 1:
         own = effects["member_effect"].isel(feature=pair).transpose("feature", "member", *sites)
         each = own.to_numpy()[..., kept].astype(np.float64)
         each = each - each.mean(1, keepdims=True)
@@ -155,8 +157,16 @@ def _identity(effects: xr.Dataset, place: tuple[np.ndarray, ...]) -> pd.DataFram
     )
 
 
+def _edit_keys(effects: xr.Dataset) -> pd.DataFrame:
+    """What tells edits apart; draws may be alike."""
+    names = ["sequence_id", "start", "replacement"]
+    return pd.DataFrame({name: effects[name].to_numpy() for name in names})
+
+
 def edited_sequences(effects: xr.Dataset) -> list[str]:
-    """Identifiers of the sequences of edits, in order of appearance."""
+    """Identifiers of the analysed sequences of edits, or of those that were edited."""
+    if "sequence" in effects.coords:
+        return effects["sequence"].to_numpy().tolist()
     return pd.unique(effects["sequence_id"].to_numpy()).tolist()
 
 
@@ -310,15 +320,14 @@ def places(effects: xr.Dataset, instruments: pd.DataFrame) -> tuple[np.ndarray, 
     ValueError
         If they are from others.
     """
-    ids = instruments["sequence_id"].cat
+    ids = instruments["sequence_id"].astype("category").cat
     if "edit" in effects.dims:
-        columns = [effects[n].to_numpy() for n in ("sequence_id", "start", "replacement")]
-        keys = pd.MultiIndex.from_arrays(columns)
-        wanted = [
-            instruments[n].astype(str) if n == "sequence_id" else instruments[n]
-            for n in ("sequence_id", "position", "alternate")
-        ]
-        found = (keys.get_indexer(pd.MultiIndex.from_arrays(wanted)),)
+        there = pd.MultiIndex.from_frame(_edit_keys(effects))
+        wanted = instruments[["sequence_id", "position", "alternate"]]
+        wanted = pd.MultiIndex.from_frame(wanted.astype({"sequence_id": str}))
+        first = np.flatnonzero(~there.duplicated())
+        at = there[first].get_indexer(wanted)
+        found = (np.where(at < 0, at, first[at]),)
     else:
         found = (
             effects.indexes["sequence"].get_indexer(ids.categories)[ids.codes],

@@ -23,8 +23,7 @@ from .mr.estimation import estimate_unchecked
 from .mr.registry import REGISTRY
 
 __all__ = [
-    "add_intervals", "intervals", "leave_one_out", "member_global", "member_local",
-    "q_values", "total_variance",
+    "add_intervals", "intervals", "member_global", "member_local", "q_values", "total_variance",
 ]  # fmt: skip
 
 RULES = ("rubin", "rubin_few", "mean", "plain")
@@ -225,7 +224,8 @@ def leave_one_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         squares = (a * b).sum(0) - a * b * (1 + 1 / (m - 1))
         return squares / ((m - 1) * (m - 2))
 
-    return mean_x, mean_y, covariance(dx, dx), covariance(dx, dy)
+    # where the others agree, rounding may leave less than nothing
+    return mean_x, mean_y, np.maximum(covariance(dx, dx), 0), covariance(dx, dy)
 
 
 def member_global(

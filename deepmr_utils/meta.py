@@ -17,7 +17,7 @@ from ._checks import as_list, check_choice, check_columns, numbers
 from ._meta_variance import TAU2, q_root, standardise, weighted
 from ._numerics import pad_groups
 
-__all__ = ["conditional_se", "global_effects", "random_effects"]
+__all__ = ["global_effects", "random_effects"]
 
 COLUMNS = [
     "effect", "se", "ci_low", "ci_high", "p", "tau2", "tau", "tau2_low", "tau2_high", "i2", "h",

@@ -19,7 +19,7 @@ from ._members import check_places, declared_names, leading, match_names
 from ._model_errors import refusal, wrong_output
 from .sequences import check_one_hot
 
-__all__ = ["MCDropout", "as_members", "model_hash", "predict"]
+__all__ = ["MCDropout", "predict"]
 
 Features = Sequence[str] | Sequence[int] | Mapping[str, int] | None
 

@@ -22,7 +22,7 @@ from .sequences import check_letters, reverse_complement, unknown_base
 if TYPE_CHECKING:
     from pyfaidx import Fasta  # else where a genome is opened: tables do not need it
 
-__all__ = ["read_bed", "read_fasta", "read_regions", "unique"]
+__all__ = ["read_fasta", "read_regions"]
 
 EDGES = ("raise", "pad", "drop")
 _FAR = 1 << 16  # bytes; longer is no header

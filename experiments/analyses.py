@@ -10,6 +10,7 @@ ANALYSES = {
     "strongest": {"design": "strongest"},
     "strongest_egger": {"design": "strongest", "method": "egger"},
     "all": {"design": "all"},
+    "strong": {"design": "all", "threshold": 3.0},
     "published": PUBLISHED,
     # the paper's analysis of the simulation and of DeepSEA
     "published_simulation": PUBLISHED | {"threshold": 1.0, "method": "egger_robust"},

@@ -14,12 +14,12 @@ import xarray as xr
 from scipy import stats
 
 from deepmr_utils import mr
-from deepmr_utils.analysis import pair_effects, summarise
 from deepmr_utils.instruments import select_instruments, site_dimensions
 from deepmr_utils.intervals import leave_one_out
 from deepmr_utils.meta import global_effects
 from deepmr_utils.mr import local_mr
 from deepmr_utils.mr.crossfit import cross_fit
+from deepmr_utils.pairs import pair_effects, summarise
 
 __all__ = [
     "after_selection", "draw", "error_correlations", "known", "of_members", "score",

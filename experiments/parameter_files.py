@@ -15,7 +15,8 @@ from deepmr_utils._checks import check_choice
 # What says how much is run, where and by what, but not what a run is; and the version of a store
 NOT_SETTINGS = (
     "scenarios", "training_scenarios", "rounds", "runs", "graphs", "workers", "device", "shares",
-    "results_directory", "analyses", "training", "stored_error", "sets", "deepmr_utils",
+    "results_directory", "analyses", "training", "stored_error", "other_rounds", "sets",
+    "deepmr_utils",
 )  # fmt: skip
 
 
@@ -45,7 +46,9 @@ def read_parameters(path: str | Path, notebook: str | Path | None = None) -> dic
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold parameters, name: value; got {type(values).__name__}")
     defaults = {} if notebook is None else notebook_defaults(notebook)
-    for name in values if defaults else ():
+    sets = values.get("sets", {}).values()
+    names = [name for one in (values, *sets) for name in one if name != "sets"]
+    for name in names if defaults else ():
         check_choice("parameter", name, list(defaults))
     return defaults | values
 

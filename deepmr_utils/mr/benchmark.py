@@ -11,7 +11,7 @@ from .._checks import as_list, check_choice
 from ._rows import Array
 from .registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK
 
-__all__ = ["SummaryData", "assumed", "score", "simulate"]
+__all__ = ["SummaryData", "score", "simulate"]
 
 SCENARIOS = {
     "none": "every instrument is valid",

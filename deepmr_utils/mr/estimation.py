@@ -135,6 +135,11 @@ def estimate_unchecked(arrays: Sequence[Array], method: str, **options: Any) -> 
         weights by the errors of all members go with the covariance of some.
     method, **options
         As in `estimate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        As of `estimate`.
     """
     return _fit(arrays, *_options(method, "normal", options))
 

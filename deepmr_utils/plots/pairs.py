@@ -83,7 +83,7 @@ def pair_forest(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : pd.DataFrame
-        ``effects`` of `deepmr_utils.analysis.deep_mr`, or of `deepmr_utils.analysis.summarise`,
+        ``effects`` of `deepmr_utils.analysis.deep_mr`, or of `deepmr_utils.pairs.summarise`,
         of which the total intervals are drawn. Where there is none, the dot stands alone. Columns
         ``knockout``, with its interval, and ``truth`` are drawn, if there.
     ax : Axes, optional

@@ -213,8 +213,10 @@ def true_effects(
     log(1 + expected reads), over all substitutions inside the exposure's planted site. A
     substitution changes the exposure's log-odds, and what follows from it along the graph; what it
     does to motif matches of other factors is left out, so that without an edge the effect is 0
-    exactly. ``total``: all other factors respond. ``direct``: all but the outcome stay as they are.
-    In an indirect experiment both include what the outcome borrows.
+    exactly. ``total``: all other factors respond. ``direct``: the same slope, of the outcome's
+    change less that which it has where all other factors respond and only the outcome does not see
+    the exposure (total direct effect; what is taken off is the pure indirect effect). In an
+    indirect experiment both include what the outcome borrows.
     """
     p, rows = parameters, []
     for exposure in FACTORS:
@@ -260,17 +262,15 @@ def _slopes(
     n, m = len(codes), 3 * width
     mutants = site_mutants(codes, starts, width)
     reference = {name: intrinsic_log_odds(one_hot(codes), name, p) for name in p.factors}
-    before = occupancies(reference, p.network)
-    scores = {name: x.repeat_interleave(m, 0) for name, x in reference.items()}
-    scores[exposure] = intrinsic_log_odds(one_hot(mutants.reshape(n * m, -1)), exposure, p)
-    others = {name: x.repeat_interleave(m, 0) for name, x in before.items() if name != exposure}
-    base = log_counts(before, p)[:, None]
-    changes = (
-        (log_counts(occupancies(scores, p.network, held), p).view(n, m, -1) - base).numpy()
-        for held in (None, others)
-    )
+    base = log_counts(occupancies(reference, p.network), p)[:, None]
+    unmutated = {name: x.repeat_interleave(m, 0) for name, x in reference.items()}
+    own = intrinsic_log_odds(one_hot(mutants.reshape(n * m, -1)), exposure, p)
+    moved = occupancies(unmutated | {exposure: own}, p.network)
+    others = {name: x for name, x in moved.items() if name != exposure}
+    unseen = occupancies(unmutated, p.network, others)  # the outcome does not see the exposure
+    total, indirect = ((log_counts(o, p).view(n, m, -1) - base).numpy() for o in (moved, unseen))
     # the same sum may round otherwise in another row of a batch, which is no change
-    total, direct = (np.where(np.abs(change) < ROUNDING, 0, change) for change in changes)
+    total, direct = (np.where(np.abs(c) < ROUNDING, 0, c) for c in (total, total - indirect))
     x = total[:, :, [FACTORS.index(exposure)]]
     square = np.maximum((x**2).sum(1), 1e-300)
     return (x * total).sum(1) / square, (x * direct).sum(1) / square, np.abs(x).max((1, 2))

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from deepmr_utils.analysis import PAIR, call_direct, direction_test
+from deepmr_utils.direct import call_direct
+from deepmr_utils.pairs import PAIR, direction_test
 
 from ..study import Study, Unit, load_result, make_settings, store_result
 from . import genome, graph_scores
-from .one_genome import DIRECT, TRUTH_COLUMNS, Run, Settings, run
+from .one_genome import DIRECT, GLOBAL_COLUMNS, TRUTH_COLUMNS, Run, Settings, run
 
 
 def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
@@ -44,8 +45,12 @@ def store(directory: Path, result: Run) -> None:
 
 
 def stored(directory: str | Path) -> list[Run]:
-    """All runs of one set that are there, by graph, then number; none where there are none."""
-    return [load_result(Run, path) for path in sorted(Path(directory).glob("*/run-*.json"))]
+    """All runs of one set that are there, by graph, then number; none where there are none.
+
+    Columns that a run was stored without are NaN.
+    """
+    runs = [load_result(Run, path) for path in sorted(Path(directory).glob("*/run-*.json"))]
+    return [one._replace(globals_=one.globals_.reindex(columns=GLOBAL_COLUMNS)) for one in runs]
 
 
 def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
@@ -54,10 +59,11 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        ``graph, run, chain``, the scores of `.graph_scores.recovery`, and over the
-        factors that have reads: ``edges`` of the graph, ``way``, how many of them have a direction
-        that is told (p below 0.05), ``called``, how many are called direct, ``miscalled``, how many
-        pairs without an edge are.
+        ``graph, run, chain``, the scores of `.graph_scores.recovery` and `.graph_scores.answers`
+        (the latter NaN but for the chain "motif"), and over the factors that have reads:
+        ``edges`` of the graph, ``way``, how many of them have a direction that is told (p below
+        0.05), ``called``, how many are called direct, ``miscalled``, how many pairs without an edge
+        are.
     """
     rows = []
     for one in runs:
@@ -74,6 +80,6 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
             counts = [edges, edges & told, edges & called, called - edges]
             names = ("edges", "way", "called", "miscalled")
             row = {"graph": one.record["graph"], "run": one.record["run"], "chain": chain}
-            row |= graph_scores.recovery(table)
+            row |= graph_scores.recovery(table) | graph_scores.answers(table)
             rows.append(row | dict(zip(names, map(len, counts), strict=True)))
     return pd.DataFrame(rows, columns=None if rows else ["graph", "run", "chain"])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from deepmr_utils.analysis import PAIR, PairEffects, summarise
+from deepmr_utils.pairs import PAIR, PairEffects, summarise
 
 BINS = (0, 35, 70, 150, 1000)  # bases between motifs, as published
 
@@ -28,7 +28,8 @@ def recovery(table: pd.DataFrame, truth: str = "truth", least: float = 0.01) -> 
         ``auroc`` of absolute effects and ``auroc_z`` of them over their standard errors (NaN where
         no effect or every effect is one), ``rank_correlation``, ``bias`` and ``slope`` through the
         origin over the pairs with an effect, ``found``, the share of them that is told from 0, and
-        ``false``, the share of the others that is; ``coverage`` of the total intervals.
+        ``false``, the share of the others that is; ``coverage`` of the total intervals, and
+        ``width``, their median width.
     """
     true, size = table[truth].to_numpy(), table["effect"].abs().to_numpy()
     is_one, told = np.abs(true) >= least, (table["total_p"] < 0.05).to_numpy()
@@ -46,6 +47,38 @@ def recovery(table: pd.DataFrame, truth: str = "truth", least: float = 0.01) -> 
         "coverage": float(
             table[truth].between(table["total_ci_low"], table["total_ci_high"]).mean()
         ),
+        "width": float((table["total_ci_high"] - table["total_ci_low"]).median()),
+    }
+
+
+def answers(table: pd.DataFrame, least: float = 0.1, absent: float = 0.01) -> dict[str, float]:
+    """How well verdicts and knock-out effects of all pairs meet the true ones.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        ``truth, verdict, knockout, knockout_ci_low, knockout_ci_high, knockout_truth``.
+    least : float
+        True effects as large as this should have the verdict "acts".
+    absent : float
+        True effects smaller than this should not.
+
+    Returns
+    -------
+    dict
+        ``acts`` and ``acts_absent``, the shares of effects that are there, or absent, with the
+        verdict "acts"; ``knockout_rmse`` and ``knockout_coverage`` over all pairs. NaN where there
+        are no such pairs, verdicts or knock-outs.
+    """
+    size, acts = table["truth"].abs(), table["verdict"] == "acts"
+    answered = table["verdict"].notna()
+    wrong = table["knockout"] - table["knockout_truth"]
+    covered = table["knockout_truth"].between(table["knockout_ci_low"], table["knockout_ci_high"])
+    return {
+        "acts": acts[answered & (size >= least)].mean(),
+        "acts_absent": acts[answered & (size < absent)].mean(),
+        "knockout_rmse": (wrong**2).mean() ** 0.5,
+        "knockout_coverage": covered[wrong.notna()].mean(),
     }
 
 

@@ -14,14 +14,16 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import analysis, motifs
+from deepmr_utils import motifs
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import PAIR, PairEffects
+from deepmr_utils.analysis import Result, deep_mr
 from deepmr_utils.direct import direct_effects
-from deepmr_utils.instruments import eligible
+from deepmr_utils.edits import edit_effects, site_edits
+from deepmr_utils.intervals import PAIR
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.pairs import PairEffects, summarise
 from deepmr_utils.regions import read_regions
 from deepmr_utils.sequences import one_hot
 
@@ -32,12 +34,17 @@ from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
 from .track_files import Specification, read_specification
 
-DIRECT = "direct"  # the chain of multivariable estimates
+DIRECT = "direct"  # the chain of direct effects
+CHAINS = ("motif", "strongest", "strong", "published")
+MOTIF = "motif"  # the analysis that answers with knock-outs, too
+N_DRAWS = 3  # of shuffled bases for each site
 LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "n_instruments"]
 TRUTH_COLUMNS = ["total", "direct", "distance"]
 GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
 GLOBAL_COLUMNS += ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
 GLOBAL_COLUMNS += ["truth", "total_effect"]
+ANSWER_COLUMNS = ["knockout", "knockout_ci_low", "knockout_ci_high", "own_effect", "verdict"]
+GLOBAL_COLUMNS += [*ANSWER_COLUMNS, "knockout_truth"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Settings:
     with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
     training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
     ``chains`` (names of `experiments.analyses.ANALYSES`) is run on all pairs, and direct effects
-    with instruments in own motifs; local effects of the chains in ``kept`` are stored.
+    with instruments in own motifs; all sites are knocked out, each `N_DRAWS` times; local effects
+    of the chains in ``kept`` are stored.
     """
 
     parameters: genome.Parameters = field(default_factory=genome.Parameters)
@@ -77,9 +85,11 @@ class Run(NamedTuple):
     ``local``: `LOCAL_COLUMNS` and, a window and pair, the true effects and the motifs' distance;
     windows with a true effect only. ``globals_``: `GLOBAL_COLUMNS`, all windows (bin "all") and by
     distance; ``truth`` is the mean over the windows that enter, of direct effects for the chain
-    "direct", whose ``total_effect`` is that of the first chain in the same windows. ``members``:
-    ``chain, exposure, outcome, bin, member, effect``. ``record``: graph, seeds, quality, seconds,
-    versions.
+    "direct", whose ``total_effect`` is that of the first chain in the same windows. Of the chain
+    "motif" in all windows the answer of `deepmr_utils.analysis.deep_mr`, too, `ANSWER_COLUMNS`,
+    and ``knockout_truth``, what the same edits do by the genome's rules; NaN elsewhere, and in runs
+    without knock-outs. ``members``: ``chain, exposure, outcome, bin, member, effect``. ``record``:
+    graph, seeds, quality, seconds, versions.
     """
 
     local: pd.DataFrame
@@ -115,11 +125,41 @@ def read_windows(spec: Specification, length: int, n: int | None = None) -> pd.D
     return read_regions(table.rename(columns={"sequence_id": "name"}), spec.fasta)
 
 
+def factor_motifs() -> dict[str, motifs.Motif]:
+    """The motifs of Oct4, Sox2, Nanog and Klf4."""
+    return {name: motifs.get_motif(genome.MOTIFS[name]) for name in genome.FACTORS}
+
+
 def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
     """Instances of the motifs of Oct4, Sox2, Nanog and Klf4, see `motifs.find_instances`."""
-    shipped = {name: motifs.get_motif(genome.MOTIFS[name]) for name in genome.FACTORS}
     x = one_hot(windows["sequence"].tolist())
-    return motifs.find_instances(x, windows["sequence_id"].tolist(), shipped)
+    return motifs.find_instances(x, windows["sequence_id"].tolist(), factor_motifs())
+
+
+def knock_out(
+    members: Sequence[torch.nn.Module], windows: pd.DataFrame, instances: pd.DataFrame,
+    parameters: genome.Parameters | None = None, *, seed: int = 0,
+) -> xr.Dataset:  # fmt: skip
+    """Effects of shuffled sites: `deepmr_utils.edits.edit_effects` of `N_DRAWS` a site.
+
+    Parameters
+    ----------
+    members : sequence of nn.Module
+    windows : pd.DataFrame
+        ``sequence_id, sequence``.
+    instances : pd.DataFrame
+        Of `factor_instances`.
+    parameters : genome.Parameters, optional
+        Of the genome; what the edits do by its rules is then there as ``true_effect``.
+    seed : int
+    """
+    x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"].tolist()
+    edits = site_edits(x, ids, instances, factor_motifs(), n_draws=N_DRAWS, seed=seed)
+    effects = edit_effects(members, x, edits, sequence_ids=ids)
+    if parameters is not None:
+        exact = edit_effects([genome.Oracle(parameters)], x.double(), edits, sequence_ids=ids)
+        effects = effects.assign(true_effect=exact["effect"])
+    return effects
 
 
 def train(
@@ -203,10 +243,11 @@ def run(settings: Settings, graph: str, number: int) -> Run:
         )  # fmt: skip
     with clock("truth"):
         truth = genome.true_effects(windows, demo.sites, p)
+    instances = factor_instances(windows)
+    with clock("edits"):
+        edits = knock_out(ensemble.members, windows, instances, p, seed=model_seed)
     with clock("mr"):
-        local, globals_, members = analyse(
-            effects, factor_instances(windows), truth, settings.chains
-        )
+        local, globals_, members = analyse(effects, instances, truth, settings.chains, edits)
     record = {
         "graph": graph, "run": number, "genome_seed": genome_seed, "model_seed": model_seed,
         "windows": len(windows), "quality": quality.round(4).to_dict("records"),
@@ -219,7 +260,8 @@ def analyse(
     effects: xr.Dataset,
     instances: pd.DataFrame,
     truth: pd.DataFrame | None = None,
-    chains: Sequence[str] = tuple(ANALYSES),
+    chains: Sequence[str] = CHAINS,
+    edits: xr.Dataset | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Local and global effects of all pairs by every chain, and direct ones.
 
@@ -234,6 +276,8 @@ def analyse(
     chains : sequence of str
         Names of `experiments.analyses.ANALYSES`. Direct effects are estimated with instruments in
         own motifs.
+    edits : xr.Dataset, optional
+        Of `knock_out`, for the answers of the chain "motif".
 
     Returns
     -------
@@ -241,11 +285,14 @@ def analyse(
         ``local``, ``globals_`` and ``members`` as `Run` describes them.
     """
     distances = graph_scores.motif_distances(instances)
-    found: dict[str, PairEffects] = {
-        name: analysis.deep_mr(effects, instances=instances, **ANALYSES[name]).pairs
-        for name in chains
+    results = {
+        name: deep_mr(
+            effects, instances=instances, edits=edits if name == MOTIF else None, **ANALYSES[name]
+        )
+        for name in dict.fromkeys([MOTIF, *chains])
     }
-    found[DIRECT] = direct_effects(effects, eligible(effects, "motif", instances))
+    found = {name: results[name].pairs for name in chains}
+    found[DIRECT] = PairEffects(*direct_effects(effects, results[MOTIF].instruments))
     keys = ["sequence_id", *PAIR]
     locals_, globals_, members = [], [], []
     for name, effect in found.items():
@@ -260,7 +307,7 @@ def analyse(
         used = PairEffects(local, effect.members)
         binned = graph_scores.by_distance(used._replace(local=local.drop(columns="distance")),
                                           distances)  # fmt: skip
-        for table, by_member in (analysis.summarise(used, PAIR), binned):
+        for table, by_member in (summarise(used, PAIR), binned):
             column = "direct" if name == DIRECT else "total"
             globals_.append(_with_truth(table.assign(chain=name), local, column))
             members.append(by_member.assign(chain=name))
@@ -271,9 +318,32 @@ def analyse(
     table = table.assign(bin=table["bin"].fillna("all")).merge(
         total, on=["chain", *PAIR, "bin"], how="left"
     )
+    if edits is not None:
+        answers = _answers(results[MOTIF], edits)
+        table = table.merge(answers, on=["chain", *PAIR, "bin"], how="left")
     members = pd.concat(members, ignore_index=True)
     members = members.assign(bin=members["bin"].fillna("all") if "bin" in members else "all")
-    return pd.concat(locals_, ignore_index=True), table[GLOBAL_COLUMNS], members
+    return pd.concat(locals_, ignore_index=True), table.reindex(columns=GLOBAL_COLUMNS), members
+
+
+def _answers(result: Result, edits: xr.Dataset) -> pd.DataFrame:
+    """Knock-outs, beside what they truly do where it is known, and verdicts."""
+    table = result.effects[[*PAIR, *ANSWER_COLUMNS]].assign(chain=MOTIF, bin="all")
+    if "true_effect" not in edits:
+        return table
+    return table.merge(true_knockouts(edits), on=PAIR, how="left")
+
+
+def true_knockouts(edits: xr.Dataset) -> pd.DataFrame:
+    """``exposure, outcome, knockout_truth``: the ratio ``sum(x y) / sum(x^2)`` of true changes."""
+    change = edits["true_effect"].transpose("edit", "feature")
+    names, rows = change["feature"].to_numpy().tolist(), []
+    for exposure in np.unique(edits["factor"].to_numpy()):
+        own = change.isel(edit=np.flatnonzero(edits["factor"] == exposure))
+        x = own.sel(feature=exposure)
+        ratios = ((own * x).sum("edit") / (x**2).sum("edit")).to_numpy()
+        rows += [(exposure, y, r) for y, r in zip(names, ratios, strict=True) if y != exposure]
+    return pd.DataFrame(rows, columns=[*PAIR, "knockout_truth"])
 
 
 def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.DataFrame:

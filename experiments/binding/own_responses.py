@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepmr_utils import analysis, instruments
+from deepmr_utils import instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
 
@@ -63,7 +63,7 @@ def responses(settings: Settings, graph: str, number: int) -> pd.DataFrame:
     )
     true = sources.perfect_effects(parameters, windows)
     instances = one_genome.factor_instances(windows)
-    allowed = instruments.eligible(true, analysis.CHAINS["motif"].source, instances)
+    allowed = instruments.eligible(true, "motif", instances)
     quality = quality.set_index("task")
     rows = []
     for exposure in genome.FACTORS:

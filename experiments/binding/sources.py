@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from torch import Tensor, nn
 
 from deepmr_utils._checks import check_choice
 from deepmr_utils.models.bpnet import BPNet, load_bpnet_oskn
@@ -112,6 +113,28 @@ def mutate(members: list[BPNet], windows: pd.DataFrame, *, progress: bool = Fals
         member_effect=(dims, both), reference_prediction=reference,
     )  # fmt: skip
     return result.assign_attrs(n_members=2, doubt="strands")
+
+
+class OtherStrand(nn.Module):
+    """A network that reads the reverse complement."""
+
+    def __init__(self, network: BPNet) -> None:
+        super().__init__()
+        self.network, self.feature_names = network, network.feature_names
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network gives for the other strand of x (N, 4, L)."""
+        return self.network(x.flip(1, 2))
+
+
+def knock_out(
+    members: list[BPNet], windows: pd.DataFrame, instances: pd.DataFrame,
+    parameters: genome.Parameters | None = None, *, seed: int = 0,
+) -> xr.Dataset:  # fmt: skip
+    """As `experiments.binding.one_genome.knock_out`; by both strands of a model that is alone."""
+    if len(members) == 1:
+        members = [members[0], OtherStrand(members[0])]
+    return one_genome.knock_out(members, windows, instances, parameters, seed=seed)
 
 
 def perfect_effects(

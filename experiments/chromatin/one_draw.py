@@ -13,11 +13,12 @@ from scipy.special import expit
 from torch import nn
 
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import PAIR, PairEffects, deep_mr, summarise
+from deepmr_utils.analysis import deep_mr
 from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
 from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.pairs import PAIR, PairEffects, summarise
 from deepmr_utils.predict import MCDropout, predict
 from deepmr_utils.sequences import one_hot
 

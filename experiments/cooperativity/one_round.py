@@ -10,10 +10,10 @@ import xarray as xr
 
 from deepmr_utils import calibration, intervals, mr
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import PairEffects, pair_effects
 from deepmr_utils.instruments import DESIGNS, eligible
 from deepmr_utils.motifs import find_instances
 from deepmr_utils.mutagenesis import saturation_mutagenesis
+from deepmr_utils.pairs import PairEffects, pair_effects
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
 

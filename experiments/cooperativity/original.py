@@ -96,6 +96,16 @@ def interval_recalibrator(predictions: np.ndarray, labels: np.ndarray) -> Isoton
     return IsotonicRecalibrator(tuple(maps), len(labels))
 
 
+def instruments_by_strength(effects: xr.Dataset) -> pd.DataFrame:
+    """Instruments as in the original code, wherever they lie, for `deepmr_utils.mr.local_mr`.
+
+    The standard deviation between members stands for the standard error of their mean.
+    """
+    table = select_instruments(effects, "exposure", "outcome")
+    table = table.assign(se_exposure=table["sd_exposure"], se_outcome=table["sd_outcome"])
+    return table.drop(columns="covariance", errors="ignore")
+
+
 def mispaired_coverage(local: pd.DataFrame) -> float:
     """Share of local intervals that hold the truth that stands at their place in another list.
 

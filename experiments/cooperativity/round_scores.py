@@ -1,6 +1,6 @@
 """How well global and local effects of many rounds meet the truth: tables of effects and scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -251,6 +251,44 @@ def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) ->
     """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
     large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)
     return globals_.assign(component=np.where(large, "large", "small"))
+
+
+def compare_analyses(
+    tables: Mapping[str, pd.DataFrame], parameters: simulation.Parameters
+) -> pd.DataFrame:
+    """Score several analyses on the rounds that all of them have.
+
+    Parameters
+    ----------
+    tables : mapping of str to pd.DataFrame
+        `global_table` of one method and calibration, by name. One without rows is left out.
+    parameters : simulation.Parameters
+        See `with_component`.
+
+    Returns
+    -------
+    pd.DataFrame
+        By ``analysis, scenario, component, stratum``; component "all" has both. ``rounds``;
+        ``slope`` and ``rmse`` of global effects on truths, ``coverage`` of the truth by the total
+        interval and ``width``, its median, as in `score_table`.
+    """
+    there = {name: table for name, table in tables.items() if len(table)}
+    keys = ["scenario", "round"]
+    held = [set(table[keys].itertuples(index=False, name=None)) for table in there.values()]
+    common = pd.DataFrame(sorted(set.intersection(*held) if held else set()), columns=keys)
+    parts = [
+        with_component(table.merge(common, on=keys), parameters).assign(analysis=name)
+        for name, table in there.items()
+    ]
+    levels = ["analysis", "scenario", "component", "stratum"]
+    scores = ["rounds", "slope", "rmse", "coverage", "width"]
+    if common.empty:
+        return pd.DataFrame(columns=[*levels, *scores]).set_index(levels)
+    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat([table, table.assign(component="all")], ignore_index=True)
+    names = {"total_coverage": "coverage", "total_width": "width"}
+    table = score_table(table, levels).rename(columns=names)
+    return table.set_index(levels)[scores].sort_index()
 
 
 def _ratio(numerator: float, denominator: float) -> float:

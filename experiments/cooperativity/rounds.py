@@ -109,6 +109,13 @@ def store_round(directory: Path, result: RoundResult) -> None:
     write_record(path, {**result.record, "quality": quality, "members": members})
 
 
+def load_rounds(directory: str | Path) -> list[RoundResult]:
+    """Read all rounds that a folder has, of all scenarios; it need not be there."""
+    paths = sorted(Path(directory).glob("*/round-*.json"))
+    keys = [(path.parent.name, int(path.stem.removeprefix("round-"))) for path in paths]
+    return [load_round(directory, *key) for key in keys]
+
+
 def _member_lists(members: pd.DataFrame) -> list[list]:
     """Effects of all members of a row's stratum, calibration and method, as a JSON list."""
     keys = [name for name in one_round.GLOBAL_KEYS if name not in ("scenario", "round")]

@@ -25,8 +25,8 @@ from .rounds import check_rounds, simulation_settings
 
 # What is done with a trained ensemble; its size is, since a smaller one is part of it
 ANALYSIS = {
-    "n_members", "calibrations", "rule", "threshold", "methods", "direction", "interval_rule",
-    "moderate",
+    "n_members", "calibrations", "design", "rule", "threshold", "methods", "weights", "direction",
+    "interval_rule", "moderate",
 }  # fmt: skip
 CONFOUNDING = ("eta", "nu", "tau1", "tau2")
 

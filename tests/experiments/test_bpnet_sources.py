@@ -63,6 +63,20 @@ def test_both_strands_are_two_readings():
     assert both.attrs["doubt"] == "members"
 
 
+def test_both_strands_of_a_knocked_out_site():
+    torch.manual_seed(0)
+    model = BPNet(filters=4, layers=2).eval()
+    text = "ACGTTGCA" * 8
+    windows = pd.DataFrame({"sequence_id": ["a"], "sequence": [text]})
+    sites = pd.DataFrame({"sequence_id": ["a"], "factor": ["Sox2"], "start": [20], "end": [30]})
+    effects = sources.knock_out([model], windows, sites)
+    new = effects["replacement"].to_numpy()[0]
+    x = one_hot([text, text[:20] + new + text[30:]])
+    expected = [np.diff(predict([model], one)[0], axis=0)[0] for one in (x, x.flip(1, 2))]
+    np.testing.assert_allclose(effects["member_effect"][:, 0], expected, atol=2e-6)
+    assert sources.knock_out([model, model], windows, sites).sizes["member"] == 2
+
+
 def test_published_effects_are_as_printed():
     table = sources.published_effects()
     assert len(table) == 48

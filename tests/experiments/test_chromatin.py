@@ -181,7 +181,7 @@ def oracle(windows):
 
 
 def test_the_exact_model_gives_true_effects_and_no_false_one(oracle):
-    table, _ = one_draw.analyse(*oracle[:2], ACCESSIBILITY, ["steiger"], oracle[2])
+    table, _ = one_draw.analyse(*oracle[:2], ACCESSIBILITY, ["strongest"], oracle[2])
     zero = table["truth"].fillna(0) == 0
     # where accessibility moves by a factor's own sites alone, both are moved equally, in units of
     # their sd, and a few windows do not tell which of the two is the cause
@@ -225,7 +225,7 @@ def test_platt_scaling_multiplies_an_effect_by_the_ratio_of_slopes(oracle):
     slope = np.linspace(0.5, 2, len(FEATURES))
     parts = ["effect", "se", "member_effect"]
     scaled = effects.assign(effects[parts] * xr.DataArray(slope, dims="feature"))
-    chains = ["steiger", "published"]
+    chains = ["strongest", "published_deepsea"]
     before, after = (
         one_draw.analyse(one, bound, ACCESSIBILITY, chains, truth)[0] for one in (effects, scaled)
     )
@@ -314,7 +314,7 @@ def test_bad_arguments_raise(tmp_path):
 
 def test_a_run_is_stored_found_again_and_scored(tmp_path):
     values = {"n_train": 64, "epochs": 1, "n_test": 60, "n_windows": 3, "n_draws": 2}
-    values |= {"runs": 1, "chains": ["published"], "kept": [], "results_directory": str(tmp_path)}
+    values |= {"runs": 1, "chains": ["strongest"], "kept": [], "results_directory": str(tmp_path)}
     path = tmp_path / "file.yml"
     path.write_text(yaml.safe_dump(values))
     main(["deepsea", str(path)])
@@ -325,6 +325,9 @@ def test_a_run_is_stored_found_again_and_scored(tmp_path):
     assert len(run.globals_) == 14
     assert {row["feature"] for row in run.record["quality"]} == set(FEATURES)
     assert draws.scores([run])["runs"].tolist() == [1]
+    former = run._replace(globals_=run.globals_.assign(chain="steiger"))
+    draws.store(tmp_path / "former", former)
+    assert set(draws.stored(tmp_path / "former")[0].globals_["chain"]) == {"strongest"}
     path.write_text(yaml.safe_dump(values | {"epochs": 2}))
     with pytest.raises(ValueError, match="other settings"):
         main(["deepsea", str(path)])

@@ -55,6 +55,10 @@ def test_runs_are_stored_and_found_again(directory):
     assert {k: v for k, v in again.record.items() if k not in ("seconds", "git_revision")} == {
         k: v for k, v in found[0].record.items() if k not in ("seconds", "git_revision")
     }
+    answers = again.globals_[again.globals_["verdict"].notna()]
+    assert set(answers["chain"]) == {"motif"}
+    assert set(answers["bin"]) == {"all"}
+    assert answers[["knockout", "knockout_truth"]].notna().all(axis=None)
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")}
     main(["bpnet", str(directory / "file.yml")])  # nothing is left to do
     assert before == {path: path.stat().st_mtime_ns for path in directory.rglob("*.parquet")}
@@ -63,6 +67,18 @@ def test_runs_are_stored_and_found_again(directory):
     main(["bpnet", str(directory / "file.yml"), "--unit", "tiny/empty/*"])
     changed = {p for p, t in before.items() if p.stat().st_mtime_ns != t}
     assert {path.parent.name for path in changed} == {"empty"}
+
+
+def test_runs_without_answers_have_none(directory, tmp_path):
+    [one, _] = genomes.stored(directory / "tiny")
+    old = one.globals_.drop(columns=[*one_genome.ANSWER_COLUMNS, "knockout_truth"])
+    genomes.store(tmp_path, one._replace(globals_=old))
+    [again] = genomes.stored(tmp_path)
+    assert again.globals_.columns.tolist() == one_genome.GLOBAL_COLUMNS
+    scores = genomes.score_runs([again])
+    assert scores["acts_absent"].isna().all()
+    assert scores["width"].notna().all()
+    assert genomes.score_runs([one]).query("chain == 'motif'")["acts_absent"].notna().all()
 
 
 def test_what_does_not_fit_is_refused(directory):
@@ -121,7 +137,8 @@ def test_windows_and_truth_of_a_stored_run_are_reproduced(path, tmp_path):
     keys = ["sequence_id", "exposure", "outcome"]
     both = some.merge(truth, on=keys, suffixes=("", "_again"), validate="m:1")
     assert len(both) == len(some) > 200
-    for name in ("total", "direct"):
+    # sets with more windows are older: their direct effects are slopes at the reference
+    for name in ("total", "direct") if settings.n_analysed <= 250 else ("total",):
         np.testing.assert_allclose(both[name], both[f"{name}_again"], rtol=1e-6, atol=1e-7)
     assert set(held.local["sequence_id"]) <= set(windows["sequence_id"])
 

@@ -14,7 +14,7 @@ from torch import nn
 from deepmr_utils import calibration, intervals, meta
 from experiments import training
 from experiments.cooperativity import one_round, round_scores, rounds, simulation
-from experiments.study import stored_settings
+from experiments.study import open_study, stored_settings
 
 STORED = Path(__file__).parents[2] / "book" / "results" / "simulation"
 SMALL = one_round.Settings(
@@ -166,6 +166,37 @@ def test_another_studys_directory_is_refused(store, tmp_path):
         rounds.load_round(store, "none", 7)
 
 
+def test_a_file_may_hold_several_sets_of_rounds(tmp_path):
+    file = Path(__file__).parents[2] / "book" / "parameters" / "simulation_motif.yml"
+    units, directory = open_study("simulation", file)
+    assert directory == "book/results/simulation_motif"
+    assert len(units) == 2 * 4 * 20
+    seen = {unit.folder: unit.settings[""] for unit in units.values()}
+    with_mutants = seen["with_mutants"]
+    assert with_mutants.parameters.n_augmented == 2500
+    assert seen["without_mutants"].parameters.n_augmented == 0
+    assert (with_mutants.design, with_mutants.methods, with_mutants.weights) == (
+        "motif", ("ivw",), "equal"
+    )  # fmt: skip
+    # data and networks are those of the stored rounds: nothing but the analysis differs
+    stored = stored_settings(one_round.Settings, STORED)
+    changed = {"design": "motif", "methods": ("ivw",), "weights": "equal"}
+    assert replace(stored, **changed) == with_mutants
+    other = tmp_path / "sets.yml"
+    other.write_text(file.read_text().replace("{n_augmented: 0}", "{n_augmente: 0}"))
+    with pytest.raises(
+        ValueError,
+        match=r"unknown parameter 'n_augmente': choose one of .*did you mean 'n_augmented'",
+    ):
+        open_study("simulation", other)
+
+
+def test_rounds_of_a_folder_are_found(store, tmp_path):
+    found = rounds.load_rounds(store)
+    assert [r.record["scenario"] for r in found] == ["both", "none"]
+    assert rounds.load_rounds(tmp_path / "nowhere") == []
+
+
 def test_bad_settings_raise(tmp_path):
     with pytest.raises(ValueError, match="unknown scenario 'batch'"):
         rounds.run_rounds(SMALL, ["batch"], 1, tmp_path)
@@ -291,6 +322,24 @@ def test_rules_compared_by_hand(result):
     assert rubin["sample_width"] == pytest.approx(scores.query(same)["sample_width"].item())
 
 
+def test_analyses_are_compared_on_the_rounds_that_all_have():
+    table = round_scores.global_table(make_local())
+    table["effect_ratio"] = np.where(table["round"] < 2, 1.0, 10.0)
+    other = table[table["round"] > 0].assign(effect=lambda t: 2 * t["truth"])
+    given = {"one": table, "two": other, "none": table.iloc[:0]}
+    found = round_scores.compare_analyses(given, simulation.Parameters())
+    assert found.index.unique("analysis").tolist() == ["one", "two"]
+    rounds_of = found.loc["one", "none"]["rounds"].unstack()["both motifs"]
+    assert rounds_of.to_dict() == {"small": 1, "large": 2, "all": 3}
+    both = found.xs("both motifs", level="stratum")
+    assert both.loc[("two", "none", "large"), "slope"] == pytest.approx(2)
+    assert both.loc[("one", "none", "all"), "rmse"] == pytest.approx(0.1)
+    nothing = {"one": table, "two": other[other["round"] > 9], "three": other.iloc[:0]}
+    found = round_scores.compare_analyses(nothing, simulation.Parameters())
+    assert found.index.unique("analysis").tolist() == ["one"]
+    assert round_scores.compare_analyses({}, simulation.Parameters()).empty
+
+
 def test_misses_by_size_of_the_truth_by_hand():
     """Three sequences with truth 0, 0.1 and 1 of a ratio of 4: shares 0, 5 % and 50 %."""
     local = pd.DataFrame({
@@ -351,7 +400,8 @@ def test_a_stored_round_recomputes_its_estimates():
     # members' own effects, from 1.3 to 1.5 with both motifs: differences of 0.05 (IVW) and 0.15
     # (robust) of one, of 0.04 in the mean, were seen between processors
     mine, theirs = (
-        r.members.set_index(["stratum", "method", "member"])["effect"] for r in (again, stored)
+        r.members.set_index(["stratum", "method", "member"])["effect"].sort_index()
+        for r in (again, stored)
     )
     for method, apart in (("ivw", 0.1), ("egger_robust", 0.3)):
         one, other = mine["both motifs", method], theirs["both motifs", method]

@@ -61,7 +61,7 @@ def test_a_smaller_ensemble_is_the_first_part_of_a_larger_one(sweep):
         np.testing.assert_allclose(
             shared[name], alone.set_index("stratum")[name][shared.index].astype(float), rtol=1e-3
         )
-    three = table[table["setting"] == "n_members 3"].set_index("stratum")
+    three = table[table["setting"] == "n_members 3"].set_index("stratum").loc[shared.index]
     assert (three["effect"] != shared["effect"]).all()
     np.testing.assert_allclose(three["truth"], shared["truth"], rtol=0.05)  # the same sequences
     assert set(table.loc[table["setting"] == "direction reverse", "stratum"]) == {

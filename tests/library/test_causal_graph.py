@@ -1,185 +1,26 @@
-"""Effects between all pairs: a perfect model gives its graph back, and the parts do as they say."""
+"""Tables of all pairs: p-values of totals, and which way effects go."""
 
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from scipy import stats
 
-from deepmr_utils import analysis, instruments, mr, mutagenesis
-from deepmr_utils.analysis import CHAINS, PAIR, PairEffects
-from deepmr_utils.sequences import one_hot
-from experiments.binding import genome, graph_scores, one_genome, track_files
+from deepmr_utils import pairs
+from deepmr_utils.pairs import PAIR, PairEffects
 
-LENGTH, MEMBERS = 200, 5
-EDGES = {name: set(graph.edges) for name, graph in genome.GRAPHS.items()}
-
-
-def perfect(folder, graph, n=36):
-    """Effects of the genome's own rules, with errors of known size and members that differ."""
-    p = genome.Parameters(graph, n_windows=380, length=LENGTH, margin=20)
-    demo = genome.make_genome(folder, p, seed=5)
-    spec = track_files.read_specification(demo.specification)
-    windows = one_genome.read_windows(spec, LENGTH, n)
-    truth = genome.true_effects(windows, demo.sites, p)
-    effects = mutagenesis.saturation_mutagenesis(
-        genome.Oracle(p), one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"]
-    )
-    exact, rng = effects["effect"], np.random.default_rng(0)
-    noise = 0.003 * rng.standard_normal((MEMBERS, *exact.shape))
-    members = exact + xr.DataArray(noise, dims=("member", *exact.dims))
-    effects = effects.assign(
-        effect=members.mean("member"), se=members.std("member", ddof=1), member_effect=members
-    )
-    effects.attrs["n_members"] = MEMBERS
-    return effects, one_genome.factor_instances(windows), truth
-
-
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
-    """Analyses of perfect models, by graph."""
-    made = {}
-
-    def get(graph):
-        if graph not in made:
-            effects, instances, truth = perfect(tmp_path_factory.mktemp("demo"), graph)
-            made[graph] = effects, instances, one_genome.analyse(effects, instances, truth)
-        return made[graph]
-
-    return get
-
-
-def of_chain(world, chain="motif"):
-    _, _, (_, table, members) = world
-    rows = (table["chain"] == chain) & (table["bin"] == "all")
-    by_member = members[(members["chain"] == chain) & (members["bin"] == "all")]
-    return table[rows].reset_index(drop=True), by_member
-
-
-@pytest.mark.parametrize("graph", ["default", "reverse", "confounded"])
-def test_a_perfect_model_gives_the_graph_back(worlds, graph):
-    table, members = of_chain(worlds(graph))
-    assert len(table) == 12
-    scores = graph_scores.recovery(table)
-    assert scores["auroc"] == scores["auroc_z"] == 1
-    assert scores["rank_correlation"] > 0.9
-    assert abs(scores["bias"]) < 0.02
-    assert scores["found"] == 1
-    # in these short windows a match of one motif overlaps another's site now and then: 0.06 once
-    assert table.loc[table["truth"] == 0, "effect"].abs().max() < 0.08
-    ways = analysis.direction_test(table, members).set_index(PAIR)
-    for edge in EDGES[graph] & set(permutations(genome.FACTORS, 2)):
-        assert ways.loc[edge, "p"] < 0.05
-
-
-def test_the_published_instruments_see_an_effect_in_reverse(worlds):
-    """Substitutions in Sox2's site move Oct4, and Sox2 more: as instruments of Oct4 they mislead."""
-    exact = of_chain(worlds("default"))[0].set_index(PAIR)["effect"]
-    wrong = of_chain(worlds("default"), "published")[0].set_index(PAIR)["effect"]
-    assert abs(exact["Oct4", "Sox2"]) < 0.02
-    assert wrong["Oct4", "Sox2"] > 0.05
-    # and the intercept of MR-Egger takes part of the true effects
-    assert wrong["Sox2", "Oct4"] < 0.9 * exact["Sox2", "Oct4"]
-
-
-def test_direct_effects_are_told_from_mediated_ones(worlds):
-    for graph, mediated in (
-        ("default", [("Sox2", "Klf4"), ("Oct4", "Klf4")]),
-        ("reverse", [("Klf4", "Oct4"), ("Klf4", "Sox2")]),
-    ):
-        table = of_chain(worlds(graph), "direct")[0].set_index(PAIR)
-        for edge in EDGES[graph]:
-            assert table.loc[edge, "effect"] > 0.5 * table.loc[edge, "truth"]
-        for pair in mediated:
-            assert abs(table.loc[pair, "effect"]) < 0.3 * table.loc[pair, "total_effect"]
-
-
-def test_without_edges_there_is_nothing(worlds):
-    table, _ = of_chain(worlds("empty"))
-    assert (table["truth"] == 0).all()
-    assert table["effect"].abs().max() < 0.02
-    assert np.isnan(graph_scores.recovery(table)["auroc"])
-
-
-def test_without_curvature_direct_effects_are_those_of_multivariable_mr(worlds):
-    effects, instances, _ = worlds("default")
-    chain = CHAINS["motif"]
-    allowed = instruments.eligible(effects, "motif", instances)
-    found = analysis.direct_effects(effects, chain, allowed, curved=False)
-    rows = found.local.query("outcome == 'Klf4' and status == 'ok'")
-    one = rows["sequence_id"].iloc[0]
-    exposures = ["Oct4", "Sox2", "Nanog"]
-    places = pd.concat([
-        analysis.choose_instruments(effects, x, "Klf4", chain, allowed) for x in exposures
-    ]).query("sequence_id == @one").drop_duplicates(["position", "alternate"])  # fmt: skip
-    at = effects.sel(
-        sequence=one,
-        position=xr.DataArray(places["position"], dims="v"),
-        allele=xr.DataArray(places["alternate"], dims="v"),
-    )
-    expected = mr.multivariable(
-        *(at[name].sel(feature=exposures).transpose("v", "feature") for name in ("effect", "se")),
-        at["effect"].sel(feature="Klf4"), at["se"].sel(feature="Klf4"),
-    ).set_axis(exposures)  # fmt: skip
-    rows = rows[rows["sequence_id"] == one].set_index("exposure").loc[exposures]
-    for name in ("causal_effect", "se"):
-        np.testing.assert_allclose(rows[name], expected[name], rtol=1e-8)
-    assert len(found.members) == MEMBERS * len(found.local)
-
-
-def test_slopes_that_are_not_determined_are_missing():
-    x = np.random.default_rng(0).normal(size=(3, 8, 2))
-    y, weight = x @ [0.5, -1.0], np.ones((3, 8))
-    x[1, :, 1] = 2 * x[1, :, 0]
-    weight[2, 2:] = np.nan
-    slope, se = analysis.weighted_fit(x, y, weight)
-    np.testing.assert_allclose(slope[0], [0.5, -1.0])
-    assert np.isnan(slope[1:]).all()
-    assert np.isnan(se[1:]).all()
-
-
-def test_eligible_substitutions(worlds):
-    effects, instances, _ = worlds("default")
-    allowed = instruments.eligible(effects, "motif", instances)
-    site = instances[instances["factor"] == "Nanog"].iloc[0]
-    one = allowed.sel(sequence=site["sequence_id"], feature="Nanog").any("allele").to_numpy()
-    inside = np.zeros(LENGTH, bool)
-    mine = instances.query("sequence_id == @site.sequence_id and factor == 'Nanog'")
-    for start, end in mine[["start", "end"]].to_numpy():
-        inside[start:end] = True
-    np.testing.assert_array_equal(one, inside)
-    strongest = instruments.eligible(effects, "strongest")
-    known = np.isfinite(effects["effect"]).all("feature")
-    assert (strongest.sum("feature").to_numpy()[known.to_numpy()] == 1).all()
-    assert instruments.eligible(effects, "all").all()
-    with pytest.raises(ValueError, match="unknown design 'own': choose one of motif, strongest"):
-        instruments.eligible(effects, "own")
-    with pytest.raises(ValueError, match=r"needs motif instances of every feature .* got those of"):
-        instruments.eligible(effects, "motif", instances[instances["factor"] != "Klf4"])
-
-
-def test_one_model_alone_has_effects_and_no_honest_interval(worlds):
-    effects, instances, _ = worlds("default")
-    alone = effects.drop_vars("member_effect")
-    pairs = analysis.pair_effects(
-        alone, CHAINS["motif"], instruments.eligible(alone, "motif", instances)
-    )
-    table, members = analysis.summarise(pairs)
-    assert table["effect"].notna().all()
-    assert table[["total_ci_low", "total_p", "between_se"]].isna().all(axis=None)
-    assert members.empty
+MEMBERS = 5
 
 
 def table_of(effect, se, between, rng, features):
     """Global effects of all pairs and of their members, drawn around `effect`."""
-    pairs = list(permutations(features, 2))
-    shared = effect + between * rng.standard_normal(len(pairs))
-    values = shared + se * rng.standard_normal(len(pairs))
-    by_member = effect + between * rng.standard_normal((MEMBERS, len(pairs)))
+    both = list(permutations(features, 2))
+    shared = effect + between * rng.standard_normal(len(both))
+    values = shared + se * rng.standard_normal(len(both))
+    by_member = effect + between * rng.standard_normal((MEMBERS, len(both)))
     by_member += values - by_member.mean(0)
-    table = pd.DataFrame(pairs, columns=PAIR).assign(effect=values, se=se)
+    table = pd.DataFrame(both, columns=PAIR).assign(effect=values, se=se)
     members = [table[PAIR].assign(member=m, effect=v) for m, v in enumerate(by_member)]
     return table, pd.concat(members)
 
@@ -188,7 +29,7 @@ def test_direction_is_claimed_at_the_nominal_rate_and_not_of_half_a_pair():
     rng = np.random.default_rng(1)
     features = [f"f{i}" for i in range(40)]
     table, members = table_of(0.5, 0.02, 0.03, rng, features)
-    ways = analysis.direction_test(table, members)
+    ways = pairs.direction_test(table, members)
     assert len(ways) == 780
     assert (ways["difference"] > 0).all()
     assert (
@@ -196,48 +37,13 @@ def test_direction_is_claimed_at_the_nominal_rate_and_not_of_half_a_pair():
     )  # binomial sd 0.008; Rubin's rule is conservative
     table.loc[table["exposure"] == "f0", "effect"] += 0.5
     members.loc[members["exposure"] == "f0", "effect"] += 0.5
-    found = analysis.direction_test(table, members).query("exposure == 'f0'")
+    found = pairs.direction_test(table, members).query("exposure == 'f0'")
     assert len(found) == 39
     assert (found["p"] < 0.05).all()
     with pytest.raises(
         ValueError, match="a direction needs both ways; there is no effect of f1 on"
     ):
-        analysis.direction_test(table.query("exposure == 'f0'"), members)
-
-
-def test_recovery_by_hand():
-    table = pd.DataFrame({
-        "exposure": list("abcdef"), "outcome": list("bcdefa"),
-        "effect": [0.5, -0.3, 0.1, 0.2, 0.0, 0.05], "truth": [0.4, -0.3, 0.2, 0, 0, 0],
-        "total_se": [0.1, 0.1, 0.1, 0.01, 0.1, 0.1], "total_p": [0.01, 0.01, 0.3, 0.01, 0.9, 0.7],
-        "total_ci_low": -0.1, "total_ci_high": 0.25,
-    })  # fmt: skip
-    scores = graph_scores.recovery(table)
-    assert scores["auroc"] == 8 / 9
-    assert scores["auroc_z"] == 6 / 9
-    assert scores["rank_correlation"] == 1
-    np.testing.assert_allclose(scores["bias"], 0, atol=1e-12)
-    np.testing.assert_allclose(scores["slope"], (0.2 + 0.09 + 0.02) / 0.29)
-    assert (scores["found"], scores["false"], scores["coverage"]) == (2 / 3, 1 / 3, 4 / 6)
-
-
-def test_distances_and_bins_by_hand():
-    instances = pd.DataFrame(
-        [("s", "A", 0, 10), ("s", "A", 100, 110), ("s", "B", 40, 52), ("t", "A", 0, 10),
-         ("t", "B", 35, 45), ("u", "A", 5, 15)],
-        columns=["sequence_id", "factor", "start", "end"],
-    )  # fmt: skip
-    distances = graph_scores.motif_distances(instances)
-    found = distances.set_index(["sequence_id", *PAIR])["distance"].to_dict()
-    assert found == {("s", "A", "B"): 41, ("s", "B", "A"): 41, ("t", "A", "B"): 35,
-                     ("t", "B", "A"): 35}  # fmt: skip
-    local = distances.assign(method="ivw", causal_effect=[1.0, 2, 3, 4], se=0.1)
-    local = local.drop(columns="distance")
-    table, _ = graph_scores.by_distance(PairEffects(local, pd.DataFrame()), distances)
-    got = table[table["exposure"] == "A"].set_index("bin")["effect"]
-    assert set(table["bin"]) == {"(0, 35]", "(35, 70]"}
-    np.testing.assert_allclose(got["(0, 35]"], local["causal_effect"][2])
-    assert (table["k"] == 1).all()
+        pairs.direction_test(table.query("exposure == 'f0'"), members)
 
 
 def test_total_p_is_two_sided_and_from_the_total_error():
@@ -246,7 +52,7 @@ def test_total_p_is_two_sided_and_from_the_total_error():
     local = pd.DataFrame([{**keys, "causal_effect": 0.3, "se": 0.1}])
     members = pd.DataFrame([{**keys, "member": m, "causal_effect": v}
                             for m, v in enumerate([0.2, 0.3, 0.4])])  # fmt: skip
-    table, _ = analysis.summarise(PairEffects(local, members))
+    table, _ = pairs.summarise(PairEffects(local, members))
     variance = 0.1**2 + (1 + 1 / 3) * 0.1**2
     df = 2 * (1 + 0.1**2 / ((1 + 1 / 3) * 0.1**2)) ** 2
     row = table.iloc[0]
@@ -255,8 +61,8 @@ def test_total_p_is_two_sided_and_from_the_total_error():
     assert row["total_p"] == pytest.approx(0.0962, abs=5e-4)
     # an effect of 0 is told from nothing: one-sided it would be a half
     none = PairEffects(local.assign(causal_effect=0.0), members)
-    assert analysis.summarise(none)[0]["total_p"].item() == pytest.approx(1)
-    name = analysis.summarise(PairEffects(local, members), by="exposure")[0]
+    assert pairs.summarise(none)[0]["total_p"].item() == pytest.approx(1)
+    name = pairs.summarise(PairEffects(local, members), by="exposure")[0]
     assert name.columns[0] == "exposure"
 
 
@@ -270,7 +76,7 @@ def test_direction_by_hand(sign):
         "exposure": ["a"] * 3 + ["b"] * 3, "outcome": ["b"] * 3 + ["a"] * 3,
         "member": [0, 1, 2] * 2, "effect": [*forward, *(sign * r for r in reverse)],
     })  # fmt: skip
-    row = analysis.direction_test(table, members).iloc[0]
+    row = pairs.direction_test(table, members).iloc[0]
     assert (row["forward"], row["reverse"]) == (0.5, sign * 0.2)
     assert row["difference"] == pytest.approx(0.3)
     # all members say 0.3, so that only the errors given the model are left, of both ways

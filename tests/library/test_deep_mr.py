@@ -3,10 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 
-from deepmr_utils import analysis, instruments, intervals, meta, mr
-from deepmr_utils.analysis import PAIR, PUBLISHED, deep_mr
+from deepmr_utils import instruments, intervals, meta, mr, pairs
+from deepmr_utils.analysis import PUBLISHED, deep_mr
+from deepmr_utils.edits import edit_effects, site_edits
+from deepmr_utils.motifs import find_instances, get_motif, log_odds
+from deepmr_utils.pairs import PAIR
+from deepmr_utils.sequences import one_hot
 
 SITES = {"X": (5, 15), "Y": (20, 30)}
 MEMBERS, LENGTH = 5, 40
@@ -79,7 +84,7 @@ def test_it_is_the_parts_in_a_row():
 def test_rows_may_be_chosen_and_summarised_again():
     effects, instances = world()
     found = deep_mr(effects, instances=instances)
-    whole, _ = analysis.summarise(found.pairs, PAIR)
+    whole, _ = pairs.summarise(found.pairs, PAIR)
     np.testing.assert_allclose(whole["total_se"], found.effects["se"])
     np.testing.assert_allclose(whole["effect"], found.effects["effect"])
 
@@ -97,12 +102,14 @@ def test_verdicts():
     verdicts = deep_mr(few, instances=instances).effects
     assert set(verdicts["verdict"]) == {"not distinguishable"}
     assert verdicts["reason"].str.contains("9 of the 10").all()
-    twice = effects.copy(deep=True)
-    for name in ("effect", "se", "member_effect"):
-        twice[name].loc[{"feature": "Y"}] = 2 * twice[name].sel(feature="X", drop=True)
-    twice = deep_mr(twice, design="all").effects
-    assert set(twice["verdict"]) == {"not distinguishable"}
-    assert twice["reason"].str.contains("correlation 1.00").all()
+    for times in (2, -2):  # the same description read twice, or its mirror image
+        twice = effects.copy(deep=True)
+        for name in ("effect", "se", "member_effect"):
+            one = twice[name].sel(feature="X", drop=True)
+            twice[name].loc[{"feature": "Y"}] = (abs(times) if name == "se" else times) * one
+        twice = deep_mr(twice, design="all").effects
+        assert set(twice["verdict"]) == {"not distinguishable"}
+        assert twice["reason"].str.contains("correlation 1.00").all()
 
 
 def test_units_change_nothing_but_the_effect():
@@ -197,3 +204,77 @@ def test_bad_input_raises(given, message):
 def test_members_need_sequences():
     with pytest.raises(ValueError, match=r"deep_mr\(members, one_hot\)"):
         deep_mr([lambda x: x])
+
+
+def test_weak_instruments_are_named_and_cross_fitted():
+    """Selected and described by the same members the slope follows the errors, which correlate."""
+    effects, instances = world(slope=0.0, noise=1.2, sequences=400)
+    chosen = {"instances": instances, "rule": "wald", "threshold": 2.0, "pairs": [("X", "Y")]}
+    same = deep_mr(effects, **chosen).effects.iloc[0]
+    assert "weak instruments (F = " in same["reason"]
+    other = deep_mr(effects, **chosen, cross_fit=True).effects.iloc[0]
+    assert "weak" not in other["reason"]
+    assert abs(other["effect"]) < 0.6 * abs(same["effect"])
+    assert other["ci_low"] < 0 < other["ci_high"]
+    with pytest.raises(ValueError, match="cross_fit goes with"):
+        deep_mr(effects, instances=instances, cross_fit=True)
+    with pytest.raises(ValueError, match="4 members or more"):
+        deep_mr(world(members=3)[0], rule="wald", cross_fit=True)
+
+
+class Scanners(torch.nn.Module):
+    """Two factors that scan for their motifs; Y binds the more, the more X does."""
+
+    feature_names = ("X", "Y")
+
+    def __init__(self, motifs, seed, slope=2.0):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        weights = [log_odds(motif, pseudocount=0.01).T for motif in motifs]
+        width = max(w.shape[1] for w in weights)
+        padded = np.zeros((2, 4, width))
+        for w, target in zip(weights, padded, strict=True):
+            target[:, : w.shape[1]] = w + 0.05 * rng.normal(size=w.shape)
+        self.scan = torch.nn.Conv1d(4, 2, width, bias=False, dtype=torch.float64)
+        self.scan.weight.data = torch.tensor(padded)
+        self.slope = slope * (1 + 0.05 * rng.normal())
+
+    def forward(self, x):
+        x, y = self.scan(x).amax(2).relu().T
+        return torch.stack([x, y + self.slope * x], 1)
+
+
+def test_a_model_and_its_motifs_are_all_that_is_needed():
+    motifs = {"X": get_motif("GATA_disc1"), "Y": get_motif("Klf4")}
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(15):
+        bases = rng.choice(list("ACGT"), 80)
+        for start, motif in zip((10, 50), motifs.values(), strict=True):
+            bases[start : start + motif.width] = list(motif.consensus)
+        sequences.append("".join(bases))
+    x = one_hot(sequences, torch.float64)
+    members = [Scanners(motifs.values(), seed) for seed in range(5)]
+    found = deep_mr(members, x, motifs=motifs, device="cpu")
+    forward, back = (found.effects.iloc[i] for i in (0, 1))
+    slope = np.mean([member.slope for member in members])
+    assert forward["effect"] == pytest.approx(slope, rel=0.02)
+    assert forward["knockout"] == pytest.approx(slope, rel=0.02)
+    assert forward["knockout_ci_low"] < slope < forward["knockout_ci_high"]
+    assert forward["verdict"] == "acts"
+    assert forward["reason"] == "slope and knock-out are told from 0 and have one sign"
+    assert back["verdict"] == "no effect"
+    assert "knock-out 2" in found.report()
+    # edits of sites are instruments, too
+    instances = find_instances(x, [f"sequence-{i}" for i in range(15)], motifs)
+    ids = instances["sequence_id"].unique().tolist()
+    edits = site_edits(x, [f"sequence-{i}" for i in range(15)], instances, motifs, n_draws=4)
+    changed = edit_effects(members, x, edits, device="cpu")
+    assert len(ids) == 15
+    by_edits = deep_mr(changed)
+    assert by_edits.settings["design"] == "motif"
+    assert by_edits.effects["effect"][0] == pytest.approx(slope, rel=0.02)
+    assert by_edits.effects["k"].min() >= 14
+    assert by_edits.instruments["reference"].str.len().min() > 3
+    with pytest.raises(ValueError, match="leave out reverse_complement"):
+        deep_mr(members, x, motifs=motifs, device="cpu", reverse_complement=True)

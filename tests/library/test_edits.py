@@ -394,6 +394,8 @@ def test_ratio_of_a_network_that_is_linear_in_the_number_of_sites():
     np.testing.assert_allclose(local["knockout"], ratio, rtol=1e-12)
     assert local["sequence_id"].tolist() == IDS
     assert (local["n_edits"] == 3).all()
+    # features without sites of their own have no rows
+    assert set(local_knockouts(effects)["exposure"]) == {"X", "Y"}
     # three features, Y's sites are in ten sequences
     sites = effects.isel(edit=(effects["factor"] == "Y").to_numpy()).assign_coords(
         feature=["Z", "X", "Y"]
@@ -578,3 +580,20 @@ def test_ratios_of_the_demo_genome_are_those_of_its_rules():
                 # what the edit does to other motifs, below the threshold of a site, is left
                 assert found[exposure, outcome] == pytest.approx(truth, abs=0.02)
     assert found["Sox2", "Oct4"] > 0.1 > abs(found["Klf4", "Sox2"])
+
+
+def test_edits_of_other_kinds_and_factors_do_not_enter():
+    rng = np.random.default_rng(3)
+    change = rng.normal(2, 1, (4, 30, 2))
+    kind = np.repeat(["shuffled", "moved", "partial", "replaced"], [10, 5, 5, 10])
+    factor = np.repeat(["X", "Y"], [25, 5])
+    effects = data_set(change, np.arange(30) % 10, kind=kind, factor=factor)
+    own = np.r_[0:10, 20:25]
+    row = knockout_effects(effects, [("X", "Y")]).iloc[0]
+    x, y = change[:, own].transpose(2, 0, 1)
+    assert row["knockout"] == pytest.approx(pairs_of_members(x, y) / pairs_of_members(x, x))
+    assert (row["n_edits"], row["k"]) == (15, 10)
+    moved = knockout_effects(effects, [("X", "Y")], "moved").iloc[0]
+    x, y = change[:, 10:15].transpose(2, 0, 1)
+    assert moved["knockout"] == pytest.approx(pairs_of_members(x, y) / pairs_of_members(x, x))
+    assert (moved["n_edits"], moved["n_without_site"]) == (5, 5)

@@ -331,3 +331,15 @@ def test_members_of_two_calibrations_are_not_averaged(effects, instruments):
     pd.testing.assert_frame_equal(got, want[list(got)].reset_index(drop=True))
     with pytest.raises(ValueError, match="one row each for every sequence_id, method; got more"):
         intervals.member_global(both(local, local), both(members, other))
+
+
+def test_the_variance_of_members_that_agree_is_not_negative():
+    """Leave-one-out moments by hand, also where all others say the same up to rounding."""
+    x = np.random.default_rng(0).normal(0, 5, (3, 2000))
+    x[1, ::2] = x[0, ::2]
+    mean, _, variance, _ = intervals.leave_one_out(x, x)
+    assert (variance >= 0).all()
+    for m in range(3):
+        others = np.delete(x, m, axis=0)
+        np.testing.assert_allclose(mean[m], others.mean(0))
+        np.testing.assert_allclose(variance[m], others.var(0, ddof=1) / 2, atol=1e-12)

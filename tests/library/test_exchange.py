@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ import scipy.stats
 import torch
 import xarray as xr
 
-from deepmr_utils import null, sequences
+from deepmr_utils import deep_mr, null, sequences
 from deepmr_utils.effects import (
     EFFECT_COLUMNS,
     effects_table,
@@ -88,21 +90,27 @@ def test_import_gives_back_what_saturation_mutagenesis_gave(effects, tmp_path):
     prediction.index.names = ["sequence_id", "feature"]
     table = table.join(prediction, on=["sequence_id", "feature"])
     ids = effects["sequence"].to_numpy()
-    imported = import_effects(table, pd.DataFrame({"sequence_id": ids, "sequence": texts}))
+    where = pd.DataFrame({"sequence_id": ids, "sequence": texts})
+    imported = import_effects(table, where, n_members=4)
     imported = imported.sel(feature=effects["feature"].to_numpy())
     for name in ("effect", "se", "reference_prediction", "reference"):
         xr.testing.assert_equal(imported[name], effects[name])
         assert imported[name].dims == effects[name].dims
-    common = {"schema_version", "model_hash", "dropout_seed", "calibration", "versions"}
+    common = {
+        "schema_version", "model_hash", "dropout_seed", "calibration", "versions", "n_members"
+    }  # fmt: skip
     assert set(imported.attrs) == common
     assert common < set(effects.attrs)
     assert imported.attrs["schema_version"] == effects.attrs["schema_version"]
     save_effects(imported, tmp_path / "effects.zarr")
     xr.testing.assert_identical(load_effects(tmp_path / "effects.zarr"), imported)
-    pd.testing.assert_frame_equal(
-        select_instruments(imported, "exposure", "outcome"),
-        select_instruments(effects, "exposure", "outcome"),
-    )
+    mine, theirs = (select_instruments(e, "exposure", "outcome") for e in (imported, effects))
+    pd.testing.assert_frame_equal(mine, theirs)
+    np.testing.assert_allclose(mine["sd_exposure"], 2 * mine["se_exposure"])
+    given = select_instruments(import_effects(table, where), "exposure", "outcome")
+    np.testing.assert_array_equal(given["se_exposure"], mine["sd_exposure"])
+    with pytest.raises(ValueError, match="n_members must be a whole number of at least 2; got 1"):
+        import_effects(table, where, n_members=1)
 
 
 def test_a_csv_reads_as_well_and_lower_case_and_order_do_not_matter(tmp_path):
@@ -133,7 +141,7 @@ def changed(row, **values):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (TABLE.drop(columns=["se"]), r"needs the columns .*; got .* add \['se'\]"),
+        (TABLE.drop(columns=["effect"]), r"needs the columns .*; got .* add \['effect'\]"),
         (TABLE.iloc[:0], r"got .* and 0 rows: add rows"),
         (changed(1, feature=None), "every row needs a feature; row 1 has feature nan|None"),
         (changed(1, sequence_id=None), "every row needs a sequence_id; row 1"),
@@ -263,8 +271,9 @@ def test_names_that_look_like_something_else_stay_text():
 def test_documented_columns_are_the_required_ones():
     for name in EFFECT_COLUMNS:
         assert f"``{name}``" in import_effects.__doc__
-        with pytest.raises(ValueError, match=name):
-            import_effects(TABLE.drop(columns=name))
+        if name != "se":  # which single networks do not have
+            with pytest.raises(ValueError, match=name):
+                import_effects(TABLE.drop(columns=name))
 
 
 def test_export_has_the_columns_of_twosamplemr(effects):
@@ -393,3 +402,24 @@ def test_text_and_missing_numbers(effects):
     ids = pd.concat([table[:1].assign(sequence_id=1), table[:1].assign(sequence_id="1")])
     with pytest.raises(ValueError, match="each sequence_id must differ"):
         export_twosamplemr(ids, exposure="a", outcome="b")
+
+
+@pytest.mark.parametrize("column", ["left out", "all NaN"])
+def test_effects_without_standard_errors_go_through_without_intervals(column):
+    """As those of tools that predict one network's mutants and keep the differences."""
+    rng = np.random.default_rng(0)
+    keys = itertools.product([f"s{i}" for i in range(12)], range(30), "CGT")
+    rows = [(s, p, "A", a, x, 0.5 * x) for s, p, a in keys for x in [rng.normal()]]
+    wide = pd.DataFrame(
+        rows, columns=["sequence_id", "position", "reference", "alternate", "x", "y"]
+    )
+    table = wide.melt(list(wide)[:4], var_name="feature", value_name="effect")
+    table = table if column == "left out" else table.assign(se=np.nan)
+    found = deep_mr(import_effects(table), pairs=[("x", "y")], design="all").effects.iloc[0]
+    assert found["effect"] == pytest.approx(0.5)
+    assert found["k"] == 12
+    assert np.isnan(found[["se", "ci_low", "p"]].astype(float)).all()
+    assert found["verdict"] == "not distinguishable"  # x and y are one
+    some = table.assign(se=np.where(table["position"] == 3, 0.1, np.nan))
+    with pytest.raises(ValueError, match="effect and se must be NaN together"):
+        import_effects(some)

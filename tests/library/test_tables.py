@@ -52,7 +52,7 @@ DATA = ([0.5, 0.8, 1.1, 0.9, 0.7, 1.3], [0.05] * 6, [0.22, 0.29, 0.45, 0.4, 0.26
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("ivw", {"weights": "Delta"}, "unknown weights 'Delta': choose one of simple, delta .did you mean 'delta'"),
+        ("ivw", {"weights": "Delta"}, "unknown weights 'Delta': choose one of simple, delta, equal .did you mean 'delta'"),
         ("ivw", {"effects": "fixd"}, "choose one of auto, fixed, random .did you mean 'fixed'"),
         ("ivw", {"penalized": "yes"}, "unknown penalized 'yes': choose one of True, False"),
         ("ivw", {"weigths": "delta"}, "unknown option of ivw 'weigths'.*did you mean 'weights'"),

@@ -68,7 +68,7 @@ def test_a_notebooks_defaults_hold_for_what_a_file_does_not_say(tmp_path):
     (tmp_path / "file.yml").write_text("method: ivw\nother_parameters: {eta: 40.0}")
     units, _ = open_study("simulation", tmp_path / "file.yml")
     (settings,) = units["none/round-000"].settings.values()
-    assert settings.methods == ("ivw", "ivw")
+    assert settings.methods == ("ivw", "egger_robust")
     assert settings.parameters.eta == 40
     assert (settings.n_members, settings.epochs) == (3, 15)  # the notebook's, not the package's
 
