@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from experiments import one_sample
 
 from deepmr_utils import mr
+from experiments import one_sample
 
 SIZE = {"datasets": 40, "instruments": 30, "seed": 1}
 
