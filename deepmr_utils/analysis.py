@@ -327,7 +327,7 @@ def _global_table(
         _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
     ]
     table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
-    notes = _notes(found, effects, cross_fit=cross_fit)
+    notes = _notes(found, effects, interval, cross_fit=cross_fit)
     table["reason"] = [
         reason + notes.get(pair, "")
         for pair, reason in zip(table.index, table["reason"], strict=True)
@@ -338,13 +338,14 @@ def _global_table(
 
 
 def _notes(
-    found: PairEffects, effects: xr.Dataset, *, cross_fit: bool
+    found: PairEffects, effects: xr.Dataset, interval: str, *, cross_fit: bool
 ) -> dict[tuple[str, str], str]:
     """By pair, what limits its effect."""
     pairs = found.local.groupby(PAIR, sort=False)
     two = effects.sizes.get("member") == 2
-    few = "; two members: errors that exposure and outcome share stay in" if two else ""
-    notes = dict.fromkeys(pairs.groups, few)
+    limits = "; the interval takes the model as known" if interval == "plain" else ""
+    limits += "; two members: errors that exposure and outcome share stay in" if two else ""
+    notes = dict.fromkeys(pairs.groups, limits)
     if "f_stat" in found.local and not cross_fit:
         strength = pairs["f_stat"].median()
         for pair, f in strength[strength < WEAK].items():

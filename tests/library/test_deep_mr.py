@@ -160,6 +160,7 @@ def test_the_published_analysis_says_that_it_takes_the_model_as_known():
     row = found.effects.iloc[0]
     assert row["se"] == row["within_se"]
     assert "given the model" in found.report()
+    assert found.effects["reason"].str.contains("takes the model as known").all()
     assert "given the model" not in deep_mr(effects).report()
     assert found.settings["method"] == "egger_paper"
 
