@@ -16,14 +16,14 @@ from . import genome, graph_scores
 from .one_genome import DIRECT, GLOBAL_COLUMNS, TRUTH_COLUMNS, Run, Settings, run
 
 
-def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
+def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     settings = make_settings(Settings, values)
     for graph in values["graphs"]:
         replace(settings.parameters, graph=graph)  # raises where unknown
     return {  # in turn, so that what there is of an unfinished study is balanced
         f"{graph}/run-{number:03d}": Unit(
             (f"{graph}/run-{number:03d}.json",),
-            partial(_run_and_store, settings, graph, number),
+            partial(_run_and_store, settings, graph, number, device),
             {"": settings},
         )
         for number in range(values["runs"])
@@ -34,8 +34,10 @@ def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
 STUDY = Study(_units)
 
 
-def _run_and_store(settings: Settings, graph: str, number: int, directory: Path) -> None:
-    store(directory, run(settings, graph, number))
+def _run_and_store(
+    settings: Settings, graph: str, number: int, device: str, directory: Path
+) -> None:
+    store(directory, run(settings, graph, number, device=device))
 
 
 def store(directory: Path, result: Run) -> None:

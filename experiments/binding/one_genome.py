@@ -138,7 +138,7 @@ def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
 
 def knock_out(
     members: Sequence[torch.nn.Module], windows: pd.DataFrame, instances: pd.DataFrame,
-    parameters: genome.Parameters | None = None, *, seed: int = 0,
+    parameters: genome.Parameters | None = None, *, seed: int = 0, device: str = "cpu",
 ) -> xr.Dataset:  # fmt: skip
     """Effects of shuffled sites: `deepmr_utils.edits.edit_effects` of `N_DRAWS` a site.
 
@@ -152,10 +152,11 @@ def knock_out(
     parameters : genome.Parameters, optional
         Of the genome; what the edits do by its rules is then there as ``true_effect``.
     seed : int
+    device : str
     """
     x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"].tolist()
     edits = site_edits(x, ids, instances, factor_motifs(), n_draws=N_DRAWS, seed=seed)
-    effects = edit_effects(members, x, edits, sequence_ids=ids)
+    effects = edit_effects(members, x, edits, sequence_ids=ids, device=device)
     if parameters is not None:
         exact = edit_effects([genome.Oracle(parameters)], x.double(), edits, sequence_ids=ids)
         effects = effects.assign(true_effect=exact["effect"])
@@ -164,7 +165,7 @@ def knock_out(
 
 def train(
     spec: Specification, settings: Settings, seed: int, *, workers: int = 1,
-    only: Sequence[int] | None = None,
+    only: Sequence[int] | None = None, device: str = "cpu",
 ) -> tuple[Ensemble, pd.DataFrame]:  # fmt: skip
     """Train the ensemble of a run.
 
@@ -178,6 +179,7 @@ def train(
         Members trained at the same time.
     only : sequence of int, optional
         Some of the members, where these are resampled.
+    device : str
 
     Returns
     -------
@@ -202,7 +204,7 @@ def train(
     parts = [
         profiles.fit_ensemble(
             make, partial(_epoch, data, p.length, settings.batch_size), validation,
-            n_members=n, seed=s, workers=workers, epochs=settings.epochs,
+            n_members=n, seed=s, workers=workers, device=device, epochs=settings.epochs,
         )
         for data, n, s in jobs
     ]  # fmt: skip
@@ -224,7 +226,7 @@ def _bootstrap(held: tracks.Batch, seed: int) -> tracks.Batch:
     return tracks.Batch(*(None if part is None else part[rows] for part in held))
 
 
-def run(settings: Settings, graph: str, number: int) -> Run:
+def run(settings: Settings, graph: str, number: int, *, device: str = "cpu") -> Run:
     """Run one graph end to end: genome, ensemble, mutagenesis, all pairs, comparison with truth."""
     settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
     p, clock = settings.parameters, Clock()
@@ -235,22 +237,22 @@ def run(settings: Settings, graph: str, number: int) -> Run:
             spec = read_specification(demo.specification)
             windows = read_windows(spec, p.length, settings.n_analysed)
         with clock("train"):
-            ensemble, quality = train(spec, settings, model_seed)
+            ensemble, quality = train(spec, settings, model_seed, device=device)
     with clock("mutagenesis"):
         effects = saturation_mutagenesis(
             ensemble.members, one_hot(windows["sequence"].tolist()),
-            sequence_ids=windows["sequence_id"], keep_members=True,
+            sequence_ids=windows["sequence_id"], keep_members=True, device=device,
         )  # fmt: skip
     with clock("truth"):
         truth = genome.true_effects(windows, demo.sites, p)
     instances = factor_instances(windows)
     with clock("edits"):
-        edits = knock_out(ensemble.members, windows, instances, p, seed=model_seed)
+        edits = knock_out(ensemble.members, windows, instances, p, seed=model_seed, device=device)
     with clock("mr"):
         local, globals_, members = analyse(effects, instances, truth, settings.chains, edits)
     record = {
         "graph": graph, "run": number, "genome_seed": genome_seed, "model_seed": model_seed,
-        "windows": len(windows), "quality": quality.round(4).to_dict("records"),
+        "windows": len(windows), "quality": quality.round(4).to_dict("records"), "device": device,
         "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
     return Run(local[local["chain"].isin(settings.kept)], globals_, members, record)

@@ -28,11 +28,11 @@ from .track_files import read_specification
 WINDOWS = 150  # of the validation split, that are mutated
 
 
-def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
+def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     settings = make_settings(Settings, values)
 
     def rows(graph: str, number: int) -> pd.DataFrame:
-        return responses(settings, graph, number)
+        return responses(settings, graph, number, device)
 
     keys = [(graph, number) for number in range(values["runs"]) for graph in values["graphs"]]
     return table_units("own_responses", ["graph", "run"], keys, rows)
@@ -41,7 +41,7 @@ def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
 STUDY = Study(_units)
 
 
-def responses(settings: Settings, graph: str, number: int) -> pd.DataFrame:
+def responses(settings: Settings, graph: str, number: int, device: str = "cpu") -> pd.DataFrame:
     """Responses to substitutions in own motifs of one run's ensemble.
 
     Returns
@@ -57,10 +57,11 @@ def responses(settings: Settings, graph: str, number: int) -> pd.DataFrame:
     with TemporaryDirectory() as folder:
         spec = read_specification(genome.make_genome(folder, parameters, genome_seed).specification)
         windows = one_genome.read_windows(spec, parameters.length, WINDOWS)
-        ensemble, quality = one_genome.train(spec, settings, model_seed)
+        ensemble, quality = one_genome.train(spec, settings, model_seed, device=device)
     learned = saturation_mutagenesis(
-        ensemble.members, one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"]
-    )
+        ensemble.members, one_hot(windows["sequence"].tolist()),
+        sequence_ids=windows["sequence_id"], device=device,
+    )  # fmt: skip
     true = sources.perfect_effects(parameters, windows)
     instances = one_genome.factor_instances(windows)
     allowed = instruments.eligible(true, "motif", instances)

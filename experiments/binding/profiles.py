@@ -80,7 +80,7 @@ def fit_bpnet(
 
 def fit_ensemble(
     make_model: Callable[[], BPNet], epoch: Epoch, validation: Epoch, *, n_members: int = 5,
-    seed: int = 0, workers: int = 1, **schedule: float,
+    seed: int = 0, workers: int = 1, device: str | torch.device = "cpu", **schedule: float,
 ) -> Ensemble:  # fmt: skip
     """Train BPNets that differ by their seed: initial weights, order and cuts of the windows.
 
@@ -94,6 +94,8 @@ def fit_ensemble(
         Each member has a stream derived from the seed.
     workers : int
         Members trained at the same time, one thread each. The result does not depend on it.
+    device : str
+        Where they are trained.
     **schedule
         Passed on to `fit_bpnet`.
 
@@ -110,7 +112,7 @@ def fit_ensemble(
     """
     seeds = np.random.SeedSequence(seed).generate_state(n_members).tolist()
     fit = partial(_fit_member, make_model, epoch, validation, schedule)
-    results = fit_members(fit, [(one,) for one in seeds], workers, torch.device("cpu"))
+    results = fit_members(fit, [(one,) for one in seeds], workers, resolve_device(device))
     members, errors, seconds = zip(*results, strict=True)
     errors = np.array(errors)
     if not np.isfinite(errors).all():

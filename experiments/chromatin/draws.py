@@ -20,11 +20,13 @@ FORMER = {
 }  # fmt: skip
 
 
-def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
+def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     settings = make_settings(Settings, values)
     return {
         f"run-{number:03d}": Unit(
-            (f"run-{number:03d}.json",), partial(_run_and_store, settings, number), {"": settings}
+            (f"run-{number:03d}.json",),
+            partial(_run_and_store, settings, number, device),
+            {"": settings},
         )
         for number in range(values["runs"])
     }
@@ -33,8 +35,8 @@ def _units(values: Mapping[str, Any], _: str) -> dict[str, Unit]:
 STUDY = Study(_units)
 
 
-def _run_and_store(settings: Settings, number: int, directory: Path) -> None:
-    store(directory, run(settings, number))
+def _run_and_store(settings: Settings, number: int, device: str, directory: Path) -> None:
+    store(directory, run(settings, number, device))
 
 
 def store(directory: Path, result: Run) -> None:

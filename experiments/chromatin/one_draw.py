@@ -96,7 +96,7 @@ def make_network(parameters: Parameters) -> DeepSEA:
     return network
 
 
-def train(settings: Settings, seed: int) -> tuple[DeepSEA, pd.DataFrame]:
+def train(settings: Settings, seed: int, device: str = "cpu") -> tuple[DeepSEA, pd.DataFrame]:
     """Train a network on windows of the training tiles.
 
     Returns
@@ -112,7 +112,7 @@ def train(settings: Settings, seed: int) -> tuple[DeepSEA, pd.DataFrame]:
         training.train(
             network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
             epochs=settings.epochs, batch_size=64, peak_lr=0.01, weight_decay=0.01,
-            loss=nn.functional.binary_cross_entropy_with_logits,
+            loss=nn.functional.binary_cross_entropy_with_logits, device=device,
         )  # fmt: skip
     held = simulated.simulate(p, 2_000, split="validation", seed=seed)
     return network, quality(network, held)
@@ -331,24 +331,24 @@ def choose(windows: pd.DataFrame, bound: Mapping[str, Sequence[str]]) -> pd.Data
     return windows[windows["sequence_id"].isin({i for ids in bound.values() for i in ids})]
 
 
-def run(settings: Settings, number: int) -> Run:
+def run(settings: Settings, number: int, device: str = "cpu") -> Run:
     """Run one seed end to end, from chromatin to effects both ways beside the truth."""
     clock = Clock()
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     with clock("train"):
-        network, table = train(settings, seed)
+        network, table = train(settings, seed, device)
     p = settings.parameters
     windows = simulated.simulate(p, settings.n_test, split="test", seed=seed)
     bound = bound_windows(windows, FACTORS, settings.n_windows)
     windows = choose(windows, bound)
     with clock("mutagenesis"):
-        effects = mutate(network, windows, n_draws=settings.n_draws, seed=number, device="cpu")
+        effects = mutate(network, windows, n_draws=settings.n_draws, seed=number, device=device)
     with clock("truth"):
         truth = simulated.true_effects(windows, p)
     with clock("mr"):
         globals_, local = analyse(effects, bound, ACCESSIBILITY, settings.chains, truth)
     record = {
-        "run": number, "seed": seed, "windows": len(windows),
+        "run": number, "seed": seed, "windows": len(windows), "device": device,
         "quality": table.round(4).to_dict("records"), "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
     return Run(globals_, local[local["chain"].isin(settings.kept)], record)

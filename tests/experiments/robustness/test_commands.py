@@ -80,3 +80,19 @@ def test_a_round_needs_no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert len(one_round.run_round(TINY, "none", 0).local)
+
+
+@pytest.mark.parametrize(
+    ("study", "text"),
+    [
+        ("bpnet", "graphs: [empty]\nruns: 1\nn_windows: 190\nlength: 160\nmargin: 10\nn_analysed: 4"),
+        ("own_responses", "graphs: [empty]\nruns: 1\nn_windows: 190\nlength: 160\nmargin: 10"),
+        ("deepsea", "runs: 1\nn_train: 100"),
+        ("simulation", "rounds: 1\nscenarios: [none]\nn_train: 100\nn_augmented: 10"),
+    ],
+)  # fmt: skip
+def test_every_study_trains_where_it_is_told(tmp_path, study, text):
+    file = tmp_path / "file.yml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+        main([study, str(file), "--directory", str(tmp_path / "results"), "--device", "cuda:99"])
