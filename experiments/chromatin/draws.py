@@ -13,12 +13,6 @@ from ..study import Study, Unit, load_result, make_settings, store_result
 from .one_draw import Run, Settings, classify, run
 from .simulated import ACCESSIBILITY, ROLES, causes
 
-# Until seeds are stored anew: what analyses were called.
-FORMER = {
-    "steiger": "strongest", "steiger_egger": "strongest_egger", "all_ivw": "all",
-    "published": "published_deepsea", "robust": "published_simulation",
-}  # fmt: skip
-
 
 def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     settings = make_settings(Settings, values)
@@ -46,11 +40,7 @@ def store(directory: Path, result: Run) -> None:
 
 def stored(directory: str | Path) -> list[Run]:
     """All seeds that are there, by number."""
-    runs = [load_result(Run, path) for path in sorted(Path(directory).glob("run-*.json"))]
-    return [
-        Run(*(table.assign(chain=table["chain"].replace(FORMER)) for table in one[:2]), one.record)
-        for one in runs
-    ]
+    return [load_result(Run, path) for path in sorted(Path(directory).glob("run-*.json"))]
 
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
