@@ -53,8 +53,8 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
         causes from other factors), ``auroc_reverse`` (the same of accessibility's effects on
         factors), ``causes_found`` (share of causes whose total interval lies on the right side of
         0), ``covers_zero`` and ``covers_zero_reverse`` (share of the others' total intervals that
-        hold 0), ``covers_truth``, ``roles`` (share of factors that `classify` names right), and
-        ``runs``.
+        hold 0), ``covers_truth`` and ``covers_nonzero`` (of effects that are not 0), ``roles``
+        (share of factors that `classify` names right), and ``runs``.
     """
     acting, followers = causes(ACCESSIBILITY), [k for k, v in ROLES.items() if v == "follower"]
     rows = []
@@ -75,10 +75,26 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
                 "covers_zero": _holds(there[~causal], 0).mean(),
                 "covers_zero_reverse": _holds(back[~reverse], 0).mean(),
                 "covers_truth": _holds(table, table["truth"]).mean(),
+                "covers_nonzero": _holds(table, table["truth"])[table["truth"] != 0].mean(),
                 "roles": (named == named.index.map(ROLES)).mean(),
             })  # fmt: skip
     groups = pd.DataFrame(rows).drop(columns="run").groupby("chain", sort=False)
     return groups.mean().assign(runs=groups.size())
+
+
+def sizes(runs: Sequence[Run], chain: str) -> pd.DataFrame:
+    """Effects of all runs by one chain, a row a run and pair.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``run, exposure, outcome, pair`` (a label), ``effect, truth, covered``.
+    """
+    table = pd.concat(one.globals_.assign(run=one.record["run"]) for one in runs)
+    table = table[table["chain"] == chain].sort_values("truth", ignore_index=True)
+    label = table["exposure"] + " \N{RIGHTWARDS ARROW} " + table["outcome"]
+    table = table.assign(pair=label, covered=_holds(table, table["truth"]))
+    return table[["run", "exposure", "outcome", "pair", "effect", "truth", "covered"]]
 
 
 def _holds(table: pd.DataFrame, value: pd.Series | float) -> pd.Series:
