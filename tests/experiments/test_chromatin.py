@@ -325,9 +325,13 @@ def test_a_run_is_stored_found_again_and_scored(tmp_path):
     assert len(run.globals_) == 14
     assert {row["feature"] for row in run.record["quality"]} == set(FEATURES)
     assert draws.scores([run])["runs"].tolist() == [1]
-    former = run._replace(globals_=run.globals_.assign(chain="steiger"))
-    draws.store(tmp_path / "former", former)
-    assert set(draws.stored(tmp_path / "former")[0].globals_["chain"]) == {"strongest"}
+    sizes = draws.sizes([run], "strongest")
+    assert len(sizes) == 14 and sizes["truth"].is_monotonic_increasing
+    held = run.globals_.set_index(["exposure", "outcome"])
+    one = sizes.set_index(["exposure", "outcome"])
+    inside = held["truth"].between(held["total_ci_low"], held["total_ci_high"])
+    assert one["covered"].equals(inside.reindex(one.index).rename("covered"))
+    assert one["effect"].equals(held["effect"].reindex(one.index))
     path.write_text(yaml.safe_dump(values | {"epochs": 2}))
     with pytest.raises(ValueError, match="other settings"):
         main(["deepsea", str(path)])
