@@ -51,7 +51,8 @@ def test_what_is_unknown_is_said_before_anything_is_written(
     ("study", "file"),
     [("simulation", "simulation_paper_scale"), ("simulation", "calibration"), ("bpnet", "bpnet_demo_scale"),
      ("sweeps", "sweeps_paper_scale"), ("deepsea", "deepsea_demo_scale"),
-     ("own_responses", "own_responses"), ("shared_error", "shared_error")],
+     ("own_responses", "own_responses"), ("shared_error", "shared_error"),
+     ("simulation", "simulation_motif")],
 )  # fmt: skip
 def test_what_the_book_shows_is_what_the_commands_compute(capsys, study, file):
     """The stored results are of these parameters, and nothing is missing."""
