@@ -326,7 +326,8 @@ def test_a_run_is_stored_found_again_and_scored(tmp_path):
     assert {row["feature"] for row in run.record["quality"]} == set(FEATURES)
     assert draws.scores([run])["runs"].tolist() == [1]
     sizes = draws.sizes([run], "strongest")
-    assert len(sizes) == 14 and sizes["truth"].is_monotonic_increasing
+    assert len(sizes) == 14
+    assert sizes["truth"].is_monotonic_increasing
     held = run.globals_.set_index(["exposure", "outcome"])
     one = sizes.set_index(["exposure", "outcome"])
     inside = held["truth"].between(held["total_ci_low"], held["total_ci_high"])
