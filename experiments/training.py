@@ -116,12 +116,14 @@ def descend(
     )  # fmt: skip
     peaks = list(rates.values())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps)
-    for loss in losses:
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), largest)
-        optimizer.step()
-        schedule.step()
+    # on a GPU: full precision as on the CPU, and the same result twice
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        for loss in losses:
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), largest)
+            optimizer.step()
+            schedule.step()
     return model.cpu().eval()
 
 

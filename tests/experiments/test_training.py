@@ -127,3 +127,19 @@ def test_cross_entropy_finds_the_log_odds_of_labels():
     found = model(torch.eye(4)[:, :, None]).detach().numpy()[:, 0]
     # standard error of a log-odds of 5,000 draws: 0.03
     np.testing.assert_allclose(found, [1.5, -0.5, -0.5, -0.5], atol=0.12)
+
+
+def test_training_on_a_gpu_is_as_exact_as_on_the_cpu_and_repeatable():
+    """Whoever has no GPU sees the switches: they hold while losses are computed, no longer."""
+    model, seen = torch.nn.Linear(2, 1), []
+    switches = torch.backends.cudnn
+
+    def losses():
+        for _ in range(2):
+            seen.append((switches.allow_tf32, switches.deterministic, switches.enabled))
+            yield model(torch.ones(3, 2)).square().mean()
+
+    before = switches.allow_tf32, switches.deterministic, switches.enabled
+    training.descend(model, losses(), 2, {"": 0.1}, 0.0, 1.0)
+    assert seen == [(False, True, True)] * 2
+    assert (switches.allow_tf32, switches.deterministic, switches.enabled) == before
