@@ -4,8 +4,8 @@ An error that all members of an ensemble share, no spread between them shows. Ef
 zero do show it: by where they lie, and by how far they spread.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,25 +39,23 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
     ----------
     table : pd.DataFrame
         ``exposure, outcome, effect, se, df, own_effect``, as `deepmr_utils.analysis.Result.effects`
-        has them; ``total_se, total_df`` in the place of ``se, df`` where they are there.
-        ``own_effect`` is ``effect * own(X) / own(Y)``, see
-        `deepmr_utils.instruments.own_responses`. Optional: ``scale``, that factor, which an effect
-        of exactly 0 does not tell; and ``network``, where rows are of several.
+        has them; ``total_se, total_df`` in the place of ``se, df`` where they are there. Optional:
+        ``scale``, the factor ``own_effect / effect``, which an effect of exactly 0 does not tell;
+        and ``network``, where rows are of several.
     nulls : pd.DataFrame, sequence of (exposure, outcome), or "most"
-        Null effects: a table of ``exposure, outcome, own_effect, se``, both in own responses, and
-        ``network``, of other networks or of the same; or pairs of ``table``. A source of nulls is a
-        head that was trained on a motif planted at random. "most" says that nine in ten pairs of
-        ``table`` or more are null, and takes their median and interquartile range. That is wrong
-        where instruments are chosen by their strength alone.
+        A table of null effects, ``exposure, outcome, own_effect, se``, both in own responses, of
+        other networks or, with ``network``, of the same; or pairs of `table`. One source is a head
+        that was trained on a motif planted at random. "most" says that nine in ten pairs of `table`
+        or more are null, and takes their median and interquartile range: not where instruments are
+        chosen by strength alone, as the atlas does, which gives effects to pairs that have none.
 
     Returns
     -------
     pd.DataFrame
-        ``table``, where ``effect`` and ``own_effect`` are without the mean of the nulls, with new
-        ``se, df, ci_low, ci_high, p`` (or ``total_se`` and so on) and ``q_value``, and with
-        ``null_mean``, what was taken off the effect. NaN where there was no standard error.
-        ``attrs["nulls"]`` has ``mean`` and ``sd`` of a null in own responses, how many ``nulls`` in
-        how many ``clusters``, and a ``note`` that says so.
+        `table`, with ``effect`` and ``own_effect`` less the mean of the nulls, ``se, df, ci_low,
+        ci_high, p`` (or ``total_se`` and so on) and ``q_value`` calibrated, and ``null_mean``, what
+        was taken off the effect. ``attrs["nulls"]`` has ``mean`` and ``sd`` of a new null in own
+        responses, how many ``nulls`` in how many ``clusters``, and a ``note`` that says so.
 
     Raises
     ------
@@ -68,14 +66,14 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
     Notes
     -----
     An empirical null N(mu, s^2) (Efron 2004, JASA 99:96; Schuemie et al. 2014, Stat Med 33:209),
-    predictive. Nulls of one network, or of one exposure where no ``network`` is given, are a
-    cluster. With N nulls in K clusters of n_c, mu is the mean of the cluster means, A their
-    variance and B the variance within clusters: a new null has variance
-    ``(1 + 1/K) A + (1 - mean(1/n_c)) B`` about mu, with K - 1 and N - K degrees of freedom. An
-    effect whose squared standard error v is above m, the mean of the nulls', has ``v - m`` more.
-    Degrees of freedom of the sum are Satterthwaite's (1946, Biometrics Bull 2:110). The effect's
-    own error, ``v + A/K``, is kept where it gives the wider interval, so that calibration narrows
-    none. A null that is tested is left out of its own fit, with its cluster.
+    predictive. Nulls of one ``network``, or of one exposure without it, are a cluster. With N nulls
+    in K clusters of n_c, mu is the mean of the cluster means, A their variance and B the variance
+    within clusters: a new null has variance ``(1 + 1/K) A + (1 - mean(1/n_c)) B`` about mu, with
+    K - 1 and N - K degrees of freedom. An effect whose squared standard error v is above m, the
+    mean of the nulls', has ``v - m`` more; the sum has Satterthwaite's degrees of freedom (1946,
+    Biometrics Bull 2:110). The effect's own error, ``v + A/K``, is kept where its interval is the
+    wider: calibration narrows none, and gives at most 5 % false. A null that is tested is left out
+    of its own fit, with its cluster.
     """
     total = "total_" if "total_se" in table else ""
     given = [f"{total}se", f"{total}df"]
@@ -84,7 +82,7 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
     with np.errstate(all="ignore"):
         scale = table["scale"].to_numpy(float) if "scale" in table else own / effect
     known = table.assign(se=se * np.abs(scale))
-    check_nulls(nulls, list(zip(*(table[n] for n in PAIR), strict=True)))
+    check_nulls(nulls, _keys(table, PAIR), table.attrs)
     rows, cluster, out = _choose(nulls, known)
     fit = _most if isinstance(nulls, str) else _fit
     mean, variance, freedom = np.full((3, len(table)), np.nan)
@@ -109,23 +107,20 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
     return table
 
 
-def check_nulls(nulls: Nulls, pairs: Sequence[tuple[str, str]], design: str = "") -> None:
-    """Raise a ValueError where `calibrate` cannot take these nulls for these pairs.
-
-    Instruments of the designs "all" and "strongest" are chosen by strength alone, and "most" is
-    refused.
-    """
+def check_nulls(nulls: Nulls, pairs: Sequence[tuple], settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError where these pairs, of an analysis with these settings, lack such nulls."""
     if isinstance(nulls, str):
         check_choice("nulls", nulls, [MOST])
-        if design in ("all", "strongest"):
+        # an atlas has methods, and no design
+        if settings.get("design", "methods" not in settings) in ("all", "strongest", False):
             raise ValueError(
-                f'the design "{design}" chooses instruments by strength alone, which gives effects '
-                'to pairs that have none: nulls="most" needs the design "motif", or edits'
+                "instruments that are chosen by strength alone give effects to pairs that have "
+                'none: nulls="most" needs the design "motif", or edits'
             )
-        n, least = len({exposure for exposure, _ in pairs}), FEW
+        _check_count({exposure for exposure, _ in pairs}, FEW)
     elif isinstance(nulls, pd.DataFrame):
         require(nulls, [*PAIR, "own_effect", "se"], "the table of nulls")
-        n, least = len(np.unique(_clusters(_finite(nulls)))), FEWEST
+        _check_count(nulls["network" if "network" in nulls else "exposure"])
     else:
         strange = [tuple(pair) for pair in nulls if tuple(pair) not in pairs]
         if strange:
@@ -133,41 +128,37 @@ def check_nulls(nulls: Nulls, pairs: Sequence[tuple[str, str]], design: str = ""
                 f"null pairs must be among the pairs (exposure, outcome); {strange[:5]} are not: "
                 "ask for them, too, or give a table of nulls of other networks"
             )
-        n, least = len({exposure for exposure, _ in nulls}), FEWEST
+        _check_count({exposure for exposure, _ in nulls})
+
+
+def _check_count(clusters: Iterable[Hashable], least: int = FEWEST) -> None:
+    n = len(set(clusters))
     if n < least:
         raise ValueError(
-            f"nulls must make at least {least} clusters, of a network or an exposure each; got {n}: "
-            "their spread would not be known. Add nulls of other exposures or networks"
+            f"nulls must make {least} clusters or more, each of one exposure, or of one network "
+            f"that the column network names; got {n}: add nulls of others"
         )
 
 
-def _finite(nulls: pd.DataFrame) -> pd.DataFrame:
-    return nulls[np.isfinite(nulls[["own_effect", "se"]]).all(axis=1)]
-
-
-def _clusters(nulls: pd.DataFrame) -> np.ndarray:
-    """A number a row, the same for nulls that share an error."""
-    return pd.factorize(nulls["network" if "network" in nulls else "exposure"])[0]
+def _keys(table: pd.DataFrame, names: Sequence[str]) -> list[tuple]:
+    return list(zip(*(table[name] for name in names), strict=True))
 
 
 def _choose(nulls: Nulls, known: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Nulls, their clusters, and by row of the table the cluster to leave out, or -1."""
-    rows = known if not isinstance(nulls, pd.DataFrame) else nulls
-    if not isinstance(nulls, pd.DataFrame | str):
+    given, most = isinstance(nulls, pd.DataFrame), isinstance(nulls, str)
+    rows = nulls if given else known
+    if not (given or most):
         asked = set(map(tuple, nulls))
-        rows = rows[[pair in asked for pair in zip(*(rows[n] for n in PAIR), strict=True)]]
-    rows = _finite(rows)
-    cluster = _clusters(rows)
-    n, least = len(np.unique(cluster)), FEW if isinstance(nulls, str) else FEWEST
-    if n < least:
-        raise ValueError(f"only {n} clusters of nulls have an effect and a standard error")
-    same = "network" in rows and "network" in known
-    if isinstance(nulls, str) or (isinstance(nulls, pd.DataFrame) and not same):
+        rows = rows[[pair in asked for pair in _keys(rows, PAIR)]]
+    rows = rows[np.isfinite(rows[["own_effect", "se"]].astype(float)).all(axis=1)]
+    cluster = pd.factorize(rows["network" if "network" in rows else "exposure"])[0]
+    _check_count(cluster, FEW if most else FEWEST)  # of those that have an effect
+    names = [*PAIR, "network"] if "network" in known else PAIR
+    if most or (given and not {"network"} <= {*rows} & {*known}):
         return rows, cluster, np.full(len(known), -1)
-    keys = [*PAIR, "network"] if same else PAIR
-    of = dict(zip(zip(*(rows[n] for n in keys), strict=True), cluster, strict=True))
-    out = [of.get(key, -1) for key in zip(*(known[n] for n in keys), strict=True)]
-    return rows, cluster, np.array(out)
+    of = dict(zip(_keys(rows, names), cluster, strict=True))
+    return rows, cluster, np.array([of.get(key, -1) for key in _keys(known, names)])
 
 
 def _fit(nulls: pd.DataFrame, cluster: np.ndarray) -> _Null:
@@ -177,7 +168,7 @@ def _fit(nulls: pd.DataFrame, cluster: np.ndarray) -> _Null:
     between = means.var()
     parts = [((1 + 1 / k) * between, k - 1.0)]
     if len(nulls) > k:
-        within = ((groups.size() - 1) * groups.var().fillna(0)).sum() / (len(nulls) - k)
+        within = ((n - 1) * groups.var().fillna(0)).sum() / (len(nulls) - k)
         parts.append(((1 - (1 / n).mean()) * within, float(len(nulls) - k)))
     return _Null(means.mean(), tuple(parts), between / k, (nulls["se"].astype(float) ** 2).mean())
 
@@ -190,8 +181,8 @@ def _most(nulls: pd.DataFrame, cluster: np.ndarray) -> _Null:
     far = np.mean(np.abs(effect - mean) > FAR * sd)
     if far > FAR_SHARE:
         raise ValueError(
-            f"{far:.0%} of the effects lie beyond {FAR} robust standard deviations of their median, "
-            f"more than the {FAR_SHARE:.0%} that may not be null: name null pairs"
+            f"{far:.0%} of the effects lie beyond {FAR} robust standard deviations of their "
+            f"median, more than the {FAR_SHARE:.0%} that may not be null: name null pairs"
         )
     part = ((1 + 1 / k) * sd**2, EFFICIENCY * (k - 1))
     return _Null(mean, (part,), sd**2 / k, np.median(nulls["se"].to_numpy(float) ** 2))

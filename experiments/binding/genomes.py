@@ -101,7 +101,9 @@ def calibrated(runs: Sequence[Run], nulls: Sequence[Run]) -> pd.DataFrame:
     """
 
     def table(runs: Sequence[Run]) -> pd.DataFrame:
-        parts = [one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs]
+        parts = [
+            one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs
+        ]
         whole = pd.concat(parts, ignore_index=True).query("chain == 'motif' and bin == 'all'")
         network = whole["graph"] + "/" + whole["run"].astype(str)
         return whole.assign(network=network, scale=whole["own_effect"] / whole["effect"])
