@@ -14,7 +14,7 @@ from scipy import special
 from ._checks import check_choice, require
 from .intervals import PAIR, intervals, q_values
 
-__all__ = ["calibrate", "check_nulls"]
+__all__ = ["calibrate"]
 
 Nulls = pd.DataFrame | Sequence[tuple[str, str]] | str
 MOST = "most"  # in the place of nulls: most pairs are, it is not known which
