@@ -17,10 +17,9 @@ from .intervals import PAIR, intervals, q_values
 __all__ = ["calibrate"]
 
 Nulls = pd.DataFrame | Sequence[tuple[str, str]] | str
-MOST = "most"  # in the place of nulls: most pairs are, it is not known which
 FEWEST, FEW = 5, 20  # clusters of nulls that are needed, and below which they are called few
 FAR, FAR_SHARE = 3, 0.1  # robust standard deviations from the median; share of pairs beyond
-IQR, EFFICIENCY = 1.349, 0.37  # interquartile range of a normal, in sd; its efficiency
+MAD, EFFICIENCY = 0.6745, 0.37  # median absolute deviation of a normal, in sd; its efficiency
 
 
 class _Null(NamedTuple):
@@ -46,8 +45,8 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
         A table of null effects, ``exposure, outcome, own_effect, se``, both in own responses, of
         other networks or, with ``network``, of the same; or pairs of `table`. One source is a head
         that was trained on a motif planted at random. "most" says that nine in ten pairs of `table`
-        or more are null, and takes their median and interquartile range: not where instruments are
-        chosen by strength alone, as the atlas does, which gives effects to pairs that have none.
+        are null, and takes robust location and spread: not where instruments are chosen by strength
+        alone, as the atlas does, which gives effects to pairs that have none.
 
     Returns
     -------
@@ -81,9 +80,8 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
     effect, se, df, own = (table[n].to_numpy(float) for n in ("effect", *given, "own_effect"))
     with np.errstate(all="ignore"):
         scale = table["scale"].to_numpy(float) if "scale" in table else own / effect
-    known = table.assign(se=se * np.abs(scale))
     check_nulls(nulls, _keys(table, PAIR), table.attrs)
-    rows, cluster, out = _choose(nulls, known)
+    rows, cluster, out = _choose(nulls, table.assign(se=se * np.abs(scale)))
     fit = _most if isinstance(nulls, str) else _fit
     mean, variance, freedom = np.full((3, len(table)), np.nan)
     for code in np.unique(out):
@@ -110,8 +108,7 @@ def calibrate(table: pd.DataFrame, nulls: Nulls) -> pd.DataFrame:
 def check_nulls(nulls: Nulls, pairs: Sequence[tuple], settings: Mapping[str, Any]) -> None:
     """Raise a ValueError where these pairs, of an analysis with these settings, lack such nulls."""
     if isinstance(nulls, str):
-        check_choice("nulls", nulls, [MOST])
-        # an atlas has methods, and no design
+        check_choice("nulls", nulls, ["most"])  # of unknown pairs; an atlas has no design
         if settings.get("design", "methods" not in settings) in ("all", "strongest", False):
             raise ValueError(
                 "instruments that are chosen by strength alone give effects to pairs that have "
@@ -176,8 +173,8 @@ def _fit(nulls: pd.DataFrame, cluster: np.ndarray) -> _Null:
 def _most(nulls: pd.DataFrame, cluster: np.ndarray) -> _Null:
     """The same of effects most of which are null."""
     effect, k = nulls["own_effect"].to_numpy(float), len(np.unique(cluster))
-    low, mean, high = np.quantile(effect, [0.25, 0.5, 0.75])
-    sd = (high - low) / IQR
+    mean = np.median(effect)
+    sd = np.median(np.abs(effect - mean)) / MAD
     far = np.mean(np.abs(effect - mean) > FAR * sd)
     if far > FAR_SHARE:
         raise ValueError(
