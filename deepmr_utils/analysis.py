@@ -20,6 +20,7 @@ from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
 from .mr import check_methods
+from .negative_controls import Nulls, calibrate, check_nulls
 from .pairs import PairEffects, pair_effects, summarise
 
 __all__ = ["PUBLISHED", "Result", "deep_mr"]
@@ -47,7 +48,9 @@ class Result(NamedTuple):
     a new sequence lies; ``k`` sequences and ``n_instruments`` that entered; ``knockout,
     knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site;
     ``own_effect``, the effect in units of the features' own responses; ``verdict`` and ``reason``;
-    then ``within_se, between_se, df``, what the standard error is made of.
+    then ``within_se, between_se, df``, what the standard error is made of. With null pairs the
+    effect is less ``null_mean``, the last column, and ``within_se`` and ``between_se`` are what the
+    standard error was before calibration.
 
     ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
     n_instruments, status, within_se, between_se``, where intervals carry the members, too, and what
@@ -97,8 +100,8 @@ def deep_mr(
     outcomes: Sequence[str] | None = None, design: str | None = None, rule: str = "pooled",
     threshold: float | None = None, method: str = "ivw", weights: str = "equal",
     cross_fit: bool = False, interval: str = "rubin", instances: pd.DataFrame | None = None,
-    motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None, seed: int = 0,
-    **mutagenesis: Any,
+    motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None,
+    null_pairs: Nulls | None = None, seed: int = 0, **mutagenesis: Any,
 ) -> Result:  # fmt: skip
     """Causal effects between the features of a model: all ordered pairs, or those asked for.
 
@@ -136,6 +139,10 @@ def deep_mr(
         By exposure. With members, instances are searched for, if none are given, and knocked out.
     edits : xr.Dataset, optional
         Effects of knock-outs, see `deepmr_utils.edits.edit_effects`.
+    null_pairs : sequence of (exposure, outcome), DataFrame, or "most", optional
+        Pairs, or effects of other networks, that are known to be null: negative controls. Effects
+        are then less the mean of the nulls, and intervals, p, q and verdicts calibrated, see
+        `deepmr_utils.negative_controls.calibrate`.
     seed : int
         Of the draws of knock-outs.
     **mutagenesis
@@ -148,8 +155,8 @@ def deep_mr(
     Raises
     ------
     ValueError
-        If a feature, a pair or an option is unknown, or an exposure has no motif instances where
-        the design asks for them.
+        If a feature, a pair or an option is unknown, an exposure has no motif instances where the
+        design asks for them, or null pairs are not among the pairs or too few.
 
     Notes
     -----
@@ -181,6 +188,8 @@ def deep_mr(
     check_choice("rule", rule, SELECTION)
     check_choice("interval", interval, RULES)
     (method,) = check_methods(method)
+    if null_pairs is not None:
+        check_nulls(null_pairs, pairs, {"design": design})
     acting = list(dict.fromkeys(x for x, _ in pairs))
     allowed = eligible(
         effects.sel(feature=acting) if design == "motif" else effects, design, instances
@@ -194,7 +203,8 @@ def deep_mr(
         "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
     }  # fmt: skip
     settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
-    table = _global_table(found, effects, allowed, edits, interval, cross_fit=cross_fit)
+    table = _global_table(found, effects, allowed, edits, interval, null_pairs, cross_fit=cross_fit)
+    settings["null_pairs"] = table.attrs.pop("nulls", None)
     return Result(table, _local_table(found, interval), found.instruments, found.members, settings)
 
 
@@ -296,15 +306,11 @@ def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
 
 def _global_table(
     found: PairEffects, effects: xr.Dataset, allowed: xr.DataArray, edits: xr.Dataset | None,
-    interval: str, *, cross_fit: bool,
+    interval: str, null_pairs: Nulls | None, *, cross_fit: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `Result.effects`."""
     table, _ = summarise(found, PAIR, rule=interval)
-    beyond = np.minimum(table["total_df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
-    reach = special.stdtrit(beyond, 0.975) * np.hypot(table["total_se"], table["tau"])
-    table = _with_total(table).assign(
-        pi_low=table["effect"] - reach, pi_high=table["effect"] + reach
-    )
+    table = _with_total(table)
     entered = found.local[found.local["causal_effect"].notna()]
     counts = entered.groupby(PAIR)["n_instruments"].sum()
     table = table.set_index(PAIR)
@@ -320,6 +326,11 @@ def _global_table(
     own = own_responses(effects, allowed)
     x, y = (own.reindex(table.index.get_level_values(name)).to_numpy() for name in PAIR)
     table["own_effect"] = table["effect"] * x / y
+    if null_pairs is not None:
+        table = _apply_nulls(table, x / y, null_pairs)
+    beyond = np.minimum(table["df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
+    reach = special.stdtrit(beyond, 0.975) * np.hypot(table["se"], table["tau"])
+    table["pi_low"], table["pi_high"] = table["effect"] - reach, table["effect"] + reach
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
     table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
@@ -334,7 +345,17 @@ def _global_table(
     ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
     columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
-    return table[[*columns, "within_se", "between_se", "df"]].reset_index()
+    columns += ["within_se", "between_se", "df"]
+    if null_pairs is not None:
+        columns.append("null_mean")
+        table["reason"] += "; " + table.attrs["nulls"]["note"]
+    return table[columns].reset_index()
+
+
+def _apply_nulls(table: pd.DataFrame, scale: np.ndarray, nulls: Nulls) -> pd.DataFrame:
+    """Effects calibrated by negative controls; ``scale`` brings them into own responses."""
+    found = calibrate(table.reset_index().assign(scale=scale), nulls)
+    return found.set_index(PAIR).drop(columns="scale")
 
 
 def _notes(

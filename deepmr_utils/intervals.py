@@ -23,7 +23,7 @@ from .mr.estimation import estimate_unchecked
 from .mr.registry import REGISTRY
 
 __all__ = [
-    "add_intervals", "intervals", "member_global", "member_local", "q_values", "total_variance",
+    "add_intervals", "intervals", "member_global", "member_local", "total_variance",
 ]  # fmt: skip
 
 RULES = ("rubin", "rubin_few", "mean", "plain")

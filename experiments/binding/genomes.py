@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from deepmr_utils.direct import call_direct
+from deepmr_utils.negative_controls import calibrate
 from deepmr_utils.pairs import PAIR, direction_test
 
 from ..study import Study, Unit, load_result, make_settings, store_result
@@ -85,3 +86,28 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
             row |= graph_scores.recovery(table) | graph_scores.answers(table)
             rows.append(row | dict(zip(names, map(len, counts), strict=True)))
     return pd.DataFrame(rows, columns=None if rows else ["graph", "run", "chain"])
+
+
+def calibrated(runs: Sequence[Run], nulls: Sequence[Run]) -> pd.DataFrame:
+    """Effects of the chain "motif" in all windows, calibrated by those of runs without an edge.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``graph, run``, the columns of ``globals_`` and those of
+        `deepmr_utils.negative_controls.calibrate`. A run is a network: one that is among the nulls
+        is left out of its own fit. The coverage of ``truth`` is that of ``total_ci_low,
+        total_ci_high``, around the effect without the mean of the nulls.
+    """
+
+    def table(runs: Sequence[Run]) -> pd.DataFrame:
+        parts = [
+            one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs
+        ]
+        whole = pd.concat(parts, ignore_index=True).query("chain == 'motif' and bin == 'all'")
+        network = whole["graph"] + "/" + whole["run"].astype(str)
+        return whole.assign(network=network, scale=whole["own_effect"] / whole["effect"])
+
+    known = table(nulls)
+    known = known.assign(se=known["total_se"] * known["scale"].abs())
+    return calibrate(table(runs), known)

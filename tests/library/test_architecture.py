@@ -18,7 +18,8 @@ ORDER = (
     | {"regions", "motifs", "calibration", "null", "models"},
     {"_engine", "meta", "_meta_variance", "intervals"},
     {"mutagenesis", "_edit_draws", "edits", "knockouts"},
-    {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"},
+    {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"}
+    | {"negative_controls"},
     {"plots"},
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
