@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 from scipy import special
 
+from ._checks import check_rows, numbers
+
 FEWEST = 10  # sequences with sites of a motif, and without
 FEWEST_EACH = 20  # sequences for each regressor
 STEPS, CLOSE = 50, 1e-10  # of Newton's method
@@ -29,17 +31,28 @@ class Estimates(NamedTuple):
     before: np.ndarray
 
 
+def check_labels(labels: pd.DataFrame, head: str) -> np.ndarray:
+    """Labels (N, T), or an error where one cannot be of the head."""
+    values = numbers(labels, "labels")
+    good = {
+        "gaussian": np.isfinite(values), "poisson": np.isfinite(values) & (values >= 0),
+        "logistic": np.isin(values, (0, 1)),
+    }[head]  # fmt: skip
+    for column, ok in zip(labels, good.T, strict=True):
+        rule = {"gaussian": "finite", "poisson": "counts, 0 or more", "logistic": "0 or 1"}[head]
+        check_rows(labels, pd.Series(~ok), f"labels of the head {head!r} must be {rule}", column)
+    return values
+
+
 def regressors(
     edits: xr.Dataset, scores: pd.DataFrame, factors: list[str], ids: pd.Index, interactions: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """What sites there are in sequences (N, P), and how edits change it (E, P)."""
     sequence = edits["sequence_id"].to_numpy()
     everyone = pd.Index(pd.unique(np.concatenate([ids, sequence])))
-    sites = scores[scores["sequence_id"].isin(everyone) & scores["factor"].isin(factors)]
+    sites = scores[scores["sequence_id"].isin(everyone)]
+    factors = list(dict.fromkeys([*factors, *scores["factor"]]))  # all motifs there are
     sites = sites.drop_duplicates(SITE).sort_values("score", ascending=False)
-    absent = [name for name in factors if name not in set(sites["factor"])]
-    if absent:
-        raise ValueError(f"no site of {absent[0]} in the table of scores: find_instances gives it")
     at = everyone.get_indexer(sites["sequence_id"]), pd.Index(factors).get_indexer(sites["factor"])
     rank = sites.groupby(["sequence_id", "factor"]).cumcount().to_numpy()
     shape, score = (len(everyone), len(factors)), sites["score"].to_numpy(float)
@@ -47,7 +60,7 @@ def regressors(
     np.add.at(n, at, 1)
     for array, place in ((best, rank == 0), (second, rank == 1)):
         array[at[0][place], at[1][place]] = score[place]
-    centre = best.sum(0) / (n > 0).sum(0)
+    centre = best.sum(0) / np.maximum((n > 0).sum(0), 1)
 
     def table(n: np.ndarray, best: np.ndarray) -> np.ndarray:
         there = (n > 0).astype(float)
@@ -60,7 +73,10 @@ def regressors(
     lost = sites.set_index(SITE)["score"].reindex(keys).to_numpy()
     if np.isnan(lost).any():
         bad = ", ".join(map(str, keys[np.isnan(lost)][0]))
-        raise ValueError(f"an edited site is not in the table of scores: {bad}")
+        raise ValueError(
+            f"an edited site is not in the table of scores: {bad}; give all sites of all sequences "
+            "with labels or edits, by find_instances"
+        )
     edit, left, rest = np.arange(len(row)), n[row], best[row]
     left[edit, kind] -= 1
     gone = lost >= rest[edit, kind]
@@ -113,13 +129,14 @@ def fit(
                 break
         else:
             raise ValueError(
-                f"the regression of label {j} on sites does not converge: labels are the same "
-                "wherever a motif is, or is not; label more sequences"
+                "the regression of labels on sites does not converge: a label is the same wherever "
+                "a motif is, or is not; label more sequences"
             )
         influence[:, :, j] = (x @ inverse) * (y - fitted)[:, None]
     return beta, influence * np.sqrt(len(x) / (len(x) - x.shape[1]))
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # exposures that nothing moves have no ratio
 def ratios(
     change: np.ndarray, difference: np.ndarray, units: tuple[np.ndarray, np.ndarray],
     beta: np.ndarray, influence: np.ndarray, k: int, *, freed: bool,

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ._checks import check_choice, check_columns, check_names, check_rows, numbers
-from ._label_regression import SITE, Estimates, fit, ratios, regressors, usable
+from ._checks import check_choice, check_columns, check_names, numbers
+from ._label_regression import SITE, Estimates, check_labels, fit, ratios, regressors, usable
 from .intervals import intervals
 from .knockouts import KNOCKOUTS
 
@@ -43,7 +43,7 @@ def correct(
         be sequences that no member was trained on.
     scores : pd.DataFrame
         ``sequence_id, factor, start, score`` of all sites in sequences with labels or edits, of
-        `deepmr_utils.motifs.find_instances`.
+        `deepmr_utils.motifs.find_instances`; motifs that are no feature are regressed on, too.
     head : {"gaussian", "poisson", "logistic"}
         How labels lie about predictions: a value with an error, a count of mean ``exp``, or 0 and 1
         with the logistic of the prediction as probability.
@@ -63,8 +63,8 @@ def correct(
         One row a pair: ``exposure, outcome``; ``knockout``, corrected, with ``se, ci_low, ci_high,
         p`` and ``status``, "ok" or why there is none; ``learned_response`` of the exposure, with
         ``learned_ci_low, learned_ci_high``; ``response`` and ``missed``, the mean change of the
-        outcome that the model predicts for a destroyed site, and what labels add to it; ``model_
-        knockout``, the ratio before; ``k`` sequences with edits and ``n_labels`` with labels.
+        outcome that the model predicts for a destroyed site, and what labels add to it;
+        ``model_knockout``, the ratio before; ``k`` sequences with edits, ``n_labels`` with labels.
 
     Raises
     ------
@@ -77,24 +77,28 @@ def correct(
     Labels are regressed on sites with the prediction as offset: for each motif its presence, the
     score of its best site and the number of further ones, and presence times presence of every two.
     What is missed of an edit is what the regression says of the sequence after it, less what it
-    says before: a site that acts only beside another counts for the sequences where both are, for
-    neither factor as a main effect. Of changes x of the exposure and y of the outcome, corrected,
-    the ratio is ``sum(x y) / sum(x^2)``, as in `deepmr_utils.knockouts.knockout_effects`. The learned
-    response is ``sum(m) / sum(x)``, with m the change of the exposure that the model predicts.
+    says before. A site that acts only beside another so counts where both are, and not as a main
+    effect of either: the mean over edits is over the sequences as they are. Of changes x of the
+    exposure and y of the outcome, corrected, the ratio is ``sum(x y) / sum(x^2)``, as in
+    `deepmr_utils.knockouts.knockout_effects`. The learned response is ``sum(m) / sum(x)``, with m
+    the change of the exposure that the model predicts.
 
-    W is the sum of squares over sequences (or groups) of influences on the ratio, by edits and by
-    labels (HC1): both regressions share sequences. The variance between members is that of the
-    pseudo-values ``M R - (M - 1) R(-m)``; both make an interval by
-    `deepmr_utils.intervals.total_variance`, W alone for a single network. It takes sites as given
-    at random beside all that is regressed on. Odds ratios are not collapsible: what a logistic head
-    misses is of sequences with equal sites.
+    W is the sum of squares, over sequences or groups, of influences on the ratio by edits and by
+    labels (HC1), so that errors that both changes share cancel. The variance between members is
+    that of the pseudo-values ``M R - (M - 1) R(-m)``; both make an interval by
+    `deepmr_utils.intervals.total_variance`, W alone for a single network.
+
+    It is assumed that sites lie as at random, given the other motifs and covariates. Edits of
+    sequences without labels give the same ratio on average, but what is missed of these very
+    sequences is then not in the interval. Logits of a logistic head are of sequences with equal
+    sites: odds ratios are not collapsible.
 
     Prediction-powered inference: Angelopoulos et al. (2023), Science 382:669.
     """
     check_choice("head", head, HEADS)
     names, factors, edits = _check(edits, predictions, labels, scores, trained_on)
     ids, sequence = labels.index, edits["sequence_id"].to_numpy()
-    observed = _check_labels(labels[names], head)
+    observed = check_labels(labels[names], head)
     change = edits["member_effect"].sel(feature=names).transpose("member", "edit", "feature")
     offset = predictions.sel(feature=names, sequence=ids.to_numpy())
     change, offset = change.to_numpy().astype(float), offset.transpose(*DIMENSIONS).to_numpy()
@@ -127,14 +131,13 @@ def correct(
         rule = "rubin" if others else "plain"
         found = pd.DataFrame(intervals(one.values, one.errors, between, members, rule))
         found.columns = found.columns.str.removeprefix("total_")
-        table = found[["se", "ci_low", "ci_high", "p", "status"]]
-        table.insert(0, "knockout", one.values)
+        table = found[["se", "ci_low", "ci_high", "p", "status"]].assign(knockout=one.values)
+        table = table[["knockout", *table.columns.drop("knockout")]]
         learned = table.loc[names.index(factor), ["knockout", "ci_low", "ci_high"]].tolist()
         table[["learned_response", "learned_ci_low", "learned_ci_high"]] = learned
         if not one.own < 1 / TOLD:
-            table = table.assign(
-                status=UNTOLD, **dict.fromkeys(table.columns.drop("status"), np.nan)
-            )
+            table[:] = np.nan
+            table["status"] = UNTOLD
         table = table.assign(
             response=one.response, missed=one.missed, model_knockout=one.before,
             k=len(np.unique(sequence[at == factor])), n_labels=len(ids),
@@ -189,15 +192,3 @@ def _rows(table: pd.DataFrame, ids: pd.Index, what: str) -> pd.DataFrame:
     if len(missing):
         raise ValueError(f"{what} must have all sequences; {len(missing)} missing: {missing[0]}")
     return table.loc[ids]
-
-
-def _check_labels(labels: pd.DataFrame, head: str) -> np.ndarray:
-    values = numbers(labels, "labels")
-    good = {
-        "gaussian": np.isfinite(values), "poisson": np.isfinite(values) & (values >= 0),
-        "logistic": np.isin(values, (0, 1)),
-    }[head]  # fmt: skip
-    for column, ok in zip(labels, good.T, strict=True):
-        rule = {"gaussian": "finite", "poisson": "counts, 0 or more", "logistic": "0 or 1"}[head]
-        check_rows(labels, pd.Series(~ok), f"labels of the head {head!r} must be {rule}", column)
-    return values
