@@ -95,10 +95,11 @@ def test_labels_without_noise_give_the_truth_back(head, both):
     assert row["model_knockout"] == pytest.approx(before, rel=1e-12)
     assert before == pytest.approx(0.6, rel=0.01)
     if both:
-        # of the sequences with A, six in ten have a site of B
-        assert row["knockout"] == pytest.approx(0.4 + 0.6 * both, rel=0.06)
+        # six in ten sequences with A have a site of B; some keep another site of A
+        assert 0.4 + 0.4 * both < row["knockout"] < 0.4 + 0.6 * both
         main = corrected(parts, head, interactions=False).loc["A", "B"]
-        assert main["knockout"] == pytest.approx(row["knockout"], rel=0.05)
+        off = main["knockout"] / row["knockout"] - 1
+        assert abs(off) < 0.05 if head == "gaussian" else off > 0.15  # weights go with counts
 
 
 def test_mean_response_and_what_is_missed():
