@@ -20,6 +20,7 @@ __all__ = ["correct"]
 
 HEADS = ("gaussian", "poisson", "logistic")
 TOLD = 2.0  # standard errors of the exposure's own response from 0, below which a ratio is none
+NORMAL = 1.959964  # its 0.975 quantile
 DIMENSIONS = ("member", "sequence", "feature")
 UNTOLD = "the exposure's own response, corrected, is not told from 0"
 
@@ -86,7 +87,8 @@ def correct(
     W is the sum of squares, over sequences or groups, of influences on the ratio by edits and by
     labels (HC1), so that errors that both changes share cancel. The variance between members is
     that of the pseudo-values ``M R - (M - 1) R(-m)``; both make an interval by
-    `deepmr_utils.intervals.total_variance`, W alone for a single network.
+    `deepmr_utils.intervals.total_variance`, W alone for a single network. W alone is that of the
+    learned response, too: it is a property of these members.
 
     It is assumed that sites lie as at random, given the other motifs and covariates. Edits of
     sequences without labels give the same ratio on average, but what is missed of these very
@@ -128,12 +130,12 @@ def correct(
     for i, (factor, one) in enumerate(zip(factors, whole, strict=True)):
         pseudo = [members * one.values - (members - 1) * left[i].values for left in others]
         between = np.std(pseudo, 0, ddof=1) if others else 0.0
-        rule = "rubin" if others else "plain"
+        rule, own = "rubin" if others else "plain", names.index(factor)
         found = pd.DataFrame(intervals(one.values, one.errors, between, members, rule))
+        learned = one.values[own] + NORMAL * one.errors[own] * np.array([0, -1, 1])
         found.columns = found.columns.str.removeprefix("total_")
         table = found[["se", "ci_low", "ci_high", "p", "status"]].assign(knockout=one.values)
         table = table[["knockout", *table.columns.drop("knockout")]]
-        learned = table.loc[names.index(factor), ["knockout", "ci_low", "ci_high"]].tolist()
         table[["learned_response", "learned_ci_low", "learned_ci_high"]] = learned
         if not one.own < 1 / TOLD:
             table[:] = np.nan

@@ -137,16 +137,20 @@ def test_intervals_cover(head, n, rounds):
 
 
 def test_members_widen_intervals_and_stay_covered():
-    inside, wider = [], []
+    """Those of ratios; the learned response is that of these members."""
+    inside, wider, learned = [], [], []
     for seed in range(20):
-        parts, exact, _ = world(400, members=4, head="gaussian", seed=seed, spread=0.1)
+        parts, exact, share = world(400, members=4, head="gaussian", seed=seed, spread=0.1)
         found = corrected(parts)
         truth = exact.loc[found.index]
         inside.append(found["ci_low"].le(truth) & found["ci_high"].ge(truth))
         mean = parts[0].mean("member").expand_dims("member"), parts[1].mean("member").expand_dims("member")  # fmt: skip
         wider.append(found["se"] / corrected((*mean, *parts[2:]))["se"])
+        one = found.groupby("exposure").first()
+        learned.append(one["learned_ci_low"].le(share) & one["learned_ci_high"].ge(share))
     assert np.mean(inside) >= 0.93
     assert np.mean(wider) > 1
+    assert 0.86 < np.mean(learned) < 1
 
 
 def test_the_standard_error_is_that_of_leaving_out_sequences():
