@@ -15,7 +15,7 @@ import xarray as xr
 from scipy import special
 
 from . import __version__
-from ._checks import as_list, check_choice, check_names
+from ._checks import as_list, check_choice, check_columns, check_names
 from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
@@ -46,7 +46,9 @@ class Result(NamedTuple):
     ci_low, ci_high, p, q_value``, which carry the variance between members (Benjamini and Hochberg
     over all pairs); ``tau`` and ``pi_low, pi_high``, how much local effects differ and where one of
     a new sequence lies; ``k`` sequences and ``n_instruments`` that entered; ``knockout,
-    knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site;
+    knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site, corrected where
+    there are labels; then also ``learned_response`` of the exposure and ``corrected``, the slope
+    so corrected, with ``learned_ci_low, learned_ci_high, corrected_ci_low, corrected_ci_high``;
     ``own_effect``, the effect in units of the features' own responses; ``verdict`` and ``reason``;
     then ``within_se, between_se, df``, what the standard error is made of. With null pairs the
     effect is less ``null_mean``, the last column, and ``within_se`` and ``between_se`` are what the
@@ -101,7 +103,8 @@ def deep_mr(
     threshold: float | None = None, method: str = "ivw", weights: str = "equal",
     cross_fit: bool = False, interval: str = "rubin", instances: pd.DataFrame | None = None,
     motifs: Mapping[str, Any] | None = None, edits: xr.Dataset | None = None,
-    null_pairs: Nulls | None = None, seed: int = 0, **mutagenesis: Any,
+    labels: pd.DataFrame | None = None, null_pairs: Nulls | None = None, seed: int = 0,
+    **mutagenesis: Any,
 ) -> Result:  # fmt: skip
     """Causal effects between the features of a model: all ordered pairs, or those asked for.
 
@@ -139,6 +142,8 @@ def deep_mr(
         By exposure. With members, instances are searched for, if none are given, and knocked out.
     edits : xr.Dataset, optional
         Effects of knock-outs, see `deepmr_utils.edits.edit_effects`.
+    labels : pd.DataFrame, optional
+        What held-out labels say the model has missed, of `deepmr_utils.held_out.correct`.
     null_pairs : sequence of (exposure, outcome), DataFrame, or "most", optional
         Pairs, or effects of other networks, that are known to be null: negative controls. Effects
         are then less the mean of the nulls, and intervals, p, q and verdicts calibrated, see
@@ -165,6 +170,11 @@ def deep_mr(
     members, so that their errors overlap completely; with three members or more, estimators that
     can are freed from it (see `deepmr_utils.mr.estimate`). Local effects of a pair make a global
     one by random effects (`deepmr_utils.meta.random_effects`).
+
+    With labels the share of the response to a lost site that the model missed is taken to be missed
+    of every substitution alike: with the learned response L, the corrected slope is ``R + L (slope
+    - R0)``, for R and R0 the knock-out with and without correction. Its interval takes the errors
+    of R and of the slope for independent.
 
     The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95
     in size, over the substitutions that move either by 0.15 of its own response, or fewer than 10
@@ -203,7 +213,9 @@ def deep_mr(
         "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
     }  # fmt: skip
     settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
-    table = _global_table(found, effects, allowed, edits, interval, null_pairs, cross_fit=cross_fit)
+    table = _global_table(
+        found, effects, allowed, edits, labels, interval, null_pairs, cross_fit=cross_fit
+    )
     settings["null_pairs"] = table.attrs.pop("nulls", None)
     return Result(table, _local_table(found, interval), found.instruments, found.members, settings)
 
@@ -283,6 +295,10 @@ def _warn_of_rounding(effects: xr.Dataset, instruments: pd.DataFrame) -> None:
             )
 
 
+CORRECTED = [
+    "learned_response", "learned_ci_low", "learned_ci_high", "corrected", "corrected_ci_low",
+    "corrected_ci_high",
+]  # fmt: skip
 TOTAL = {
     "total_se": "se", "total_ci_low": "ci_low", "total_ci_high": "ci_high", "total_p": "p",
     "total_df": "df",
@@ -306,7 +322,7 @@ def _local_table(found: PairEffects, interval: str) -> pd.DataFrame:
 
 def _global_table(
     found: PairEffects, effects: xr.Dataset, allowed: xr.DataArray, edits: xr.Dataset | None,
-    interval: str, null_pairs: Nulls | None, *, cross_fit: bool,
+    labels: pd.DataFrame | None, interval: str, null_pairs: Nulls | None, *, cross_fit: bool,
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `Result.effects`."""
     table, _ = summarise(found, PAIR, rule=interval)
@@ -328,6 +344,9 @@ def _global_table(
     table["own_effect"] = table["effect"] * x / y
     if null_pairs is not None:
         table = _apply_nulls(table, x / y, null_pairs)
+    table[CORRECTED] = np.nan
+    if labels is not None:
+        _correct(table, labels)
     beyond = np.minimum(table["df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
     reach = special.stdtrit(beyond, 0.975) * np.hypot(table["se"], table["tau"])
     table["pi_low"], table["pi_high"] = table["effect"] - reach, table["effect"] + reach
@@ -344,7 +363,7 @@ def _global_table(
         for pair, reason in zip(table.index, table["reason"], strict=True)
     ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
-    columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
+    columns += ["n_instruments", *names, *CORRECTED, "own_effect", "verdict", "reason"]
     columns += ["within_se", "between_se", "df"]
     if null_pairs is not None:
         columns.append("null_mean")
@@ -356,6 +375,25 @@ def _apply_nulls(table: pd.DataFrame, scale: np.ndarray, nulls: Nulls) -> pd.Dat
     """Effects calibrated by negative controls; ``scale`` brings them into own responses."""
     found = calibrate(table.reset_index().assign(scale=scale), nulls)
     return found.set_index(PAIR).drop(columns="scale")
+
+
+def _correct(table: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """Fill in what `deepmr_utils.held_out.correct` says of the pairs of a table, in place."""
+    names = ["knockout", "ci_low", "ci_high", "model_knockout", *CORRECTED[:3]]
+    check_columns(labels, [*PAIR, *names], "labels, of held_out.correct,")
+    given = labels.set_index(PAIR)[names].reindex(table.index)
+    there = given["knockout"].notna()
+    for name in CORRECTED[:3]:
+        table[name] = given[name]
+    for name in ("knockout", "ci_low", "ci_high"):
+        own = name if name == "knockout" else f"knockout_{name}"
+        table[own] = given[name].where(there, table[own])
+    learned = given["learned_response"]
+    table["corrected"] = given["knockout"] + learned * (table["effect"] - given["model_knockout"])
+    for name, sign in (("ci_low", -1), ("ci_high", 1)):
+        of_slope = learned * (table["effect"] - table[name])
+        half = np.hypot(given["knockout"] - given[name], of_slope)
+        table[f"corrected_{name}"] = table["corrected"] + sign * half
 
 
 def _notes(

@@ -14,10 +14,19 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     {"_checks", "_files", "_lazy", "_numerics"},
     {"sequences"},
-    {"_members", "_model_errors", "predict", "effects", "_effects_store", "instruments", "mr"}
+    {
+        "_members",
+        "_model_errors",
+        "_label_regression",
+        "predict",
+        "effects",
+        "_effects_store",
+        "instruments",
+        "mr",
+    }
     | {"regions", "motifs", "calibration", "null", "models"},
     {"_engine", "meta", "_meta_variance", "intervals"},
-    {"mutagenesis", "_edit_draws", "edits", "knockouts"},
+    {"mutagenesis", "_edit_draws", "edits", "knockouts", "held_out"},
     {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"}
     | {"negative_controls"},
     {"plots"},

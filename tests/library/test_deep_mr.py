@@ -279,3 +279,31 @@ def test_a_model_and_its_motifs_are_all_that_is_needed():
     assert by_edits.instruments["reference"].str.len().min() > 3
     with pytest.raises(ValueError, match="leave out reverse_complement"):
         deep_mr(members, x, motifs=motifs, device="cpu", reverse_complement=True)
+
+
+def test_labels_correct_knockout_and_slope():
+    effects, instances = world()
+    given = {
+        "exposure": ["X"], "outcome": ["Y"], "knockout": [0.25], "ci_low": [0.2], "ci_high": [0.3],
+        "model_knockout": [0.45], "learned_response": [0.5], "learned_ci_low": [0.4],
+        "learned_ci_high": [0.6],
+    }  # fmt: skip
+    plain = deep_mr(effects, instances=instances).effects.set_index(PAIR).loc["X", "Y"]
+    found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given))
+    row = found.effects.set_index(PAIR).loc["X", "Y"]
+    assert row["effect"] == plain["effect"]
+    assert row[["knockout", "knockout_ci_low", "knockout_ci_high"]].tolist() == [0.25, 0.2, 0.3]
+    assert row[["learned_response", "learned_ci_low", "learned_ci_high"]].tolist() == [
+        0.5,
+        0.4,
+        0.6,
+    ]
+    assert row["corrected"] == pytest.approx(0.25 + 0.5 * (row["effect"] - 0.45), rel=1e-12)
+    half = np.hypot(0.05, 0.5 * (row["effect"] - row["ci_low"]))
+    assert row["corrected_ci_high"] - row["corrected"] == pytest.approx(half, rel=1e-9)
+    assert row["corrected"] - row["corrected_ci_low"] == pytest.approx(half, rel=1e-9)
+    assert np.isnan(plain[["learned_response", "corrected"]].astype(float)).all()
+    other = found.effects.set_index(PAIR).loc["Y", "X"]
+    assert np.isnan(other[["learned_response", "corrected", "knockout"]].astype(float)).all()
+    with pytest.raises(ValueError, match=r"labels, of .* needs the columns"):
+        deep_mr(effects, instances=instances, labels=pd.DataFrame({"exposure": ["X"]}))
