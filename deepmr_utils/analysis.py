@@ -21,6 +21,7 @@ from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
 from .mr import check_methods
 from .pairs import PairEffects, pair_effects, summarise
+from .private_movers import private_movers
 
 __all__ = ["PUBLISHED", "Result", "deep_mr"]
 
@@ -46,8 +47,10 @@ class Result(NamedTuple):
     over all pairs); ``tau`` and ``pi_low, pi_high``, how much local effects differ and where one of
     a new sequence lies; ``k`` sequences and ``n_instruments`` that entered; ``knockout,
     knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site;
-    ``own_effect``, the effect in units of the features' own responses; ``verdict`` and ``reason``;
-    then ``within_se, between_se, df``, what the standard error is made of.
+    ``own_effect``, the effect in units of the features' own responses; ``private_share,
+    private_ci_low, private_ci_high``, how much of what moves the exposure leaves the outcome alone
+    (see `deepmr_utils.private_movers`; NaN for edits); ``verdict`` and ``reason``; then
+    ``within_se, between_se, df``, what the standard error is made of.
 
     ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
     n_instruments, status, within_se, between_se``, where intervals carry the members, too, and what
@@ -320,6 +323,10 @@ def _global_table(
     own = own_responses(effects, allowed)
     x, y = (own.reindex(table.index.get_level_values(name)).to_numpy() for name in PAIR)
     table["own_effect"] = table["effect"] * x / y
+    private = ["private_share", "private_ci_low", "private_ci_high"]
+    table[private] = np.nan
+    if "edit" not in effects.dims:  # whose sites are changed is chosen there
+        table[private] = private_movers(effects, list(table.index)).set_index(PAIR)[private]
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
     table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
@@ -333,7 +340,7 @@ def _global_table(
         for pair, reason in zip(table.index, table["reason"], strict=True)
     ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
-    columns += ["n_instruments", *names, "own_effect", "verdict", "reason"]
+    columns += ["n_instruments", *names, "own_effect", *private, "verdict", "reason"]
     return table[[*columns, "within_se", "between_se", "df"]].reset_index()
 
 

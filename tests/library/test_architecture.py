@@ -17,7 +17,7 @@ ORDER = (
     {"_members", "_model_errors", "predict", "effects", "_effects_store", "instruments", "mr"}
     | {"regions", "motifs", "calibration", "null", "models"},
     {"_engine", "meta", "_meta_variance", "intervals"},
-    {"mutagenesis", "_edit_draws", "edits", "knockouts"},
+    {"mutagenesis", "_edit_draws", "edits", "knockouts", "private_movers"},
     {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"},
     {"plots"},
 )

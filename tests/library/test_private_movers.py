@@ -1,12 +1,9 @@
 """Private movers, in an additive world of sites whose arrows, and what they move, are known."""
 
 import numpy as np
-import pandas as pd
-import pytest
 import xarray as xr
 
 from deepmr_utils.instruments import eligible, own_responses
-from deepmr_utils.private_movers import private_movers
 
 MEMBERS, SITE = 5, 8
 COLUMNS = ["private_share", "private_ci_low", "private_ci_high"]
@@ -35,7 +32,9 @@ def world(b=0.0, acting=1.0, seed=0, sequences=40, noise=0.02, shift=0.015, memb
     known = np.arange(4) != reference[..., None]
     truth = np.stack([x, y], -1)
     each = truth + noise * rng.normal(size=(members, *truth.shape))
-    leak = shift * (rng.normal(size=(members, *shape[:2], 1, 1)) + rng.normal(size=(members, *[1] * 4)))
+    leak = shift * (
+        rng.normal(size=(members, *shape[:2], 1, 1)) + rng.normal(size=(members, *[1] * 4))
+    )
     each[..., 1] += leak * x
     each = np.where(known[..., None], each, np.nan).reshape(members, sequences, -1, 4, 2)
     dims = ("sequence", "position", "allele", "feature")
