@@ -24,7 +24,7 @@ LEAK = 0.025  # ratio, in own responses, that networks predict where there is no
 LEAST = 0.075  # smallest mean ratio of an effect
 SPREAD = 0.35  # largest sd of the ratios of one effect, of their mean
 STEPS, TOLERANCE = 200, 1e-4  # of the fit
-Fit = tuple[np.ndarray, np.ndarray, np.ndarray]
+Array = np.ndarray
 
 
 def private_movers(
@@ -49,11 +49,11 @@ def private_movers(
     Returns
     -------
     pd.DataFrame
-        By pair: ``exposure, outcome, private_share, private_ci_low, private_ci_high``, of all
-        movers, with a 95 % interval that carries sequences and members; ``n_movers`` in ``k``
-        sequences; ``status``, "ok" or why there is no share or no interval. By sequence:
-        ``exposure, outcome, sequence_id, private_share, n_movers``; a mover counts by the
-        probability that it is private, given the fit to all sequences.
+        By pair: ``exposure, outcome, private_share, private_ci_low, private_ci_high``, with a 95 %
+        interval that carries sequences and members; ``n_movers`` in ``k`` sequences; ``status``,
+        "ok" or why there is no share or no interval. By sequence: ``exposure, outcome, sequence_id,
+        private_share, n_movers``, where a mover counts by the probability that it is private, given
+        the fit to all sequences.
 
     Raises
     ------
@@ -62,21 +62,20 @@ def private_movers(
 
     Notes
     -----
-    *What counts.* Where the outcome has no site, nothing can move it. Movers count in sequences
-    that have a site of the outcome: 3 positions where a substitution moves it by half its own
-    response. 10 such sequences are needed.
+    Where the outcome has no site, nothing can move it. So movers count in sequences that have one:
+    3 positions where a substitution moves the outcome by half its own response. There must be 10.
 
     *Noise.* Let r be the outcome's move by that of the exposure, in own responses, and s its
     standard error (moderated, `deepmr_utils.intervals.moderated_variance`). The density of r has
     three parts, whose shares are fitted by EM (Dempster, Laird and Rubin 1977, J R Stat Soc B
     39:1): private movers, ``N(0, s^2 + 0.025^2)``, as networks leak by about as much; those by
-    which the exposure acts, ``N(b, s^2 + t^2)`` with ``|b| >= 0.075`` and ``t <= 0.35 |b|``; and
-    a standard Cauchy of those that move the outcome in other ways, too. So an effect below half of
-    0.075 counts as none.
+    which the exposure acts, ``N(b, s^2 + t^2)`` with ``|b| >= 0.075`` and ``t <= 0.35 |b|``; and a
+    standard Cauchy of those that move the outcome in other ways, too. So an effect of less than
+    about 0.05 counts as none.
 
     *Interval.* The variance over sequences is the sandwich of the share's score, summed by
-    sequence, and at least that of one sequence more or less. Members are fitted one by one and
-    combined by Rubin's rule (`deepmr_utils.intervals.total_variance`). The interval is Clopper and
+    sequence, and at least that of one sequence more or less; members, fitted one by one, add
+    theirs by Rubin's rule (`deepmr_utils.intervals.total_variance`). The interval is Clopper and
     Pearson's for as many independent movers as have this variance (Korn and Graubard 1998, Surv
     Methodol 24:193).
     """
@@ -87,9 +86,8 @@ def private_movers(
     names = effects["feature"].to_numpy().tolist()
     if pairs is None:
         pairs = [(x, y) for x in names for y in names if x != y]
-    for pair in pairs:
-        if len(check_names("feature of a pair", list(pair), names)) != 2 or pair[0] == pair[1]:
-            raise ValueError(f"a pair is an exposure and another feature; got {tuple(pair)}")
+    if not pairs or any(len(check_names("feature of a pair", list(p), names)) != 2 for p in pairs):
+        raise ValueError(f"a pair is an exposure and an outcome; got {pairs}")
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     effects = effects.sel(feature=names)
     own = own_responses(effects, eligible(effects, "all")).to_numpy()
@@ -102,9 +100,8 @@ def private_movers(
     size = np.nan_to_num(np.abs(mean))
     movers = size >= np.maximum(moved, STRENGTH * np.sqrt(variance))
     site = ((size >= SITE).any(3).sum(2) >= SITE_POSITIONS)[:, :, None, None]
-    each = None
-    if effects.sizes.get("member", 0) > 1:
-        each = effects["member_effect"].transpose("feature", "member", *SITES).to_numpy()
+    each = effects["member_effect"] if effects.sizes.get("member", 0) > 1 else None
+    each = None if each is None else each.transpose("feature", "member", *SITES).to_numpy()
     tables = []
     for pair in pairs:
         i, j = map(names.index, pair)
@@ -112,24 +109,18 @@ def private_movers(
         x, y = mean[i][at], mean[j][at]
         ids, unit = np.unique(at.nonzero()[0], return_inverse=True)
         noise = moderated_variance(variance[j][at], members)[0] / x**2
-        row, private = _share(
-            y / x, noise, unit, None if each is None else each[j][:, at] / own[j] / x
-        )
+        apart = None if each is None else each[j][:, at] / own[j] / x
+        row, private = _share(y / x, noise, unit, apart)
+        if by == "sequence":
+            count, ids = np.bincount(unit), effects["sequence"].to_numpy()[ids]
+            share = np.bincount(unit, private) / count
+            row = {"sequence_id": ids, "private_share": share, "n_movers": count}
         head = dict(zip(PAIR, pair, strict=True))
-        if by == "pair":
-            tables.append(pd.DataFrame([head | row]))
-            continue
-        count = np.bincount(unit)
-        share = np.bincount(unit, private) / count
-        ids = effects["sequence"].to_numpy()[ids]
-        columns = {"sequence_id": ids, "private_share": share, "n_movers": count}
-        tables.append(pd.DataFrame(head | columns))
+        tables.append(pd.DataFrame(head | row, [0] if by == "pair" else None))
     return pd.concat(tables, ignore_index=True)
 
 
-def _share(
-    ratio: np.ndarray, noise: np.ndarray, unit: np.ndarray, by_member: np.ndarray | None
-) -> tuple[dict[str, object], np.ndarray]:
+def _share(ratio: Array, noise: Array, unit: Array, by_member: Array | None) -> tuple[dict, Array]:
     """Columns of a pair, and the probability (n,) of each mover that it is private.
 
     Movers have ratios (n,) with variances ``noise`` (n,), by member (M, n), and belong to sequences
@@ -162,13 +153,13 @@ def _share(
     return row | {"status": "ok"}, private
 
 
-def _fit(ratio: np.ndarray, noise: np.ndarray, start: Fit | None = None) -> tuple[Fit, np.ndarray]:
+def _fit(ratio: Array, noise: Array, start: tuple | None = None) -> tuple[tuple, Array]:
     """Shares (R, 3), mean and sd (R, 1) fitted to ratios (R, n), and their densities (3, R, n)."""
     zero, other = _normal(ratio, noise + LEAK**2), 1 / (np.pi * (1 + ratio**2))
     if start is None:
         acting = ratio[np.abs(ratio) > LEAST]
         mean = np.full((1, 1), np.median(acting) if len(acting) else LEAST)
-        start = np.array([[0.5, 0.3, 0.2]]), _at_least(mean), SPREAD * np.abs(_at_least(mean))
+        start = np.array([[0.5, 0.3, 0.2]]), mean, np.maximum(LEAK, SPREAD * np.abs(mean))
     shares, mean, sd = start
     for _ in range(STEPS):
         variance = noise + sd**2
@@ -179,20 +170,17 @@ def _fit(ratio: np.ndarray, noise: np.ndarray, start: Fit | None = None) -> tupl
         if np.abs(shares - before).max() < TOLERANCE:
             break
         acts = weight[1] + 1e-12  # also where none does
-        mean = _at_least(_weighted(ratio, acts / variance))
+        mean = _weighted(ratio, acts / variance)
+        mean = np.copysign(np.maximum(np.abs(mean), LEAST), mean)
         shrunk = sd**2 / variance
         sd = np.sqrt(_weighted(shrunk**2 * (ratio - mean) ** 2 + shrunk * noise, acts))
         sd = np.clip(sd, LEAK, SPREAD * np.abs(mean))
     return (shares, mean, sd), density
 
 
-def _normal(ratio: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def _normal(ratio: Array, variance: Array) -> Array:
     return np.exp(-(ratio**2) / variance / 2) / np.sqrt(2 * np.pi * variance)
 
 
-def _weighted(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _weighted(values: Array, weight: Array) -> Array:
     return (weight * values).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
-
-
-def _at_least(mean: np.ndarray) -> np.ndarray:
-    return np.copysign(np.maximum(np.abs(mean), LEAST), mean)
