@@ -139,9 +139,10 @@ def private_movers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal",
            xlabel="movers of the first that leave the second alone (share)",
            ylabel="movers of the second that leave the first alone (share)")  # fmt: skip
-    labels = both["exposure"] + ", " + both["outcome"]
-    places = both.set_index(labels)
-    style.label_points(ax, places["private_share"], places["private_share_back"])
+    for i, row in enumerate(both.sort_values("private_share_back").itertuples()):
+        ax.annotate(f"{row.exposure}, {row.outcome}", (row.private_share, row.private_share_back),
+                    (6, 4 if i % 2 else -4), textcoords="offset points", fontsize=9,
+                    va="bottom" if i % 2 else "top")  # fmt: skip
     return ax
 
 
