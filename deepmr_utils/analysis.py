@@ -22,6 +22,7 @@ from .intervals import PAIR, RULES, add_intervals
 from .mr import check_methods
 from .negative_controls import Nulls, calibrate, check_nulls
 from .pairs import PairEffects, pair_effects, summarise
+from .private_movers import private_movers
 
 __all__ = ["PUBLISHED", "Result", "deep_mr"]
 
@@ -49,10 +50,12 @@ class Result(NamedTuple):
     knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site, corrected where
     there are labels; then also ``learned_response`` of the exposure and ``corrected``, the slope
     so corrected, with ``learned_ci_low, learned_ci_high, corrected_ci_low, corrected_ci_high``;
-    ``own_effect``, the effect in units of the features' own responses; ``verdict`` and ``reason``;
-    then ``within_se, between_se, df``, what the standard error is made of. With null pairs the
-    effect is less ``null_mean``, the last column, and ``within_se`` and ``between_se`` are what the
-    standard error was before calibration.
+    ``own_effect``, the effect in units of the features' own responses; ``private_share,
+    private_ci_low, private_ci_high``, how much of what moves the exposure leaves the outcome alone
+    (see `deepmr_utils.private_movers`; NaN for edits); ``verdict`` and ``reason``; then
+    ``within_se, between_se, df``, what the standard error is made of. With null pairs the effect is
+    less ``null_mean``, the last column, and ``within_se`` and ``between_se`` are what the standard
+    error was before calibration.
 
     ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
     n_instruments, status, within_se, between_se``, where intervals carry the members, too, and what
@@ -350,6 +353,10 @@ def _global_table(
     beyond = np.minimum(table["df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
     reach = special.stdtrit(beyond, 0.975) * np.hypot(table["se"], table["tau"])
     table["pi_low"], table["pi_high"] = table["effect"] - reach, table["effect"] + reach
+    private = ["private_share", "private_ci_low", "private_ci_high"]
+    table[private] = np.nan
+    if "edit" not in effects.dims:  # whose sites are changed is chosen there
+        table[private] = private_movers(effects, list(table.index)).set_index(PAIR)[private]
     if "member_effect" not in effects and interval != "plain":
         table["total_status"] = "effects have no members that could differ"
     table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
@@ -363,7 +370,8 @@ def _global_table(
         for pair, reason in zip(table.index, table["reason"], strict=True)
     ]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
-    columns += ["n_instruments", *names, *CORRECTED, "own_effect", "verdict", "reason"]
+    columns += ["n_instruments", *names, *CORRECTED, "own_effect", *private]
+    columns += ["verdict", "reason"]
     columns += ["within_se", "between_se", "df"]
     if null_pairs is not None:
         columns.append("null_mean")
@@ -394,7 +402,6 @@ def _correct(table: pd.DataFrame, labels: pd.DataFrame) -> None:
         of_slope = learned * (table["effect"] - table[name])
         half = np.hypot(given["knockout"] - given[name], of_slope)
         table[f"corrected_{name}"] = table["corrected"] + sign * half
-
 
 def _notes(
     found: PairEffects, effects: xr.Dataset, interval: str, *, cross_fit: bool

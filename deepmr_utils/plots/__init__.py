@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "reliability sequence_logo setting_scores",
         "mr": "funnel leave_one_out method_scores radial",
         "pairs": "causal_graph distance_heatmap effect_clustermap effect_graph "
-        "effects_against_reverse local_densities pair_forest",
+        "effects_against_reverse local_densities pair_forest private_movers",
         "style": "BLUE BROWN GREEN GREY NEGATIVE ORANGE PINK POSITIVE PURPLE RED SIGNS SKY "
         "label_points use_style",
     },

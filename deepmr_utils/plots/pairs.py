@@ -109,6 +109,43 @@ def pair_forest(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@style.figure_of("private_share", "exposure outcome private_ci_low private_ci_high", size=(6, 6))
+def private_movers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw what moves one feature and leaves the other alone, against the same the other way round.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        ``effects`` of `deepmr_utils.analysis.deep_mr`, or of
+        `deepmr_utils.private_movers.private_movers`. A dot is two features, the first of which
+        has the horizontal axis: on the left edge it may act on the second, on the lower edge the
+        second on it; in the corner of both they cannot be told apart; elsewhere neither acts. Pairs
+        with a share one way only are left out.
+    ax : Axes, optional
+    """
+    back = table.rename(columns=dict(zip(PAIR, PAIR[::-1], strict=True)))
+    both = table.merge(back, on=PAIR, suffixes=("", "_back"))
+    names = [frozenset(pair) for pair in both[PAIR].itertuples(index=False)]
+    both = both[~pd.Series(names, both.index, dtype=object).duplicated()]
+    if both.empty:
+        return style.nothing_to_draw(ax)
+    xerr, yerr = (
+        style.bars(both, *(f"private_{name}{end}" for name in ("share", "ci_low", "ci_high")))
+        for end in ("", "_back")
+    )
+    ax.errorbar(both["private_share"], both["private_share_back"], yerr, xerr, fmt="o", ms=5, lw=1,
+                capsize=2, color=style.BLUE)  # fmt: skip
+    ax.plot([0, 1], [0, 1], color="0.7", lw=0.8, zorder=0)
+    ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal",
+           xlabel="movers of the first that leave the second alone (share)",
+           ylabel="movers of the second that leave the first alone (share)")  # fmt: skip
+    for i, row in enumerate(both.sort_values("private_share_back").itertuples()):
+        ax.annotate(f"{row.exposure}, {row.outcome}", (row.private_share, row.private_share_back),
+                    (6, 4 if i % 2 else -4), textcoords="offset points", fontsize=9,
+                    va="bottom" if i % 2 else "top")  # fmt: skip
+    return ax
+
+
 def _arrow_names(table: pd.DataFrame) -> list[str]:
     return [f"{exposure} → {outcome}" for exposure, outcome in table[PAIR].to_numpy()]
 

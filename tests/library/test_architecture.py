@@ -26,7 +26,7 @@ ORDER = (
     }
     | {"regions", "motifs", "calibration", "null", "models"},
     {"_engine", "meta", "_meta_variance", "intervals"},
-    {"mutagenesis", "_edit_draws", "edits", "knockouts", "held_out"},
+    {"mutagenesis", "_edit_draws", "edits", "knockouts", "held_out", "private_movers"},
     {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"}
     | {"negative_controls"},
     {"plots"},

@@ -276,6 +276,7 @@ def test_a_model_and_its_motifs_are_all_that_is_needed():
     assert by_edits.settings["design"] == "motif"
     assert by_edits.effects["effect"][0] == pytest.approx(slope, rel=0.02)
     assert by_edits.effects["k"].min() >= 14
+    assert by_edits.effects["private_share"].isna().all()
     assert by_edits.instruments["reference"].str.len().min() > 3
     with pytest.raises(ValueError, match="leave out reverse_complement"):
         deep_mr(members, x, motifs=motifs, device="cpu", reverse_complement=True)

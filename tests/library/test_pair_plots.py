@@ -7,6 +7,7 @@ import pytest
 
 from deepmr_utils import plots
 from deepmr_utils.plots import pairs
+from deepmr_utils.plots.pairs import PAIR
 
 matplotlib.use("Agg")
 
@@ -134,3 +135,19 @@ def test_effects_stand_against_the_reverse_of_the_same_sequence():
     np.testing.assert_allclose(ax.collections[0].get_offsets(), [[0.2, 0.3]])  # t
     assert ax.collections[0].get_array() == [6.0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("a → b", "b → a")
+
+
+def test_private_movers_are_drawn_once_for_two_features():
+    rows = [("a", "b", 0.0, 0.0, 0.1), ("b", "a", 0.6, 0.5, 0.8), ("c", "a", 0.3, 0.2, 0.4)]
+    names = [*PAIR, "private_share", "private_ci_low", "private_ci_high"]
+    table = pd.DataFrame(rows, columns=names)
+    ax = plots.private_movers(table)
+    (dot,) = ax.lines[0].get_xydata()
+    assert dot.tolist() == [0.0, 0.6]  # of a and b; c has no share back
+    assert [text.get_text() for text in ax.texts] == ["a, b"]
+    across, upright = (bars.get_segments()[0].tolist() for bars in ax.collections)
+    np.testing.assert_allclose(across, [[0.0, 0.6], [0.1, 0.6]])
+    np.testing.assert_allclose(upright, [[0.0, 0.5], [0.0, 0.8]])
+    alone = plots.private_movers(table.iloc[[2]])
+    assert alone.texts[0].get_text().startswith("nothing to draw")
+    assert plots.private_movers(table.assign(private_ci_low=np.nan), ax=alone) is alone

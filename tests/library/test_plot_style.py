@@ -25,6 +25,10 @@ RATIO = row(ratio=0.3, precision=10.0, radial_x=10.0, radial_y=3.0, q_p=0.3)
 PAIR = row(exposure="a", outcome="b", effect=0.3, se=0.1, tau=0.1, total_ci_low=0.1,
            total_ci_high=0.4, truth=0.2, bin="near", q_value=0.01)  # fmt: skip
 PAIR_LOCAL = row(exposure="a", outcome="b", sequence_id="s", causal_effect=0.3, distance=20.0)
+PRIVATE = pd.DataFrame({
+    "exposure": ["a", "b"], "outcome": ["b", "a"], "private_share": [0.0, 0.6],
+    "private_ci_low": [0.0, 0.5], "private_ci_high": [0.1, 0.7],
+})  # fmt: skip
 FIGURES = {
     "effect_scatter": (lambda t: plots.effect_scatter(t, LOCAL), INSTRUMENT),
     "forest": (plots.forest, LOCAL),
@@ -41,6 +45,7 @@ FIGURES = {
     "method_scores": (plots.method_scores, row(scenario="s", method="ivw", bias=0.1, rmse=0.2,
                                                   coverage=0.9, assumed=True)),
     "pair_forest": (plots.pair_forest, PAIR),
+    "private_movers": (plots.private_movers, PRIVATE),
     "local_densities": (plots.local_densities, PAIR_LOCAL),
     "effects_against_reverse": (plots.effects_against_reverse, PAIR_LOCAL),
     "distance_heatmap": (lambda t: plots.distance_heatmap(t, "near"), PAIR),
