@@ -4,7 +4,8 @@ A world is a function of its parameters, the number of a run and a device, and g
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import permutations
+from functools import partial
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from deepmr_utils.motifs import Motif, find_instances, get_motif, log_odds, occu
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.null import shuffled_weights
 from deepmr_utils.pairs import PAIR
-from deepmr_utils.sequences import one_hot
+from deepmr_utils.sequences import decode, one_hot
 
 from .binding import one_genome
 from .chromatin import one_draw
@@ -143,19 +144,30 @@ def chromatin(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
 
 def tissues(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
     """Splicing of exons in tissues by MTSplice: one regulation, read out in several places."""
-    exons, _ = mtsplice.example_exons()
+    (exons, _), networks = mtsplice.example_exons(), mtsplice.load_ensemble()
     near, edge, parts = values["near"], mtsplice.INTRON, []
     sides = np.r_[edge - near : edge + near // 5, -edge - near // 5 : near - edge]  # splice sites
     for row in exons.itertuples():
         part = saturation_mutagenesis(
-            mtsplice.load_ensemble(), one_hot([row.sequence]), sequence_ids=[row.sequence_id],
+            networks, one_hot([row.sequence]), sequence_ids=[row.sequence_id],
             positions=sides % len(row.sequence), features=mtsplice.TISSUES, keep_members=True,
             device=device,
         )  # fmt: skip
         part = part.sel(feature=values["tissues"])
         parts.append(part.assign_coords(position=np.arange(len(sides))))
-    truth = _no_answer(values["tissues"], "same")
-    return [Case(xr.concat(parts, "sequence"), {}, truth, "published_deepsea")]
+    effects = xr.concat(parts, "sequence")
+    return [
+        Case(effects.sel(feature=list(pair)), {}, _no_answer(pair, "same"), "published_deepsea")
+        for pair in combinations(values["tissues"], 2)
+    ]
+
+
+def separate_network(size: int, filters: int, width: int) -> nn.Module:
+    """A network (N, 4, L) to (N, size): each output adds up scores by filters of its own."""
+    return nn.Sequential(
+        nn.Conv1d(4, filters * size, width), nn.ReLU(), nn.AdaptiveAvgPool1d(1),
+        nn.Conv1d(filters * size, size, 1, groups=size), nn.Flatten(),
+    )  # fmt: skip
 
 
 def additive(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
@@ -167,21 +179,14 @@ def additive(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
     x = one_hot(codes)
     true = torch.stack([occupancy(x, log_odds(motif)) for motif in motifs.values()], 1)
     labels = true + values["noise"] * torch.from_numpy(rng.normal(size=true.shape)).float()
-    k, width, size = values["filters"], max(m.width for m in motifs.values()), len(motifs)
-
-    def make() -> nn.Module:
-        return nn.Sequential(
-            nn.Conv1d(4, k * size, width), nn.ReLU(), nn.AvgPool1d(length - width + 1),
-            nn.Conv1d(k * size, size, 1, groups=size), nn.Flatten(),
-        )  # fmt: skip
-
+    width = max(motif.width for motif in motifs.values())
+    make = partial(separate_network, len(motifs), values["filters"], width)
     members = train_ensemble(
         make, x[:n], labels[:n], (x[n:], labels[n:]), n_members=values["n_members"],
         seed=int(rng.integers(2**31)), epochs=values["epochs"], batch_size=64,
         weight_decay=0.01, device=device,
     ).members  # fmt: skip
-    analysed = codes[n : n + values["n_analysed"]]
-    sequences = ["".join("ACGT"[code] for code in row) for row in analysed]
+    sequences = decode(codes[n : n + values["n_analysed"]])
     truth = _truth(dict.fromkeys(permutations(motifs, 2), 0.0))
     return [_mutated(members, sequences, motifs, truth, run, device, "published_simulation")]
 
