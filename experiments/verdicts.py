@@ -22,6 +22,9 @@ from .worlds import WORLDS, Case
 
 DEFAULT, PUBLISHED = "deep_mr", "published"
 VERDICTS = ("acts", "no effect", "undetermined", "not distinguishable")
+ANSWERS = ("acts", "acts, wrong sign", *VERDICTS[1:])  # columns of `confusion`
+SAID = ["acts", "acts, wrong sign", "undetermined"]  # those that the published analysis can have
+TRUTHS = ("acts", "acts, small", "absent", "same", "none")
 LEAST = 0.1  # own responses; an effect as large should be found
 NUMBERS = ["effect", "ci_low", "ci_high", "q_value", "knockout", "own_effect", "private_share"]
 COLUMNS = ["world", "run", "analysis", *PAIR, "truth", "true_effect", "size", "verdict", "reason"]
@@ -51,60 +54,58 @@ STUDY = Study(_units)
 def answers(cases: Sequence[Case]) -> pd.DataFrame:
     """What both analyses answer, in the columns of the study's table but for ``world, run``.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-
-    Returns
-    -------
-    pd.DataFrame
-        ``truth`` is "acts" or "absent", "same" where two features are one thing, or "none" where
-        nothing was learnt; ``size`` is the true effect in own responses (see
-        `deepmr_utils.analysis.Result`), or as it is where no effect was estimated. The published
-        analysis has no verdict: "acts" where q < 0.05, else "undetermined".
+    ``truth`` is "acts" or "absent", "same" where two features are one thing, or "none" where
+    nothing was learnt; ``size`` is the true effect in own responses (see
+    `deepmr_utils.analysis.Result`), or as it is where no effect was estimated. The published
+    analysis has no verdict: "acts" where q < 0.05, else "undetermined".
     """
     tables = []
     for case in cases:
-        published = {k: v for k, v in case.given.items() if k != "edits"}
-        for name, options in ((DEFAULT, case.given), (PUBLISHED, published)):
-            chosen = ANALYSES[case.published] if name == PUBLISHED else {}
-            table = deep_mr(case.effects, **options, **chosen).effects
-            if name == PUBLISHED:
-                told = np.where(table["q_value"] < 0.05, "acts", "undetermined")
-                table = table.assign(verdict=told, reason="")
-            table = case.truth.merge(table, on=PAIR).assign(analysis=name)
-            scale = (table["own_effect"] / table["effect"]).abs()
-            table["size"] = table["true_effect"] * scale.fillna(1.0)
-            tables.append(table.reindex(columns=COLUMNS))
+        found = case.truth.merge(deep_mr(case.effects, **case.given).effects, on=PAIR)
+        scale = (found["own_effect"] / found["effect"]).abs().fillna(1.0)
+        size = found["true_effect"] * scale  # the same for both analyses
+        given = {k: v for k, v in case.given.items() if k != "edits"}
+        paper = deep_mr(case.effects, **given, **ANALYSES[case.published]).effects
+        told = np.where(paper["q_value"] < 0.05, "acts", "undetermined")
+        paper = case.truth.merge(paper.assign(verdict=told, reason=""), on=PAIR)
+        for name, table in ((DEFAULT, found), (PUBLISHED, paper)):
+            tables.append(table.assign(analysis=name, size=size).reindex(columns=COLUMNS))
     return pd.concat(tables, ignore_index=True)
 
 
 def confusion(table: pd.DataFrame) -> pd.DataFrame:
     """How many pairs of each truth have each verdict, by world and analysis.
 
-    Parameters
-    ----------
-    table : pd.DataFrame
-        The study's.
-
-    Returns
-    -------
-    pd.DataFrame
-        Indexed by ``world, analysis, truth``, where effects below `LEAST` are "acts, small"; a
-        column a verdict, and "acts, wrong sign".
+    Indexed by ``world, analysis, truth``, where effects below `LEAST` are "acts, small"; the
+    columns are `ANSWERS`.
     """
-    small = (table["truth"] == "acts") & (table["size"].abs() < LEAST)
+    small = (table["truth"] == "acts") & ~_large(table)
     verdict = table["verdict"].mask(_against(table), "acts, wrong sign")
     truth = table["truth"].mask(small, "acts, small")
     keys = ["world", "analysis", truth.rename("truth")]
     counts = table.assign(verdict=verdict).groupby(keys, sort=False)["verdict"].value_counts()
-    columns = ["acts", "acts, wrong sign", *VERDICTS[1:]]
-    return counts.unstack(fill_value=0).reindex(columns=columns, fill_value=0)
+    return counts.unstack(fill_value=0).reindex(columns=list(ANSWERS), fill_value=0)
 
 
 def _against(table: pd.DataFrame) -> pd.Series:
     """Whether the verdict is "acts", with the sign that the effect does not have."""
     return (table["verdict"] == "acts") & (table["effect"] * table["true_effect"] < 0)
+
+
+def _large(table: pd.DataFrame) -> pd.Series:
+    return (table["truth"] == "acts") & (table["size"].abs() >= LEAST)
+
+
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Whether each answer is ``false``, ``found``, ``wrong`` or ``open``, see `rates`."""
+    truth, verdict, against = table["truth"], table["verdict"], _against(table)
+    acts = verdict == "acts"
+    denied = (verdict == "no effect") & (_large(table) | (truth == "same"))
+    return pd.DataFrame({
+        "false": acts & (truth == "absent"), "found": acts & ~against & _large(table),
+        "wrong": acts & (against | (truth != "acts")) | denied,
+        "open": truth.isin(["acts", "absent"]) & verdict.isin(VERDICTS[2:]),
+    })  # fmt: skip
 
 
 def rates(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,19 +126,12 @@ def rates(table: pd.DataFrame) -> pd.DataFrame:
         where there is a large one or both features are one; ``open``: undetermined or not
         distinguishable, where there is an answer.
     """
-    truth, verdict, against = table["truth"], table["verdict"], _against(table)
-    acts, large = verdict == "acts", (truth == "acts") & (table["size"].abs() >= LEAST)
-    known = truth.isin(["acts", "absent"])
-    wrong = (acts & (against | (truth != "acts"))) | (
-        (verdict == "no effect") & (large | (truth == "same"))
-    )
-    asked = {
-        "false": (truth == "absent", acts), "found": (large, acts & ~against),
-        "wrong": (truth.notna(), wrong), "open": (known, verdict.isin(VERDICTS[2:])),
-    }  # fmt: skip
+    told, known = judged(table), table["truth"].isin(["acts", "absent"])
+    asked = {"false": table["truth"] == "absent", "found": _large(table),
+             "wrong": table["truth"].notna(), "open": known}  # fmt: skip
     rows = []
-    for name, (among, hit) in asked.items():
-        part = table.assign(hit=hit)[among]
+    for name, among in asked.items():
+        part = table.assign(hit=told[name])[among]
         for keys, group in part.groupby(["world", "analysis"], sort=False):
             counts = group.groupby("run")["hit"].agg(["sum", "size"]).to_numpy().T
             share, low, high = clustered_share(*counts)
@@ -180,6 +174,3 @@ def clustered_share(count: np.ndarray, size: np.ndarray) -> tuple[float, float, 
     low = stats.beta.ppf(0.025, hits, rest + 1) if hits else 0.0
     high = stats.beta.ppf(0.975, hits + 1, rest) if rest else 1.0
     return float(share), float(low), float(high)
-
-
-__all__ = ["STUDY", "answers", "clustered_share", "confusion", "rates"]

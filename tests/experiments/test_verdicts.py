@@ -145,6 +145,7 @@ def test_a_true_effect_is_brought_into_own_responses(cases):
     assert own["size"][1] == 0
     own = table[table["analysis"] == "published"].reset_index(drop=True)
     np.testing.assert_array_equal(own["effect"], published["effect"])
+    np.testing.assert_array_equal(own["size"], table["size"][:2])
     assert own["verdict"].tolist() == [
         "acts" if q < 0.05 else "undetermined" for q in published["q_value"]
     ]
