@@ -226,34 +226,76 @@ def _bootstrap(held: tracks.Batch, seed: int) -> tracks.Batch:
     return tracks.Batch(*(None if part is None else part[rows] for part in held))
 
 
-def run(settings: Settings, graph: str, number: int, *, device: str = "cpu") -> Run:
-    """Run one graph end to end: genome, ensemble, mutagenesis, all pairs, comparison with truth."""
+class Observed(NamedTuple):
+    """What a run analyses: windows, effects on them by the members of an ensemble, and the truth.
+
+    ``effects`` of substitutions, ``instances`` of motifs, ``edits`` of `knock_out`, ``truth`` of
+    `.genome.true_effects`, ``quality`` of `train`, None where the members were given.
+    """
+
+    windows: pd.DataFrame
+    members: Sequence[torch.nn.Module]
+    quality: pd.DataFrame | None
+    effects: xr.Dataset
+    instances: pd.DataFrame
+    edits: xr.Dataset
+    truth: pd.DataFrame
+
+
+def observe(
+    settings: Settings, graph: str, number: int, *,
+    members: Sequence[torch.nn.Module] | None = None, clock: Clock | None = None,
+    device: str = "cpu",
+) -> Observed:  # fmt: skip
+    """Make the genome of a run, train its ensemble unless it is given, and mutate its windows.
+
+    Parameters
+    ----------
+    settings : Settings
+    graph : str
+    number : int
+        Of the run.
+    members : sequence of nn.Module, optional
+    clock : Clock, optional
+    device : str
+    """
     settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
-    p, clock = settings.parameters, Clock()
+    p, clock, quality = settings.parameters, clock or Clock(), None
     genome_seed, model_seed = seeds(settings, graph, number)
     with TemporaryDirectory() as folder:
         with clock("genome"):
             demo = genome.make_genome(folder, p, genome_seed)
             spec = read_specification(demo.specification)
             windows = read_windows(spec, p.length, settings.n_analysed)
-        with clock("train"):
-            ensemble, quality = train(spec, settings, model_seed, device=device)
+        if members is None:
+            with clock("train"):
+                (members, _), quality = train(spec, settings, model_seed, device=device)
     with clock("mutagenesis"):
         effects = saturation_mutagenesis(
-            ensemble.members, one_hot(windows["sequence"].tolist()),
-            sequence_ids=windows["sequence_id"], keep_members=True, device=device,
+            members, one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"],
+            keep_members=True, device=device,
         )  # fmt: skip
     with clock("truth"):
         truth = genome.true_effects(windows, demo.sites, p)
     instances = factor_instances(windows)
     with clock("edits"):
-        edits = knock_out(ensemble.members, windows, instances, p, seed=model_seed, device=device)
+        edits = knock_out(members, windows, instances, p, seed=model_seed, device=device)
+    return Observed(windows, members, quality, effects, instances, edits, truth)
+
+
+def run(settings: Settings, graph: str, number: int, *, device: str = "cpu") -> Run:
+    """Run one graph end to end: genome, ensemble, mutagenesis, all pairs, comparison with truth."""
+    clock = Clock()
+    seen = observe(settings, graph, number, clock=clock, device=device)
     with clock("mr"):
-        local, globals_, members = analyse(effects, instances, truth, settings.chains, edits)
+        local, globals_, members = analyse(
+            seen.effects, seen.instances, seen.truth, settings.chains, seen.edits
+        )
+    genome_seed, model_seed = seeds(settings, graph, number)
     record = {
         "graph": graph, "run": number, "genome_seed": genome_seed, "model_seed": model_seed,
-        "windows": len(windows), "quality": quality.round(4).to_dict("records"), "device": device,
-        "seconds": clock.seconds, **provenance(),
+        "windows": len(seen.windows), "quality": seen.quality.round(4).to_dict("records"),
+        "device": device, "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
     return Run(local[local["chain"].isin(settings.kept)], globals_, members, record)
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 from torch import nn
 
 from deepmr_utils._checks import check_choice, check_number
-from deepmr_utils.analysis import deep_mr
+from deepmr_utils.analysis import Result, deep_mr
 from deepmr_utils.calibration import PlattRecalibrator, classifier_metrics, fit_platt_features
 from deepmr_utils.models.deepsea import DeepSEA
 from deepmr_utils.motifs import log_odds
@@ -200,10 +200,10 @@ def bound_windows(windows: pd.DataFrame, factors: Sequence[str], n: int) -> dict
     return found
 
 
-def both_ways(
+def results_by_factor(
     effects: xr.Dataset, bound: Mapping[str, Sequence[str]], outcome: str, **options: Any
-) -> PairEffects:
-    """Local effects of every factor on an outcome and of the outcome on every factor.
+) -> list[Result]:
+    """Analyse every factor with an outcome, both ways, in the sequences that it binds.
 
     Parameters
     ----------
@@ -216,12 +216,18 @@ def both_ways(
         Of `deepmr_utils.analysis.deep_mr`. With the design "strongest", a substitution is an
         instrument for that one of the two which it moves more, on scales of these sequences.
     """
-    parts = []
-    for factor, ids in bound.items():
-        if factor == outcome:
-            continue
-        own = effects.sel(sequence=list(ids), feature=[factor, outcome])
-        parts.append(deep_mr(own, **options).pairs)
+    return [
+        deep_mr(effects.sel(sequence=list(ids), feature=[factor, outcome]), **options)
+        for factor, ids in bound.items()
+        if factor != outcome
+    ]
+
+
+def both_ways(
+    effects: xr.Dataset, bound: Mapping[str, Sequence[str]], outcome: str, **options: Any
+) -> PairEffects:
+    """Local effects of `results_by_factor`."""
+    parts = [one.pairs for one in results_by_factor(effects, bound, outcome, **options)]
     return PairEffects(
         *(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     )
@@ -331,9 +337,22 @@ def choose(windows: pd.DataFrame, bound: Mapping[str, Sequence[str]]) -> pd.Data
     return windows[windows["sequence_id"].isin({i for ids in bound.values() for i in ids})]
 
 
-def run(settings: Settings, number: int, device: str = "cpu") -> Run:
-    """Run one seed end to end, from chromatin to effects both ways beside the truth."""
-    clock = Clock()
+class Observed(NamedTuple):
+    """What a seed's analysis takes: windows, those that each factor binds, effects and truth."""
+
+    windows: pd.DataFrame
+    bound: dict[str, list[str]]
+    effects: xr.Dataset
+    truth: pd.DataFrame
+    quality: pd.DataFrame
+    seed: int
+
+
+def observe(
+    settings: Settings, number: int, *, clock: Clock | None = None, device: str = "cpu"
+) -> Observed:
+    """Train the network of a seed, and mutate windows that its factors bind."""
+    clock = clock or Clock()
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     with clock("train"):
         network, table = train(settings, seed, device)
@@ -345,11 +364,21 @@ def run(settings: Settings, number: int, device: str = "cpu") -> Run:
         effects = mutate(network, windows, n_draws=settings.n_draws, seed=number, device=device)
     with clock("truth"):
         truth = simulated.true_effects(windows, p)
+    return Observed(windows, bound, effects, truth, table, seed)
+
+
+def run(settings: Settings, number: int, device: str = "cpu") -> Run:
+    """Run one seed end to end, from chromatin to effects both ways beside the truth."""
+    clock = Clock()
+    seen = observe(settings, number, clock=clock, device=device)
     with clock("mr"):
-        globals_, local = analyse(effects, bound, ACCESSIBILITY, settings.chains, truth)
+        globals_, local = analyse(
+            seen.effects, seen.bound, ACCESSIBILITY, settings.chains, seen.truth
+        )
     record = {
-        "run": number, "seed": seed, "windows": len(windows), "device": device,
-        "quality": table.round(4).to_dict("records"), "seconds": clock.seconds, **provenance(),
+        "run": number, "seed": seen.seed, "windows": len(seen.windows), "device": device,
+        "quality": seen.quality.round(4).to_dict("records"), "seconds": clock.seconds,
+        **provenance(),
     }  # fmt: skip
     return Run(globals_, local[local["chain"].isin(settings.kept)], record)
 

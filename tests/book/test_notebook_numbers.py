@@ -49,6 +49,10 @@ CENTRAL = {
         "motif.Sox2.Oct4.effect", "motif.Sox2.Oct4.truth", "motif.Sox2.Oct4.total_ci_low",
         "perfect.motif.Sox2.Oct4", "mouse.Sox2.Oct4", "direct.Sox2.Oct4", "short.reverse.slope",
     ],
+    "verdicts": [
+        "default.deep_mr.found.share", "reverse.deep_mr.false.share", "chromatin.deep_mr.open.share",
+        "tissues.deep_mr.wrong.share", "target.found",
+    ],
     "deepsea": [
         "Oct4.effect", "Oct4.truth", "GATA.effect", "Klf4.reverse", "seeds.strongest.covers_truth",
         "Oct4.calibrated", "raw.distance", "calibrated.distance", "log_loss_after", "ece_after",

@@ -124,6 +124,8 @@ BAD = [
         "calibrated is not accepted: calibration needs labels",
     ),
     ("deepsea", {"stored_directory": "no/such"}, "stored_directory must be a path that exists"),
+    ("verdicts", {"stored": "no/such.csv"}, "stored must be a path that exists: there is no"),
+    ("verdicts", {"analysis": "paper"}, "analysis must be one of deep_mr, published"),
 ]
 
 
@@ -153,6 +155,7 @@ STORES = {
     "sweeps": ("stored_error",),
     "bpnet": ("results_directory",),
     "deepsea": ("stored_directory",),
+    "verdicts": ("stored",),
 }
 
 

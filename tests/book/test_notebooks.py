@@ -41,6 +41,7 @@ def test_the_notebooks_are_there():
         "quickstart.ipynb",
         "simulation.ipynb",
         "sweeps.ipynb",
+        "verdicts.ipynb",
         "your_own_model.ipynb",
     }
     makefile = (ROOT / "Makefile").read_text()
