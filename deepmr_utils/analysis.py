@@ -16,6 +16,7 @@ from scipy import special
 
 from . import __version__
 from ._checks import as_list, check_choice, check_columns, check_names
+from ._verdict import verdicts
 from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
@@ -32,11 +33,8 @@ PUBLISHED = {
     "design": "all", "rule": "pooled", "threshold": 3.0, "method": "egger_paper",
     "weights": "simple", "interval": "plain",
 }  # fmt: skip
-SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
 MOVED = 0.15  # of its own response: what moves a feature
-FEWEST = 10  # sequences with instruments of their own that an answer needs
 WEAK = 10  # mean squared effect over sd of a member, below which selection leaves a bias
-NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
 ROUNDING = 100  # effects below so many roundings of float32 lose digits
 
 
@@ -50,12 +48,13 @@ class Result(NamedTuple):
     knockout_ci_low, knockout_ci_high``, the effect of losing the exposure's site, corrected where
     there are labels; then also ``learned_response`` of the exposure and ``corrected``, the slope
     so corrected, with ``learned_ci_low, learned_ci_high, corrected_ci_low, corrected_ci_high``;
-    ``own_effect``, the effect in units of the features' own responses; ``private_share,
+    ``own_effect, own_ci_low, own_ci_high``, in the features' own responses; ``private_share,
     private_ci_low, private_ci_high``, how much of what moves the exposure leaves the outcome alone
-    (see `deepmr_utils.private_movers`; NaN for edits); ``verdict`` and ``reason``; then
-    ``within_se, between_se, df``, what the standard error is made of. With null pairs the effect is
-    less ``null_mean``, the last column, and ``within_se`` and ``between_se`` are what the standard
-    error was before calibration.
+    (see `deepmr_utils.private_movers`; NaN for edits); ``correlation`` of the effects on both, in
+    size, over what moves either; ``verdict`` and ``reason``; ``status``, "ok" or why there is no
+    interval; then ``within_se, between_se, df``, what the standard error is made of. With null
+    pairs the effect is less ``null_mean``, the last column, and ``within_se`` and ``between_se``
+    are what the standard error was before calibration.
 
     ``local`` has one row a pair and sequence: ``causal_effect, se, ci_low, ci_high, p,
     n_instruments, status, within_se, between_se``, where intervals carry the members, too, and what
@@ -302,6 +301,7 @@ CORRECTED = [
     "learned_response", "learned_ci_low", "learned_ci_high", "corrected", "corrected_ci_low",
     "corrected_ci_high",
 ]  # fmt: skip
+PRIVATE = ["private_share", "private_ci_low", "private_ci_high"]
 TOTAL = {
     "total_se": "se", "total_ci_low": "ci_low", "total_ci_high": "ci_high", "total_p": "p",
     "total_df": "df",
@@ -329,7 +329,7 @@ def _global_table(
 ) -> pd.DataFrame:  # fmt: skip
     """The table of `Result.effects`."""
     table, _ = summarise(found, PAIR, rule=interval)
-    table = _with_total(table)
+    table = _with_total(table).drop(columns="status").rename(columns={"total_status": "status"})
     entered = found.local[found.local["causal_effect"].notna()]
     counts = entered.groupby(PAIR)["n_instruments"].sum()
     table = table.set_index(PAIR)
@@ -347,36 +347,30 @@ def _global_table(
     table["own_effect"] = table["effect"] * x / y
     if null_pairs is not None:
         table = _apply_nulls(table, x / y, null_pairs)
+    table[["own_ci_low", "own_ci_high"]] = table[["ci_low", "ci_high"]].mul(x / y, axis=0)
     table[CORRECTED] = np.nan
     if labels is not None:
         _correct(table, labels)
     beyond = np.minimum(table["df"], np.where(table["k"] > 2, table["k"] - 2.0, np.nan))
     reach = special.stdtrit(beyond, 0.975) * np.hypot(table["se"], table["tau"])
     table["pi_low"], table["pi_high"] = table["effect"] - reach, table["effect"] + reach
-    private = ["private_share", "private_ci_low", "private_ci_high"]
-    table[private] = np.nan
+    table[PRIVATE] = np.nan
     if "edit" not in effects.dims:  # whose sites are changed is chosen there
-        table[private] = private_movers(effects, list(table.index)).set_index(PAIR)[private]
+        table[PRIVATE] = private_movers(effects, list(table.index)).set_index(PAIR)[PRIVATE]
+    table["correlation"] = [_correlation(effects, *pair, own) for pair in table.index]
     if "member_effect" not in effects and interval != "plain":
-        table["total_status"] = "effects have no members that could differ"
-    table["same"] = [_correlation(effects, *pair, own) for pair in table.index]
-    answers = [
-        _verdict(row, scale) for (_, row), scale in zip(table.iterrows(), x / y, strict=True)
-    ]
-    table[["verdict", "reason"]] = pd.DataFrame(answers, table.index)
+        table["status"] = "effects have no members that could differ"
+    nulls, table = table.attrs.get("nulls"), table.reset_index()
+    table[["verdict", "reason"]] = verdicts(table)
     notes = _notes(found, effects, interval, cross_fit=cross_fit)
-    table["reason"] = [
-        reason + notes.get(pair, "")
-        for pair, reason in zip(table.index, table["reason"], strict=True)
-    ]
+    calibrated = "" if nulls is None else f"; {nulls['note']}"
+    pairs = zip(*(table[name] for name in PAIR), strict=True)
+    table["reason"] += [notes.get(pair, "") + calibrated for pair in pairs]
     columns = ["effect", "se", "ci_low", "ci_high", "p", "q_value", "tau", "pi_low", "pi_high", "k"]
-    columns += ["n_instruments", *names, *CORRECTED, "own_effect", *private]
-    columns += ["verdict", "reason"]
-    columns += ["within_se", "between_se", "df"]
-    if null_pairs is not None:
-        columns.append("null_mean")
-        table["reason"] += "; " + table.attrs["nulls"]["note"]
-    return table[columns].reset_index()
+    columns += ["n_instruments", *names, *CORRECTED, "own_effect", "own_ci_low", "own_ci_high"]
+    columns += [*PRIVATE, "correlation", "verdict", "reason", "status"]
+    columns += ["within_se", "between_se", "df", *(["null_mean"] if nulls else [])]
+    return table[[*PAIR, *columns]]
 
 
 def _apply_nulls(table: pd.DataFrame, scale: np.ndarray, nulls: Nulls) -> pd.DataFrame:
@@ -402,6 +396,7 @@ def _correct(table: pd.DataFrame, labels: pd.DataFrame) -> None:
         of_slope = learned * (table["effect"] - table[name])
         half = np.hypot(given["knockout"] - given[name], of_slope)
         table[f"corrected_{name}"] = table["corrected"] + sign * half
+
 
 def _notes(
     found: PairEffects, effects: xr.Dataset, interval: str, *, cross_fit: bool
@@ -431,25 +426,3 @@ def _correlation(effects: xr.Dataset, exposure: str, outcome: str, own: pd.Serie
     if moved.sum() < 3 or not values[:, moved].std(1).all():
         return np.nan
     return abs(float(np.corrcoef(values[:, moved])[0, 1]))
-
-
-def _verdict(row: pd.Series, scale: float) -> tuple[str, str]:
-    """Answer to one pair, and why; ``scale`` brings effects into own responses."""
-    if row["same"] > SAME:
-        why = f"substitutions move both alike (correlation {row['same']:.2f})"
-        return "not distinguishable", why
-    if row["k"] < FEWEST:
-        return "not distinguishable", f"only {row['k']} of the {FEWEST} sequences that are needed"
-    if not np.isfinite(row["se"]):
-        return "undetermined", f"no interval: {row['total_status']}"
-    if row["q_value"] < 0.05:
-        if np.isnan(row["knockout"]):
-            return "acts", "the slope is told from 0; no site was knocked out"
-        low, high = row["knockout_ci_low"], row["knockout_ci_high"]
-        agrees = low > 0 if row["effect"] > 0 else high < 0
-        if agrees:
-            return "acts", "slope and knock-out are told from 0 and have one sign"
-        return "undetermined", "the slope is told from 0, the knock-out is not"
-    if np.abs([row["ci_low"], row["ci_high"]]).max() * scale <= NEGLIGIBLE:
-        return "no effect", f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
-    return "undetermined", f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"

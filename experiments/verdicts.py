@@ -20,15 +20,24 @@ from .analyses import ANALYSES
 from .study import Study, Unit, table_units
 from .worlds import WORLDS, Case
 
-DEFAULT, PUBLISHED = "deep_mr", "published"
+DEFAULT, LABELS, PUBLISHED = "deep_mr", "deep_mr, labels", "published"
 VERDICTS = ("acts", "no effect", "undetermined", "not distinguishable")
 ANSWERS = ("acts", "acts, wrong sign", *VERDICTS[1:])  # columns of `confusion`
 SAID = ["acts", "acts, wrong sign", "undetermined"]  # those that the published analysis can have
 TRUTHS = ("acts", "acts, small", "absent", "same", "none")
 LEAST = 0.1  # own responses; an effect as large should be found
-NUMBERS = ["effect", "ci_low", "ci_high", "q_value", "knockout", "own_effect", "private_share"]
-COLUMNS = ["world", "run", "analysis", *PAIR, "truth", "true_effect", "size", "verdict", "reason"]
-COLUMNS += NUMBERS
+NUMBERS = ["effect", "se", "ci_low", "ci_high", "q_value", "k", "knockout", "knockout_ci_low"]
+NUMBERS += ["knockout_ci_high", "own_effect", "own_ci_low", "own_ci_high", "private_share"]
+NUMBERS += [
+    "private_ci_low",
+    "private_ci_high",
+    "correlation",
+    "learned_response",
+    "learned_ci_low",
+]
+NUMBERS += ["learned_ci_high", "corrected", "corrected_ci_low", "corrected_ci_high"]
+COLUMNS = ["world", "run", "analysis", *PAIR, "truth", "true_effect", "knockout_truth", "size"]
+COLUMNS += ["verdict", "reason", *NUMBERS]
 TARGETS = {"false": 0.05, "found": 0.9, "wrong": 0.05, "open": 0.2}  # at most; of found, at least
 
 
@@ -61,15 +70,24 @@ def answers(cases: Sequence[Case]) -> pd.DataFrame:
     """
     tables = []
     for case in cases:
-        found = case.truth.merge(deep_mr(case.effects, **case.given).effects, on=PAIR)
-        scale = (found["own_effect"] / found["effect"]).abs().fillna(1.0)
-        size = found["true_effect"] * scale  # the same for both analyses
         given = {k: v for k, v in case.given.items() if k != "edits"}
         paper = deep_mr(case.effects, **given, **ANALYSES[case.published]).effects
         told = np.where(paper["q_value"] < 0.05, "acts", "undetermined")
-        paper = case.truth.merge(paper.assign(verdict=told, reason=""), on=PAIR)
-        for name, table in ((DEFAULT, found), (PUBLISHED, paper)):
-            tables.append(table.assign(analysis=name, size=size).reindex(columns=COLUMNS))
+        found = {DEFAULT: deep_mr(case.effects, **case.given).effects,
+                 PUBLISHED: paper.assign(verdict=told, reason="")}  # fmt: skip
+        if case.labels is not None:
+            found[LABELS] = deep_mr(case.effects, **case.given, labels=case.labels).effects
+        own = case.truth.merge(found[DEFAULT], on=PAIR)
+        scale = (own["own_effect"] / own["effect"]).abs().fillna(1.0)
+        truth = case.truth.assign(size=own["true_effect"] * scale)  # the same for all analyses
+        for name, table in found.items():
+            truth_ = truth
+            if name == LABELS:  # knock-outs of more windows, with a truth of their own
+                truth_ = truth.drop(columns="knockout_truth").merge(
+                    case.labels[[*PAIR, "knockout_truth"]], on=PAIR, how="left"
+                )
+            table = truth_.merge(table, on=PAIR).assign(analysis=name)
+            tables.append(table.reindex(columns=COLUMNS))
     return pd.concat(tables, ignore_index=True)
 
 

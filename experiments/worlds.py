@@ -25,7 +25,7 @@ from deepmr_utils.null import shuffled_weights
 from deepmr_utils.pairs import PAIR
 from deepmr_utils.sequences import decode, one_hot
 
-from .binding import one_genome
+from .binding import knock_outs, one_genome
 from .chromatin import one_draw
 from .chromatin.simulated import ACCESSIBILITY
 from .cooperativity.one_round import FEATURES, draw_round, fit_round
@@ -43,13 +43,15 @@ class Case(NamedTuple):
     """One call of `deep_mr`, and what it should answer.
 
     ``given``: its options; ``truth``: ``exposure, outcome, truth, true_effect``, see `_truth`;
-    ``published``: a name in `.analyses.ANALYSES`, the paper's analysis of such data.
+    ``published``: a name in `.analyses.ANALYSES`, the paper's analysis of such data; ``labels``,
+    where there are some: what `deepmr_utils.held_out.correct` says.
     """
 
     effects: xr.Dataset
     given: dict[str, Any]
     truth: pd.DataFrame
     published: str = "published"
+    labels: pd.DataFrame | None = None
 
 
 def _truth(effects: Mapping[tuple[str, str], float]) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def _mutated(
         members, x, sequence_ids=ids, features=names, keep_members=True, device=device
     )
     instances = find_instances(x, ids, motifs)
-    sites = site_edits(x, ids, instances, motifs, n_draws=one_genome.N_DRAWS, seed=seed)
+    sites = site_edits(x, ids, instances, motifs, n_draws=knock_outs.N_DRAWS, seed=seed)
     edits = edit_effects(members, x, sites, sequence_ids=ids, features=names, device=device)
     return Case(effects, {"instances": instances, "edits": edits}, truth, published)
 
@@ -104,12 +106,14 @@ def genome(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
     settings = make_settings(one_genome.Settings, values)
     path = Path(weights) / f"{graph}-{run:03d}.pt" if weights else None
     kept = one_genome.load_members(path) if path and path.exists() else None
-    seen = one_genome.observe(settings, graph, run, members=kept, device=device)
+    seen = one_genome.observe(settings, graph, run, members=kept, labels=True, device=device)
     if path and kept is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         one_genome.save_members(path, seen.members, settings)
     truth = _truth(seen.truth.groupby(PAIR, sort=False)["total"].mean().to_dict())
-    return [Case(seen.effects, {"instances": seen.instances, "edits": seen.edits}, truth)]
+    truth = truth.merge(knock_outs.true_knockouts(seen.edits), on=PAIR)
+    given = {"instances": seen.instances, "edits": seen.edits}
+    return [Case(seen.effects, given, truth, labels=seen.labels)]
 
 
 def null_models(values: Mapping[str, Any], run: int, device: str) -> list[Case]:

@@ -14,11 +14,9 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import motifs
 from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.analysis import Result, deep_mr
 from deepmr_utils.direct import direct_effects
-from deepmr_utils.edits import edit_effects, site_edits
 from deepmr_utils.intervals import PAIR
 from deepmr_utils.meta import global_effects
 from deepmr_utils.models.bpnet import BPNet
@@ -32,13 +30,14 @@ from ..analyses import ANALYSES
 from ..study import Clock, check_choices, flat_settings, make_settings, provenance
 from ..training import Ensemble
 from . import genome, graph_scores, profiles, tracks
+from .knock_outs import corrected_knockouts, factor_instances, knock_out, true_knockouts
 from .track_files import Specification, read_specification
 
 DIRECT = "direct"  # the chain of direct effects
 CHAINS = ("motif", "strongest", "strong", "published")
 MOTIF = "motif"  # the analysis that answers with knock-outs, too
-N_DRAWS = 3  # of shuffled bases for each site
-LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "n_instruments"]
+LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "ci_low", "ci_high"]
+LOCAL_COLUMNS += ["n_instruments"]
 TRUTH_COLUMNS = ["total", "direct", "distance"]
 GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
 GLOBAL_COLUMNS += ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
@@ -55,7 +54,7 @@ class Settings:
     with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
     training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
     ``chains`` (names of `experiments.analyses.ANALYSES`) is run on all pairs, and direct effects
-    with instruments in own motifs; all sites are knocked out, each `N_DRAWS` times; local effects
+    with instruments in own motifs; all sites are knocked out, each `.knock_outs.N_DRAWS` times; local effects
     of the chains in ``kept`` are stored.
     """
 
@@ -125,44 +124,6 @@ def read_windows(spec: Specification, length: int, n: int | None = None) -> pd.D
     return read_regions(table.rename(columns={"sequence_id": "name"}), spec.fasta)
 
 
-def factor_motifs() -> dict[str, motifs.Motif]:
-    """The motifs of Oct4, Sox2, Nanog and Klf4."""
-    return {name: motifs.get_motif(genome.MOTIFS[name]) for name in genome.FACTORS}
-
-
-def factor_instances(windows: pd.DataFrame) -> pd.DataFrame:
-    """Instances of the motifs of Oct4, Sox2, Nanog and Klf4, see `motifs.find_instances`."""
-    x = one_hot(windows["sequence"].tolist())
-    return motifs.find_instances(x, windows["sequence_id"].tolist(), factor_motifs())
-
-
-def knock_out(
-    members: Sequence[torch.nn.Module], windows: pd.DataFrame, instances: pd.DataFrame,
-    parameters: genome.Parameters | None = None, *, seed: int = 0, device: str = "cpu",
-) -> xr.Dataset:  # fmt: skip
-    """Effects of shuffled sites: `deepmr_utils.edits.edit_effects` of `N_DRAWS` a site.
-
-    Parameters
-    ----------
-    members : sequence of nn.Module
-    windows : pd.DataFrame
-        ``sequence_id, sequence``.
-    instances : pd.DataFrame
-        Of `factor_instances`.
-    parameters : genome.Parameters, optional
-        Of the genome; what the edits do by its rules is then there as ``true_effect``.
-    seed : int
-    device : str
-    """
-    x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"].tolist()
-    edits = site_edits(x, ids, instances, factor_motifs(), n_draws=N_DRAWS, seed=seed)
-    effects = edit_effects(members, x, edits, sequence_ids=ids, device=device)
-    if parameters is not None:
-        exact = edit_effects([genome.Oracle(parameters)], x.double(), edits, sequence_ids=ids)
-        effects = effects.assign(true_effect=exact["effect"])
-    return effects
-
-
 def train(
     spec: Specification, settings: Settings, seed: int, *, workers: int = 1,
     only: Sequence[int] | None = None, device: str = "cpu",
@@ -230,7 +191,8 @@ class Observed(NamedTuple):
     """What a run analyses: windows, effects on them by the members of an ensemble, and the truth.
 
     ``effects`` of substitutions, ``instances`` of motifs, ``edits`` of `knock_out`, ``truth`` of
-    `.genome.true_effects`, ``quality`` of `train`, None where the members were given.
+    `.genome.true_effects`, ``labels`` of `.knock_outs.corrected_knockouts`, if they were asked for,
+    ``quality`` of `train`, None where the members were given.
     """
 
     windows: pd.DataFrame
@@ -240,12 +202,13 @@ class Observed(NamedTuple):
     instances: pd.DataFrame
     edits: xr.Dataset
     truth: pd.DataFrame
+    labels: pd.DataFrame | None
 
 
 def observe(
     settings: Settings, graph: str, number: int, *,
-    members: Sequence[torch.nn.Module] | None = None, clock: Clock | None = None,
-    device: str = "cpu",
+    members: Sequence[torch.nn.Module] | None = None, labels: bool = False,
+    clock: Clock | None = None, device: str = "cpu",
 ) -> Observed:  # fmt: skip
     """Make the genome of a run, train its ensemble unless it is given, and mutate its windows.
 
@@ -256,6 +219,8 @@ def observe(
     number : int
         Of the run.
     members : sequence of nn.Module, optional
+    labels : bool
+        Whether to correct knock-outs by reads that were held out.
     clock : Clock, optional
     device : str
     """
@@ -270,6 +235,10 @@ def observe(
         if members is None:
             with clock("train"):
                 (members, _), quality = train(spec, settings, model_seed, device=device)
+        corrected = None
+        if labels:
+            with clock("labels"):
+                corrected = corrected_knockouts(members, spec, p, seed=model_seed, device=device)
     with clock("mutagenesis"):
         effects = saturation_mutagenesis(
             members, one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"],
@@ -280,7 +249,7 @@ def observe(
     instances = factor_instances(windows)
     with clock("edits"):
         edits = knock_out(members, windows, instances, p, seed=model_seed, device=device)
-    return Observed(windows, members, quality, effects, instances, edits, truth)
+    return Observed(windows, members, quality, effects, instances, edits, truth, corrected)
 
 
 def run(settings: Settings, graph: str, number: int, *, device: str = "cpu") -> Run:
@@ -347,7 +316,7 @@ def analyse(
             known = truth.loc[truth["status"] == "ok", [*keys, "total", "direct"]]
             local = local.merge(known, on=keys)
         local = local[local["causal_effect"].notna() & (local["se"] > 0)].assign(chain=name)
-        locals_.append(local[[*LOCAL_COLUMNS, *TRUTH_COLUMNS]])
+        locals_.append(local.reindex(columns=[*LOCAL_COLUMNS, *TRUTH_COLUMNS]))
         used = PairEffects(local, effect.members)
         binned = graph_scores.by_distance(used._replace(local=local.drop(columns="distance")),
                                           distances)  # fmt: skip
@@ -376,18 +345,6 @@ def _answers(result: Result, edits: xr.Dataset) -> pd.DataFrame:
     if "true_effect" not in edits:
         return table
     return table.merge(true_knockouts(edits), on=PAIR, how="left")
-
-
-def true_knockouts(edits: xr.Dataset) -> pd.DataFrame:
-    """``exposure, outcome, knockout_truth``: the ratio ``sum(x y) / sum(x^2)`` of true changes."""
-    change = edits["true_effect"].transpose("edit", "feature")
-    names, rows = change["feature"].to_numpy().tolist(), []
-    for exposure in np.unique(edits["factor"].to_numpy()):
-        own = change.isel(edit=np.flatnonzero(edits["factor"] == exposure))
-        x = own.sel(feature=exposure)
-        ratios = ((own * x).sum("edit") / (x**2).sum("edit")).to_numpy()
-        rows += [(exposure, y, r) for y, r in zip(names, ratios, strict=True) if y != exposure]
-    return pd.DataFrame(rows, columns=[*PAIR, "knockout_truth"])
 
 
 def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
 
 from ..study import Study, Unit, make_settings, table_units
-from . import genome, one_genome, sources
+from . import genome, knock_outs, one_genome, sources
 from .one_genome import Settings
 from .track_files import read_specification
 
@@ -63,7 +63,7 @@ def responses(settings: Settings, graph: str, number: int, device: str = "cpu") 
         sequence_ids=windows["sequence_id"], device=device,
     )  # fmt: skip
     true = sources.perfect_effects(parameters, windows)
-    instances = one_genome.factor_instances(windows)
+    instances = knock_outs.factor_instances(windows)
     allowed = instruments.eligible(true, "motif", instances)
     quality = quality.set_index("task")
     rows = []

@@ -16,7 +16,7 @@ from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
 
 from .. import DATA
-from . import genome, one_genome, track_files
+from . import genome, knock_outs, one_genome, track_files
 
 SOURCES = ("demo", "published", "path")
 
@@ -131,10 +131,10 @@ def knock_out(
     members: list[BPNet], windows: pd.DataFrame, instances: pd.DataFrame,
     parameters: genome.Parameters | None = None, *, seed: int = 0,
 ) -> xr.Dataset:  # fmt: skip
-    """As `experiments.binding.one_genome.knock_out`; by both strands of a model that is alone."""
+    """As `experiments.binding.knock_outs.knock_out`; by both strands of a model that is alone."""
     if len(members) == 1:
         members = [members[0], OtherStrand(members[0])]
-    return one_genome.knock_out(members, windows, instances, parameters, seed=seed)
+    return knock_outs.knock_out(members, windows, instances, parameters, seed=seed)
 
 
 def perfect_effects(

@@ -11,7 +11,7 @@ from deepmr_utils import instruments, mutagenesis, pairs
 from deepmr_utils.knockouts import knockout_effects
 from deepmr_utils.pairs import PAIR, PairEffects
 from deepmr_utils.sequences import one_hot
-from experiments.binding import genome, graph_scores, one_genome, track_files
+from experiments.binding import genome, graph_scores, knock_outs, one_genome, track_files
 
 LENGTH, MEMBERS = 200, 5
 EDGES = {name: set(graph.edges) for name, graph in genome.GRAPHS.items()}
@@ -34,7 +34,7 @@ def perfect(folder, graph, n=36):
         effect=members.mean("member"), se=members.std("member", ddof=1), member_effect=members
     )
     effects.attrs["n_members"] = MEMBERS
-    return effects, one_genome.factor_instances(windows), truth
+    return effects, knock_outs.factor_instances(windows), truth
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +189,16 @@ def test_knockouts_by_the_rules_are_the_true_ones(tmp_path):
     p = genome.Parameters("default", n_windows=190, length=120, margin=10)
     demo = genome.make_genome(tmp_path, p, seed=1)
     windows = one_genome.read_windows(track_files.read_specification(demo.specification), 120, 16)
-    instances = one_genome.factor_instances(windows)
-    edits = one_genome.knock_out([genome.Oracle(p)] * 2, windows, instances, p)
-    assert edits.sizes["edit"] == one_genome.N_DRAWS * len(instances)
-    true = one_genome.true_knockouts(edits).set_index(PAIR)["knockout_truth"]
+    instances = knock_outs.factor_instances(windows)
+    edits = knock_outs.knock_out([genome.Oracle(p)] * 2, windows, instances, p)
+    assert edits.sizes["edit"] == knock_outs.N_DRAWS * len(instances)
+    true = knock_outs.true_knockouts(edits).set_index(PAIR)["knockout_truth"]
     found = knockout_effects(edits).set_index(PAIR)["knockout"]
     assert len(true) == 12
     np.testing.assert_allclose(found[true.index], true, rtol=1e-4, atol=1e-5)
     assert true["Sox2", "Oct4"] > 0.1
     assert abs(true["Klf4", "Sox2"]) < 0.01
     # all are random, so that another seed gives other bases
-    again = one_genome.knock_out([genome.Oracle(p)] * 2, windows, instances, seed=1)
+    again = knock_outs.knock_out([genome.Oracle(p)] * 2, windows, instances, seed=1)
     assert (again["replacement"] != edits["replacement"]).any()
     assert "true_effect" not in again

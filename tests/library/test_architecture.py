@@ -28,7 +28,7 @@ ORDER = (
     {"_engine", "meta", "_meta_variance", "intervals"},
     {"mutagenesis", "_edit_draws", "edits", "knockouts", "held_out", "private_movers"},
     {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"}
-    | {"negative_controls"},
+    | {"negative_controls", "_verdict"},
     {"plots"},
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -12,7 +12,7 @@ from deepmr_utils.instruments import eligible, places, select_instruments
 from deepmr_utils.intervals import PAIR
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
-from experiments.binding import genome, one_genome, track_files
+from experiments.binding import genome, knock_outs, one_genome, track_files
 
 NAMES = ["A", "B", "C"]
 SITE = 12  # positions of a factor's site
@@ -226,7 +226,7 @@ def test_a_perfect_model_of_the_genome_keeps_edges_and_loses_paths(tmp_path):
     demo = genome.make_genome(tmp_path, p, seed=5)
     spec = track_files.read_specification(demo.specification)
     windows = one_genome.read_windows(spec, 200)
-    instances = one_genome.factor_instances(windows).sort_values(["sequence_id", "start"])
+    instances = knock_outs.factor_instances(windows).sort_values(["sequence_id", "start"])
     # one instance of each factor, clear of the others: a change of reads then says where it is
     groups = instances.groupby("sequence_id")
     near = (
