@@ -11,7 +11,7 @@ SAME = 0.95  # correlation of the effects on two features above which they canno
 FEWEST = 10  # sequences with instruments of their own that an answer needs
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name
 PRIVATE = 0.1  # share of private movers that an arrow may have
-LEARNED = 0.8  # share of the exposure's response below which labels flag a model
+MOSTLY = 0.5  # share of private movers above which there is no arrow
 LEVEL = 0.05  # of the q-value
 
 
@@ -36,15 +36,14 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     pd.DataFrame
         ``verdict, reason``, a row as in `table`; see `deepmr_utils.analysis.deep_mr` for the rule.
     """
-    rows = dict(zip(zip(*(table[n] for n in PAIR), strict=True), table.to_dict("records"),
-                    strict=True))  # fmt: skip
-    found = [_answer(row, rows.get((y, x))) for (x, y), row in rows.items()]
+    rows = table.to_dict("records")
+    by_pair = {(row["exposure"], row["outcome"]): row for row in rows}
+    found = [_answer(row, by_pair.get((row["outcome"], row["exposure"]))) for row in rows]
     return pd.DataFrame(found, table.index, list(Answer._fields))
 
 
-def _answer(row: dict, reverse: dict | None) -> Answer:
+def _answer(row: dict, opposite: dict | None) -> Answer:
     """Answer to one pair, given the row of the opposite pair, if it was asked for."""
-    told = row["q_value"] < LEVEL
     if row["correlation"] > SAME:
         why = f"substitutions move both alike (correlation {row['correlation']:.2f})"
         return Answer("not distinguishable", why)
@@ -53,33 +52,56 @@ def _answer(row: dict, reverse: dict | None) -> Answer:
         return Answer("not distinguishable", why)
     if not np.isfinite(row["se"]):
         return Answer("undetermined", f"no interval: {row['status']}")
-    if told and row["private_ci_low"] > PRIVATE:
-        why = f"the slope is told from 0, but {row['private_share']:.0%} of what moves the "
-        return Answer("undetermined", why + "exposure leaves the outcome alone")
-    if told and np.isfinite(row["knockout"]):
-        return _with_knockout(row)
-    if told and reverse is not None and _also(reverse):
-        return Answer(
-            "not distinguishable", "both directions are told from 0, and no site was knocked out"
-        )
-    if told:
+    return _where_told(row, opposite) if _told(row) else _where_not(row)
+
+
+def _told(row: dict) -> bool:
+    """Whether the slope is told from 0; corrected by labels, too, where there are some."""
+    low, high = row["corrected_ci_low"], row["corrected_ci_high"]
+    return row["q_value"] < LEVEL and not low <= 0 <= high
+
+
+def _where_told(row: dict, opposite: dict | None) -> Answer:
+    low, high = row["knockout_ci_low"], row["knockout_ci_high"]
+    agrees = low > 0 if row["effect"] > 0 else high < 0
+    known = np.isfinite(row["knockout"])
+    against = row["private_ci_low"] > PRIVATE
+    if known and _negligible(row) and (against or not agrees):
+        why = f"lost sites change the outcome by less than {NEGLIGIBLE:g} own responses"
+        return Answer("no effect", why)
+    if known and not agrees:
+        return Answer("undetermined", "the slope is told from 0, the knock-out is not")
+    if against:
+        why = f"told from 0, but {row['private_share']:.0%} of what moves the exposure leaves the "
+        return Answer("undetermined", why + "outcome alone")
+    if opposite is not None and _told(opposite) and not opposite["private_ci_low"] > PRIVATE:
+        if not known:
+            why = "both directions are told from 0, and no site was knocked out"
+            return Answer("not distinguishable", why)
+        if abs(row["own_effect"]) < min(NEGLIGIBLE, abs(opposite["own_effect"])):
+            why = f"told from 0, but below {NEGLIGIBLE:g} own responses and beside a larger effect "
+            return Answer("undetermined", why + "the other way")
+    if not known:
         return Answer("acts", "the slope is told from 0; no site was knocked out")
+    return Answer("acts", "slope and knock-out are told from 0 and have one sign")
+
+
+def _where_not(row: dict) -> Answer:
     if max(abs(row["own_ci_low"]), abs(row["own_ci_high"])) <= NEGLIGIBLE:
-        return Answer(
-            "no effect", f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
-        )
+        why = f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
+        return Answer("no effect", why)
+    if _negligible(row):
+        why = f"the interval holds 0, and lost sites change less than {NEGLIGIBLE:g} own responses"
+        return Answer("no effect", why)
+    if row["private_ci_low"] > MOSTLY:
+        why = f"the interval holds 0, and {row['private_share']:.0%} of what moves the exposure "
+        return Answer("no effect", why + "leaves the outcome alone")
     why = f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"
     return Answer("undetermined", why)
 
 
-def _with_knockout(row: dict) -> Answer:
-    low, high = row["knockout_ci_low"], row["knockout_ci_high"]
-    agrees = low > 0 if row["effect"] > 0 else high < 0
-    if agrees:
-        return Answer("acts", "slope and knock-out are told from 0 and have one sign")
-    return Answer("undetermined", "the slope is told from 0, the knock-out is not")
-
-
-def _also(reverse: dict) -> bool:
-    """Whether nothing speaks against the opposite arrow, either."""
-    return reverse["q_value"] < LEVEL and not reverse["private_ci_low"] > PRIVATE
+def _negligible(row: dict) -> bool:
+    """Whether the interval of the knock-out lies within `NEGLIGIBLE` own responses around 0."""
+    scale = (row["own_ci_high"] - row["own_ci_low"]) / (row["ci_high"] - row["ci_low"])
+    widest = max(abs(row["knockout_ci_low"]), abs(row["knockout_ci_high"]))
+    return widest * scale <= NEGLIGIBLE
