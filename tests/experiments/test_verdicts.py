@@ -27,7 +27,7 @@ TINY = {
     "genome": {"graph": "reverse", **TINY_GENOME, **TINY_NETWORKS},
     "chromatin": {"n_train": 200, "epochs": 1, "n_test": 100, "n_windows": 5, "n_draws": 2},
     "null": {"null": "shuffled", **TINY_GENOME},
-    "tissues": {"near": 5, "tissues": ["Cortex - Brain", "Skeletal - Muscle", "Whole Blood"]},
+    "tissues": {"near": 5, "size": 3},
     "additive": {
         "motifs": ["GATA_disc1", "TAL1_known1"], "n_train": 200, "noise": 0.1, "filters": 2,
         "n_members": 2, "epochs": 2, "n_analysed": 12, "seed": 0,
@@ -223,7 +223,7 @@ def test_intervals_hold_the_share_where_runs_differ():
 
 FILE = """
 worlds:
-  first: {kind: tissues, runs: 1, near: 5, tissues: [Cortex - Brain, Skeletal - Muscle]}
+  first: {kind: tissues, runs: 1, near: 5, size: 2}
   second, additive: {kind: additive, runs: 2, motifs: [GATA_disc1, TAL1_known1], n_train: 200,
                      noise: 0.1, filters: 2, n_members: 2, epochs: 2, n_analysed: 12, seed: 0}
 """
