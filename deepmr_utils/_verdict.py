@@ -5,8 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .intervals import PAIR
-
 SAME = 0.95  # correlation of the effects on two features above which they cannot be told apart
 FEWEST = 10  # sequences with instruments of their own that an answer needs
 NEGLIGIBLE = 0.1  # effect, in own responses, below which there is none worth the name

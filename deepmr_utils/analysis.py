@@ -20,7 +20,7 @@ from ._verdict import verdicts
 from .instruments import DESIGNS, SITES, eligible, own_responses
 from .instruments import RULES as SELECTION
 from .intervals import PAIR, RULES, add_intervals
-from .mr import check_methods
+from .mr.registry import check_methods
 from .negative_controls import Nulls, calibrate, check_nulls
 from .pairs import PairEffects, pair_effects, summarise
 from .private_movers import private_movers
@@ -178,12 +178,23 @@ def deep_mr(
     - R0)``, for R and R0 the knock-out with and without correction. Its interval takes the errors
     of R and of the slope for independent.
 
-    The verdict on X -> Y: "not distinguishable" where the effects on X and Y correlate above 0.95
-    in size, over the substitutions that move either by 0.15 of its own response, or fewer than 10
-    sequences have instruments for X; "acts" where q < 0.05 and, if sites were knocked out, the
-    knock-out effect has the same sign and an interval without 0; "no effect" where the interval
-    lies within 0.1 own responses around 0; else "undetermined". An effect in own responses is
-    ``effect * own(X) / own(Y)``, see `deepmr_utils.instruments.own_responses`.
+    The verdict on X -> Y is the first that holds. An effect in own responses is ``effect * own(X) /
+    own(Y)``, see `deepmr_utils.instruments.own_responses`. Opposed by private movers means that
+    ``private_ci_low`` is above 0.1; a direction is told if ``q_value`` is below 0.05 and, with
+    labels, ``corrected_ci_low, corrected_ci_high`` exclude 0; negligible is a knock-out whose
+    interval lies within 0.1 own responses around 0.
+
+    - "not distinguishable": ``correlation`` above 0.95, in size, over the substitutions that move X
+      or Y by 0.15 of its own response; or fewer than 10 sequences with instruments (``k``).
+    - "undetermined": no standard error.
+    - If told: "no effect" where the knock-out is negligible and either is opposed by private movers
+      or does not agree, that is, its interval holds 0 or it has the other sign; "undetermined"
+      where a knock-out does not agree, or private movers oppose; "not distinguishable" where Y -> X
+      is told, too, unopposed, and no site of X was knocked out; "undetermined" where Y -> X is told
+      so, sites were knocked out, and ``own_effect`` is below 0.1 in size and smaller than that of
+      Y -> X; else "acts".
+    - If not told: "no effect" where ``own_ci_low, own_ci_high`` lie within 0.1 around 0, or the
+      knock-out is negligible, or ``private_ci_low`` is above 0.5; else "undetermined".
     """
     if not isinstance(effects, xr.Dataset):
         effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)

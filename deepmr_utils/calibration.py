@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ._checks import check_choice, check_number
 
 __all__ = [
-    "IsotonicRecalibrator", "PlattRecalibrator", "calibration_metrics", "classifier_metrics",
-    "fit_isotonic", "fit_platt_features", "reliability_curve",
+    "IsotonicRecalibrator", "PlattRecalibrator", "calibration_metrics", "fit_isotonic",
+    "fit_platt_features", "reliability_curve",
 ]  # fmt: skip
 
 N_LEVELS = 100

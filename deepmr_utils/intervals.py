@@ -18,9 +18,8 @@ from ._checks import as_list, check_choice, check_columns, numbers
 from ._numerics import pad_groups
 from .instruments import places, site_dimensions
 from .meta import global_effects, why_left_out
-from .mr import check_methods
 from .mr.estimation import estimate_unchecked
-from .mr.registry import REGISTRY
+from .mr.registry import REGISTRY, check_methods
 
 __all__ = [
     "add_intervals", "intervals", "member_global", "member_local", "total_variance",

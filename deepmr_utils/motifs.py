@@ -15,7 +15,7 @@ from ._checks import check_choice, check_number
 from ._files import text_lines
 from .sequences import ALPHABET
 
-__all__ = ["Motif", "find_instances", "get_motif", "log_odds", "match_scores", "read_meme"]
+__all__ = ["Motif", "find_instances", "get_motif", "log_odds", "read_meme"]
 
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
 ROUNDING = 1e-4  # of sums of published matrices

@@ -12,10 +12,10 @@ from ._checks import as_list
 from .instruments import select_instruments, site_dimensions
 from .intervals import PAIR, add_intervals, intervals, member_global, member_local, q_values
 from .meta import global_effects
-from .mr import check_methods, local_mr
+from .mr import local_mr
 from .mr.crossfit import cross_fit as cross_fit_local
 from .mr.linear import NOT_DEBIASED
-from .mr.registry import REGISTRY
+from .mr.registry import REGISTRY, check_methods
 
 __all__ = ["PairEffects", "direction_test", "pair_effects", "summarise"]
 

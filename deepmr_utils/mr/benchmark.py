@@ -9,7 +9,7 @@ import pandas as pd
 from .. import mr
 from .._checks import as_list, check_choice
 from ._rows import Array
-from .registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK
+from .registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK, check_methods
 
 __all__ = ["SummaryData", "score", "simulate"]
 
@@ -136,7 +136,7 @@ def score(
         Monte-Carlo standard error of the coverage; `power`, the share of intervals that exclude 0;
         `failed`, the share of data sets without an estimate, which count in no other column.
     """
-    rows, methods = [], mr.check_methods(methods)
+    rows, methods = [], check_methods(methods)
     for scenario in as_list(scenarios):
         data = simulate(scenario, datasets, instruments, effect=effect, seed=seed)
         for method in methods:

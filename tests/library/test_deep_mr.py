@@ -112,6 +112,36 @@ def test_verdicts():
         assert twice["reason"].str.contains("correlation 1.00").all()
 
 
+def test_both_ways_told_without_a_knock_out_are_not_distinguishable():
+    effects, instances = world(slope=0.5, back=0.3)
+    both = deep_mr(effects, instances=instances).effects
+    assert (both["q_value"] < 0.05).all()
+    assert (both["correlation"] < 0.95).all()
+    assert set(both["verdict"]) == {"not distinguishable"}
+    assert both["reason"].str.startswith("both directions are told from 0").all()
+    one = deep_mr(effects, instances=instances, pairs=[("X", "Y")]).effects
+    assert one["verdict"].item() == "acts"
+
+
+@pytest.mark.parametrize(
+    ("knockout", "half", "verdict"),
+    [(0.4, 0.1, "acts"), (0.0, 0.5, "undetermined"), (0.0, 0.02, "no effect")],
+)
+def test_the_verdict_is_that_of_what_labels_correct(knockout, half, verdict):
+    effects, instances = world()
+    before = deep_mr(effects, instances=instances).effects.set_index(PAIR).loc["X", "Y"]
+    assert before["verdict"] == "acts"
+    given = {"exposure": ["X"], "outcome": ["Y"], "knockout": [knockout], "model_knockout": [0.5]}
+    given |= {"ci_low": [knockout - half], "ci_high": [knockout + half]}
+    given |= {"learned_response": [0.5], "learned_ci_low": [0.4], "learned_ci_high": [0.6]}
+    found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given)).effects
+    row = found.set_index(PAIR).loc["X", "Y"]
+    assert row["q_value"] == before["q_value"] < 0.05
+    held = row["corrected_ci_low"] <= 0 <= row["corrected_ci_high"]
+    assert held == (row["knockout_ci_low"] <= 0 <= row["knockout_ci_high"]) == (knockout == 0)
+    assert row["verdict"] == verdict
+
+
 def test_units_change_nothing_but_the_effect():
     effects, instances = world()
     scaled = effects.copy(deep=True)

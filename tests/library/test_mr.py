@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from deepmr_utils import mr
+from deepmr_utils.mr import registry
 
 METHODS = list(mr.REGISTRY)
 CONTRACT = [*mr.COLUMNS, "n_instruments", "status"]
@@ -260,4 +261,4 @@ def test_names_of_the_modes_that_were(weighting):
         local = mr.local_mr(tidy(arrays), f"mbe_{weighting}", draws=20)
     assert (local["method"] == new).all()
     with pytest.warns(FutureWarning, match=new):
-        assert mr.check_methods(["ivw", f"mbe_{weighting}", new]) == ["ivw", new]
+        assert registry.check_methods(["ivw", f"mbe_{weighting}", new]) == ["ivw", new]

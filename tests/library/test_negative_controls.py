@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from deepmr_utils._verdict import verdicts
 from deepmr_utils.analysis import deep_mr
 from deepmr_utils.negative_controls import _fit, _predict, calibrate
 from deepmr_utils.pairs import PAIR
@@ -243,10 +244,21 @@ def test_deep_mr_calibrates_what_it_finds(analysed):
 
 def test_verdicts_are_those_of_calibrated_intervals(analysed):
     _, _, nulls, plain, found = analysed
-    before, after = (r.effects.set_index(PAIR)["verdict"] for r in (plain, found))
-    assert (before[nulls] == "acts").mean() > 0.8
-    assert not (after[nulls] == "acts").any()
-    assert after["F0", "F1"] == "acts"
+    before, after = (r.effects.set_index(PAIR) for r in (plain, found))
+    assert (before["q_value"] < 0.05).all()
+    assert (after["q_value"] < 0.05).sum() == 1
+    assert after["q_value"].idxmin() == ("F0", "F1")
+    # with no site knocked out, leaks become arrows, but for those that private movers speak against
+    known = before.loc[nulls]
+    private = known["private_ci_low"] > 0.1
+    assert private.mean() < 0.5
+    assert set(known.loc[~private, "verdict"]) == {"acts"}
+    assert set(known.loc[private, "verdict"]) == {"undetermined"}
+    assert before.loc[("F0", "F1"), "verdict"] == "not distinguishable"  # the way back leaks, too
+    assert after.loc[("F0", "F1"), "verdict"] == "acts"
+    assert set(after.loc[nulls, "verdict"]) == {"no effect", "undetermined"}
+    for table in (plain.effects, found.effects):
+        assert verdicts(table)["verdict"].tolist() == table["verdict"].tolist()
 
 
 def test_deep_mr_refuses_before_it_estimates(analysed):
