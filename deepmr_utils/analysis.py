@@ -396,6 +396,8 @@ def _correct(table: pd.DataFrame, labels: pd.DataFrame) -> None:
     check_columns(labels, [*PAIR, *names], "labels, of held_out.correct,")
     given = labels.set_index(PAIR)[names].reindex(table.index)
     there = given["knockout"].notna()
+    asked = pd.MultiIndex.from_frame(labels[PAIR])
+    table.loc[table.index.isin(asked) & ~there, "status"] = UNTOLD
     for name in CORRECTED[:3]:
         table[name] = given[name]
     for name in ("knockout", "ci_low", "ci_high"):
