@@ -15,6 +15,7 @@ from .simulation import mean_anscombe, occupancies
 
 HIDDEN = "confounder"
 MOVED = 0.05  # of the confounder's occupancy
+LEARNED = 0.2  # of changes of the outcome's own occupancy, in ``under``
 
 
 class Occupancies(nn.Module):
@@ -47,17 +48,19 @@ def true_knockouts(
     Returns
     -------
     pd.DataFrame
-        ``exposure, outcome`` and ratios ``sum(x y) / sum(x^2)``: ``all``, and ``held``, where the
-        confounder's occupancy stays what it was. ``moving`` is the share of edits that move that
-        occupancy by more than `MOVED`, ``made`` the share of those that raise it: by the bases that
-        take the place of the site. Without a confounder both ratios are alike.
+        ``exposure, outcome`` and ratios ``sum(x y) / sum(x^2)``: ``all``; ``held``, where the
+        confounder's occupancy stays what it was; ``under``, by a model that is perfect but for the
+        outcome's own sites, of whose loss it sees `LEARNED`. ``moving`` is the share of edits that
+        move the confounder's occupancy by more than `MOVED`, ``made`` the share of these that raise
+        it: by the bases that take the place of the site.
     """
     effects = edit_effects([Occupancies(parameters)], x.double(), edits, sequence_ids=ids)
     effects = effects.isel(edit=np.flatnonzero(effects["effect"].notnull().all("feature")))
     before = effects["reference_prediction"].sel(sequence=effects["sequence_id"])
     before, moved = (v.transpose("edit", "feature") for v in (before, effects["effect"]))
-    hidden = moved["feature"] == HIDDEN
+    hidden, own = moved["feature"] == HIDDEN, moved["feature"] == FEATURES[1]
     found = {"all": moved, "held": moved.where(~hidden, 0.0)}
+    found["under"] = moved.where(~own, LEARNED * moved)
     change = {name: _changes(before, by, parameters, rates) for name, by in found.items()}
     by_hidden = moved.where(hidden, 0.0).sum("feature").to_numpy()
     rows = []

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import special
 
 from deepmr_utils.analysis import deep_mr
+from deepmr_utils.models import mtsplice
 from experiments import verdicts, worlds
 from experiments.__main__ import main
 from experiments.analyses import ANALYSES
@@ -70,16 +71,21 @@ def test_every_world_says_what_should_be_answered(cases):
     assert known == dict.fromkeys(FACTORS, "none")
     assert effect.isna().all()
     known, _ = truths(cases["tissues"])
-    assert known == dict.fromkeys(permutations(TINY["tissues"]["tissues"], 2), "same")
+    tissues = {name for pair in known for name in pair}
+    assert tissues <= set(mtsplice.TISSUES)
+    assert len(tissues) == TINY["tissues"]["size"]
+    assert known == dict.fromkeys(permutations(tissues, 2), "same")
     known, effect = truths(cases["additive"])
     assert known == dict.fromkeys(permutations(TINY["additive"]["motifs"], 2), "absent")
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_every_world_is_answered_by_both_analyses(cases, kind):
+def test_every_world_is_answered_by_its_analyses(cases, kind):
     table = verdicts.answers(cases[kind])
     pairs = sum(len(case.truth) for case in cases[kind])
-    assert table["analysis"].value_counts().to_dict() == {"deep_mr": pairs, "published": pairs}
+    names = ["deep_mr", "published"] + ["deep_mr, labels"] * (kind == "genome")
+    assert table["analysis"].value_counts().to_dict() == dict.fromkeys(names, pairs)
+    assert [*table.columns, "world", "run"] == [*verdicts.COLUMNS[2:], "world", "run"]
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
     assert set(table.loc[table["analysis"] == "published", "verdict"]) <= {"acts", "undetermined"}
     has_sites = kind in ("simulation", "genome", "null", "additive")
@@ -257,4 +263,4 @@ def test_a_world_that_is_none_is_refused(tmp_path):
 def test_the_parameters_of_the_book_describe_worlds_that_there_are():
     units, folder = open_study("verdicts", "book/parameters/verdicts.yml")
     assert folder == "book/results"
-    assert len(units) == 4 * 10 + 3 * 20 + 60 + 20 + 5 + 5 + 1 + 10 + 1
+    assert len(units) == 4 * 13 + 3 * 23 + 63 + 23 + 2 * 8 + 13 + 13
