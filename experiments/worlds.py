@@ -28,9 +28,10 @@ from deepmr_utils.sequences import decode, one_hot
 from .binding import knock_outs, one_genome
 from .chromatin import one_draw
 from .chromatin.simulated import ACCESSIBILITY
-from .cooperativity.one_round import FEATURES, draw_round, fit_round
+from .cooperativity.knock_outs import true_knockouts
+from .cooperativity.one_round import FEATURES, Settings, draw_round, fit_round
 from .cooperativity.rounds import simulation_settings
-from .cooperativity.simulation import local_truth
+from .cooperativity.simulation import Round, local_truth
 from .planting import plant
 from .study import make_settings
 from .training import one_thread, train_ensemble
@@ -68,6 +69,13 @@ def _no_answer(names: Sequence[str], truth: str) -> pd.DataFrame:
     return table.assign(true_effect=np.nan, truth=truth)
 
 
+def _sites(
+    x: torch.Tensor, ids: Sequence[str], instances: pd.DataFrame, motifs: Mapping[str, Motif],
+    seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    return site_edits(x, ids, instances, motifs, n_draws=knock_outs.N_DRAWS, seed=seed)
+
+
 def _mutated(
     members: Sequence[nn.Module], sequences: Sequence[str], motifs: Mapping[str, Motif],
     truth: pd.DataFrame, seed: int, device: str, published: str,
@@ -78,25 +86,49 @@ def _mutated(
         members, x, sequence_ids=ids, features=names, keep_members=True, device=device
     )
     instances = find_instances(x, ids, motifs)
-    sites = site_edits(x, ids, instances, motifs, n_draws=knock_outs.N_DRAWS, seed=seed)
+    sites = _sites(x, ids, instances, motifs, seed)
     edits = edit_effects(members, x, sites, sequence_ids=ids, features=names, device=device)
     return Case(effects, {"instances": instances, "edits": edits}, truth, published)
 
 
-def simulation(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
-    """A round of the simulation, both ways; nothing leads from its outcome to its exposure."""
-    values = dict(values)
+class _Test(NamedTuple):
+    """A round of the simulation, with the test sequences that are analysed."""
+
+    data: Round
+    seed: int
+    settings: Settings
+    test: pd.DataFrame
+    motifs: dict[str, Motif]
+
+
+def _draw(values: Mapping[str, Any], run: int, **others: Any) -> _Test:
+    values = {**values, **others}
     scenario, n = values.pop("scenario"), values.pop("n_analysed")
     settings = simulation_settings(values)
     data, seed = draw_round(settings, scenario, run)
-    members = fit_round(data, seed, settings, device=device).members
-    test, p = data.split("test"), data.parameters
+    test = data.split("test")
     test = test[test[["exposure_start", "outcome_start"]].notna().any(axis=1)].head(n)
-    there = local_truth(test, p, data.rates)["truth"].mean()
+    motifs = {name: data.parameters.motifs[name] for name in FEATURES}
+    return _Test(data, seed, settings, test, motifs)
+
+
+def simulation(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
+    """A round of the simulation, both ways; nothing leads from its outcome to its exposure."""
+    data, seed, settings, test, motifs = _draw(values, run)
+    members = fit_round(data, seed, settings, device=device).members
+    there = local_truth(test, data.parameters, data.rates)["truth"].mean()
     truth = _truth({("exposure", "outcome"): there, ("outcome", "exposure"): 0.0})
-    motifs = {name: p.motifs[name] for name in FEATURES}
     sequences = test["sequence"].tolist()
     return [_mutated(members, sequences, motifs, truth, run, device, "published_simulation")]
+
+
+def simulation_knock_outs(values: Mapping[str, Any], run: int) -> pd.DataFrame:
+    """Knock-outs of `simulation` with a perfect model: `true_knockouts` of the same edits."""
+    values = {name: value for name, value in values.items() if name not in ("kind", "runs")}
+    data, _, _, test, motifs = _draw(values, run, n_train=100, n_augmented=0)  # nothing is trained
+    x, ids = one_hot(test["sequence"].tolist()), [f"s{i}" for i in range(len(test))]
+    edits = _sites(x, ids, find_instances(x, ids, motifs), motifs, run)
+    return true_knockouts(x, ids, edits, data.parameters, data.rates)
 
 
 def genome(values: Mapping[str, Any], run: int, device: str) -> list[Case]:

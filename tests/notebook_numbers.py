@@ -29,6 +29,7 @@ from deepmr_utils.mr.registry import REGISTRY
 
 REFERENCE = Path(__file__).parent / "reference" / "notebooks"
 GLUED = "application/papermill.record/text/plain"
+TABLE = "application/papermill.record/text/html"  # of a DataFrame, which the notebook shows, too
 # Of floating-point numbers in a new table; whole ones and words are exact. Networks round at 1e-7,
 # and a ratio of two small effects of them at up to 2e-5, as seen between processors.
 RTOL, ATOL = 1e-4, 1e-6
@@ -55,7 +56,7 @@ def glued(outputs):
     found = {}
     for output in outputs:
         if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-            found[name] = _text(output["data"][GLUED])
+            found[name] = "table" if TABLE in output["data"] else _text(output["data"][GLUED])
     return found
 
 

@@ -5,7 +5,9 @@
 2. A page that glues from a notebook is rebuilt when that notebook changes
    (without this an incremental build keeps the old numbers).
 3. ``:alt:`` gives the picture its text for readers who do not see it.
-4. The picture of a ``glue(..., display=False)`` figure is written to ``_images``
+4. ``{glue-xtable} key`` with ``:doc:``: a numbered, captioned table, made of a DataFrame
+   that is glued on another page; it looks like the tables of the book.
+5. The picture of a ``glue(..., display=False)`` figure is written to ``_images``
    (without this the cross-page ``<img>`` is broken, with no warning).
 """
 
@@ -54,6 +56,51 @@ class GlueXFig(SphinxDirective):
         return [fig]
 
 
+class GlueXTable(SphinxDirective):
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"doc": spec.unchanged_required, "name": spec.unchanged}
+
+    def run(self):
+        try:
+            ref = create_pending_glue_ref(
+                self.state.document, *self.get_source_info(), self.options["doc"], self.arguments[0]
+            )
+        except PendingGlueReferenceError as exc:
+            raise self.error(str(exc)) from exc
+        holder = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, holder)
+        first = holder[0]
+        title = nodes.title(first.rawsource, "", *first.children)
+        title.source, title.line = first.source, first.line
+        table = nodes.table("", title, ref, glue_table=True, classes=["glued"])
+        self.set_source_info(table)
+        self.add_name(table)
+        return [table]
+
+
+class GlueRows(SphinxPostTransform):
+    """Keep of the HTML of a DataFrame its rows, once myst-nb (priority 5) has put it in place."""
+
+    default_priority = 6
+
+    def run(self):
+        for table in self.document.findall(nodes.table):
+            if not table.get("glue_table"):
+                continue
+            for raw in list(table.findall(nodes.raw)):
+                text = raw.astext()
+                if "<thead>" not in text:
+                    raise ValueError(f"{self.env.docname}: what is glued as a table is none")
+                rows = text[text.index("<thead>") : text.index("</tbody>") + len("</tbody>")]
+                rows = rows.replace(' style="text-align: right;"', "")
+                new = nodes.raw("", rows, format="html")
+                outer = raw
+                while outer.parent is not table:
+                    outer = outer.parent
+                table.replace(outer, new)
+
+
 class GlueAlt(SphinxPostTransform):
     """Put ``:alt:`` on the picture, after myst-nb (priority 5) has put it in place."""
 
@@ -86,7 +133,9 @@ def write_images(app, env):
 
 def setup(app):
     app.add_directive("glue-xfig", GlueXFig)
+    app.add_directive("glue-xtable", GlueXTable)
+    app.add_post_transform(GlueRows)
     app.add_post_transform(GlueAlt)
     app.connect("doctree-read", note_dependencies)
     app.connect("env-check-consistency", write_images)
-    return {"version": "0.3", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "0.4", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -155,10 +155,11 @@ class Oracle(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Expected features (N, 2)."""
-        return _mean_anscombe(occupancies(x, self.simulation), self.rates, self.simulation.p_batch)
+        return mean_anscombe(occupancies(x, self.simulation), self.rates, self.simulation.p_batch)
 
 
-def _mean_anscombe(q: dict[str, torch.Tensor], rates: Rates, p_batch: float) -> torch.Tensor:
+def mean_anscombe(q: dict[str, torch.Tensor], rates: Rates, p_batch: float) -> torch.Tensor:
+    """Anscombe-transformed expected counts (N, 2), averaged over the unseen batch."""
     return (1 - p_batch) * anscombe(expected_counts(q, rates, 0.0)) + p_batch * anscombe(
         expected_counts(q, rates, 1.0)
     )
@@ -218,7 +219,7 @@ def local_truth(
         if name in q:
             fixed[name] = q[name][:, :1].expand_as(q[name])
     for column, features in {
-        "truth": _mean_anscombe(fixed, rates, parameters.p_batch),
+        "truth": mean_anscombe(fixed, rates, parameters.p_batch),
         "truth_published": anscombe(expected_counts(q, unconfounded, 0.0)),
     }.items():
         change = (features[:, 1:] - features[:, :1]).numpy()

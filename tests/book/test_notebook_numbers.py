@@ -51,7 +51,7 @@ CENTRAL = {
     ],
     "verdicts": [
         "default.deep_mr.found.share", "reverse.deep_mr.false.share", "chromatin.deep_mr.open.share",
-        "tissues.deep_mr.wrong.share", "target.found",
+        "tissues.published.wrong.share", "reverse.labels.found.share", "target.found",
     ],
     "deepsea": [
         "Oct4.effect", "Oct4.truth", "GATA.effect", "Klf4.reverse", "seeds.strongest.covers_truth",

@@ -125,7 +125,8 @@ BAD = [
     ),
     ("deepsea", {"stored_directory": "no/such"}, "stored_directory must be a path that exists"),
     ("verdicts", {"stored": "no/such.csv"}, "stored must be a path that exists: there is no"),
-    ("verdicts", {"analysis": "paper"}, "analysis must be one of deep_mr, published"),
+    ("verdicts", {"analysis": "paper"}, "analysis must be one of deep_mr, deep_mr, labels, pub"),
+    ("verdicts", {"tuning": -1}, "tuning must be 0 or more; got -1"),
 ]
 
 

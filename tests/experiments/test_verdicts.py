@@ -10,7 +10,8 @@ import xarray as xr
 from scipy import special
 
 from deepmr_utils.analysis import deep_mr
-from experiments import verdicts, worlds
+from deepmr_utils.models import mtsplice
+from experiments import verdict_tables, verdicts, worlds
 from experiments.__main__ import main
 from experiments.analyses import ANALYSES
 from experiments.binding import genome, one_genome
@@ -24,7 +25,7 @@ TINY = {
         "scenario": "both", "effect_ratio": 10.7, "n_train": 1200, "n_augmented": 300,
         "n_test": 60, "n_members": 2, "epochs": 10, "max_excess": 2.0, "n_analysed": 20,
     },
-    "genome": {"graph": "reverse", **TINY_GENOME, **TINY_NETWORKS},
+    "genome": {"graph": "reverse", **TINY_GENOME, **TINY_NETWORKS, "n_windows": 1200},  # labels
     "chromatin": {"n_train": 200, "epochs": 1, "n_test": 100, "n_windows": 5, "n_draws": 2},
     "null": {"null": "shuffled", **TINY_GENOME},
     "tissues": {"near": 5, "size": 3},
@@ -70,16 +71,22 @@ def test_every_world_says_what_should_be_answered(cases):
     assert known == dict.fromkeys(FACTORS, "none")
     assert effect.isna().all()
     known, _ = truths(cases["tissues"])
-    assert known == dict.fromkeys(permutations(TINY["tissues"]["tissues"], 2), "same")
+    tissues = {name for pair in known for name in pair}
+    assert tissues <= set(mtsplice.TISSUES)
+    assert len(tissues) == TINY["tissues"]["size"]
+    assert known == dict.fromkeys(permutations(tissues, 2), "same")
     known, effect = truths(cases["additive"])
     assert known == dict.fromkeys(permutations(TINY["additive"]["motifs"], 2), "absent")
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_every_world_is_answered_by_both_analyses(cases, kind):
+def test_every_world_is_answered_by_its_analyses(cases, kind):
     table = verdicts.answers(cases[kind])
     pairs = sum(len(case.truth) for case in cases[kind])
-    assert table["analysis"].value_counts().to_dict() == {"deep_mr": pairs, "published": pairs}
+    names = ["deep_mr", "published"] + ["deep_mr, labels"] * (kind == "genome")
+    assert table["analysis"].value_counts().to_dict() == dict.fromkeys(names, pairs)
+    assert table.columns.tolist() == verdicts.COLUMNS  # world and run are empty yet
+    assert table[["world", "run"]].isna().all(axis=None)
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
     assert set(table.loc[table["analysis"] == "published", "verdict"]) <= {"acts", "undetermined"}
     has_sites = kind in ("simulation", "genome", "null", "additive")
@@ -223,7 +230,7 @@ def test_intervals_hold_the_share_where_runs_differ():
 
 FILE = """
 worlds:
-  first: {kind: tissues, runs: 1, near: 5, size: 2}
+  first: {kind: "null", "null": untrained, runs: 1, n_windows: 190, length: 160, margin: 10, n_analysed: 12}
   second, additive: {kind: additive, runs: 2, motifs: [GATA_disc1, TAL1_known1], n_train: 200,
                      noise: 0.1, filters: 2, n_members: 2, epochs: 2, n_analysed: 12, seed: 0}
 """
@@ -236,12 +243,13 @@ def test_the_study_stores_a_table_of_all_units(tmp_path, monkeypatch):
     table = pd.read_csv(tmp_path / "verdicts.csv")
     assert table.columns.tolist() == verdicts.COLUMNS
     counts = table.groupby(["world", "run"]).size()
-    assert counts.to_dict() == {("first", 0): 4, ("second, additive", 0): 4,
+    assert counts.to_dict() == {("first", 0): 24, ("second, additive", 0): 4,
                                 ("second, additive", 1): 4}  # fmt: skip
     # with the effects of every run kept, nothing is trained or mutated again
     for path in (tmp_path / "verdicts.csv", *(tmp_path / "verdicts").iterdir()):
         path.unlink()
     monkeypatch.setattr(worlds, "saturation_mutagenesis", None)
+    monkeypatch.setattr(one_genome, "observe", None)
     monkeypatch.setattr(worlds, "train_ensemble", None)
     main(["verdicts", str(file)])
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "verdicts.csv"), table)
@@ -257,4 +265,54 @@ def test_a_world_that_is_none_is_refused(tmp_path):
 def test_the_parameters_of_the_book_describe_worlds_that_there_are():
     units, folder = open_study("verdicts", "book/parameters/verdicts.yml")
     assert folder == "book/results"
-    assert len(units) == 4 * 10 + 3 * 20 + 60 + 20 + 5 + 5 + 1 + 10 + 1
+    assert len(units) == 4 * 13 + 3 * 23 + 63 + 23 + 2 * 8 + 2 * 13 + 1  # the table
+
+
+def test_a_perfect_model_says_what_the_loss_of_sites_does():
+    given = {**TINY["simulation"], "kind": "simulation", "runs": 9}
+    both = worlds.simulation_knock_outs(given, 0).set_index("exposure")
+    plain = worlds.simulation_knock_outs({**given, "scenario": "none"}, 0).set_index("exposure")
+    assert both.loc["exposure", "all"] == pytest.approx(both.loc["exposure", "held"], rel=0.1)
+    assert abs(both.loc["outcome", "all"]) < 0.05
+    assert 0 < both.loc["outcome", "moving"] < 1
+    # without a confounder nothing is held, and nothing moves it
+    np.testing.assert_array_equal(plain["all"], plain["held"])
+    assert plain["moving"].tolist() == [0, 0]
+    # a fifth of the outcome's own response: the way back is overstated, the way there is not
+    assert abs(plain.loc["outcome", "under"]) > abs(plain.loc["outcome", "all"])
+    assert plain.loc["exposure", "under"] == pytest.approx(plain.loc["exposure", "all"], rel=0.2)
+
+
+def test_tables_of_the_page_name_every_world_and_mark_what_misses():
+    given = pd.concat([TABLE.assign(world="reverse"), TABLE.assign(world="empty")])
+    given = pd.concat([given.assign(analysis=name) for name in verdict_tables.KEYS])
+    counts = verdict_tables.count_table(verdicts.confusion(given))
+    worlds_ = counts.index.get_level_values(0).unique().tolist()
+    assert worlds_ == [
+        "genome, reverse graph", "genome, reverse graph, with labels", "genome, empty graph",
+        "genome, empty graph, with labels",
+    ]  # fmt: skip
+    row = counts.loc[("genome, reverse graph", "acts")]
+    assert row["deep_mr"].tolist() == [2, 1, 1, 1, 0]
+    assert row["paper"].tolist() == [2, 1, 1]
+    labels = counts.loc[("genome, reverse graph, with labels", "acts")]
+    assert labels["deep_mr"].tolist() == [2, 1, 1, 1, 0]
+    assert labels["paper"].tolist() == ["", "", ""]
+    rates = verdict_tables.rate_table(verdicts.rates(given))
+    assert rates.index.tolist() == worlds_
+    row = rates.loc["genome, reverse graph"].droplevel(1)
+    assert row["false"].startswith("25%* [")
+    assert row["found"].startswith("40%* [")
+    assert row["runs"] == 2
+    one = verdict_tables.rate_table(verdicts.rates(given[given["run"] == 0]))
+    assert one.loc["genome, empty graph"].droplevel(1)["false"] == "50%*"
+
+
+def test_reasons_are_counted_without_the_numbers_of_single_pairs():
+    given = pd.DataFrame({"reason": [
+        "told from 0, but 50% of what moves; weak instruments (F = 1.7)",
+        "told from 0, but 7% of what moves", "only 9 of the 10 sequences",
+    ]})  # fmt: skip
+    assert verdict_tables.reasons(given).to_dict() == {
+        "told from 0, but a share of what moves": 2, "too few of the 10 sequences": 1,
+    }  # fmt: skip

@@ -1,0 +1,122 @@
+"""Tables of the page on verdicts: counts and rates by world, in words."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from .verdicts import DEFAULT, LABELS, PUBLISHED, SAID, TARGETS, TRUTHS, VERDICTS
+
+NAMES = {
+    "simulation 10.7": "simulation, β/α = 10.7, confounded",
+    "simulation 0.09": "simulation, β/α = 0.09, confounded",
+    "unconfounded 10.7": "simulation, β/α = 10.7, not confounded",
+    "unconfounded 0.09": "simulation, β/α = 0.09, not confounded",
+    "default": "genome, default graph",
+    "reverse": "genome, reverse graph",
+    "confounded": "genome, confounded graph",
+    "empty": "genome, empty graph",
+    "chromatin": "simulated chromatin",
+    "untrained": "untrained networks",
+    "shuffled": "networks with shuffled weights",
+    "tissues": "splicing in four tissues",
+    "additive": "additive networks",
+}
+KEYS = {DEFAULT: "deep_mr", LABELS: "labels", PUBLISHED: "published"}  # in names of glued numbers
+PAPER = "paper"
+MISSED = "*"  # beside a share on the wrong side of its target
+
+
+def named(world: str, analysis: str = DEFAULT) -> str:
+    """A world's name on the page, with what is added in the analysis."""
+    return NAMES.get(world, world) + (", with labels" if analysis == LABELS else "")
+
+
+def count_table(counts: pd.DataFrame) -> pd.DataFrame:
+    """Pairs by world and truth, with the verdicts of `deep_mr` and those of the paper beside.
+
+    Parameters
+    ----------
+    counts : pd.DataFrame
+        Of `.verdicts.confusion`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Indexed by world and truth. Worlds with labels have rows of their own; the paper's analysis
+        takes none, so its columns are empty there. Only truths that there are have rows.
+    """
+    short = ["acts", "wrong sign", *VERDICTS[1:]]
+    rows, keys = [], []
+    for world in _worlds(counts.index.get_level_values("world")):
+        for analysis in (DEFAULT, LABELS):
+            for truth in TRUTHS:
+                if (world, analysis, truth) not in counts.index:
+                    continue
+                own = counts.loc[(world, analysis, truth)].tolist()
+                paper = [""] * len(SAID)
+                if analysis == DEFAULT:
+                    paper = counts.loc[(world, PUBLISHED, truth), SAID].tolist()
+                rows.append(own + paper)
+                keys.append((named(world, analysis), truth))
+    columns = [(DEFAULT, name) for name in short]
+    columns += [(PAPER, name) for name in ("acts", "wrong sign", "else")]
+    return pd.DataFrame(
+        rows, pd.MultiIndex.from_tuples(keys),
+        pd.MultiIndex.from_tuples(columns, names=["", "truth"]), dtype=object,
+    )  # fmt: skip
+
+
+def rate_table(rates: pd.DataFrame) -> pd.DataFrame:
+    """Rates of `deep_mr` by world, each as "share [low, high]" in percent.
+
+    Parameters
+    ----------
+    rates : pd.DataFrame
+        Of `.verdicts.rates`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Indexed by world, as in `count_table`; a column a rate, under its target, and ``runs``. A
+        share that misses its target is marked by `MISSED`; where no pair is asked, the cell is
+        empty. A single run has no interval.
+    """
+    own = rates[rates["analysis"] != PUBLISHED]
+    names = [
+        named(world, analysis)
+        for world, analysis in zip(own["world"], own["analysis"], strict=True)
+    ]
+    text = [_cell(row) for row in own.itertuples()]
+    table = own.assign(name=names, text=text).pivot(index="name", columns="rate", values="text")
+    order = [n for world in _worlds(own["world"]) for n in (named(world), named(world, LABELS))]
+    order = [name for name in order if name in table.index]
+    table = table.reindex(index=order, columns=list(TARGETS)).fillna("")
+    table["runs"] = own.assign(name=names).groupby("name")["runs"].max()
+    aims = [f"at {'least' if name == 'found' else 'most'} {t:.0%}" for name, t in TARGETS.items()]
+    table.columns = pd.MultiIndex.from_tuples(
+        [*zip(TARGETS, aims, strict=True), ("runs", "")], names=["", "target"]
+    )
+    return table.rename_axis(index=None)
+
+
+def _worlds(given: Iterable[str]) -> list[str]:
+    """Each world once, in the order of the page."""
+    there = list(dict.fromkeys(given))
+    return sorted(there, key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES))
+
+
+def _cell(row: object) -> str:
+    misses = row.share < row.target if row.rate == "found" else row.share > row.target
+    mark = MISSED if misses else ""
+    if pd.isna(row.low):
+        return f"{row.share:.0%}{mark}"
+    return f"{row.share:.0%}{mark} [{row.low:.0%}, {row.high:.0%}]"
+
+
+def reasons(table: pd.DataFrame) -> pd.Series:
+    """How many rows of a study's table have each reason, without the numbers of single pairs."""
+    words = table["reason"].str.replace(r"; weak instruments \(F = [\d.]+\)", "", regex=True)
+    words = words.str.replace(r"\d+% of", "a share of", regex=True)
+    words = words.str.replace(r" \(correlation [\d.]+\)", "", regex=True)
+    words = words.str.replace(r"only \d+ of", "too few of", regex=True)
+    return words.value_counts().rename("pairs")
