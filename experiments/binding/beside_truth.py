@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from scipy import stats
 
 from deepmr_utils.held_out import NORMAL
 from deepmr_utils.negative_controls import FEWEST
 from deepmr_utils.pairs import PAIR
+from deepmr_utils.plots import style
 
 from .. import verdicts
 from .genomes import calibrated, global_effects
@@ -265,3 +267,85 @@ def null_calibration(runs: Sequence[Run], first: int = 13, first_null: int = 20)
     after += [calibrated(others, nulls)] if others else []
     tables = {"before": global_effects([*others, *nulls]), "after": pd.concat(after)}
     return pd.concat({name: interval_scores(table) for name, table in tables.items()})
+
+
+def beside_rules(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Learned responses by held-out reads, and by the rules of the genome.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Of the study `experiments.verdicts`.
+    known : pd.DataFrame
+        Of the study `.own_responses`.
+
+    Returns
+    -------
+    pd.DataFrame
+        Indexed by ``graph, run, exposure``: ``reads, low, high`` and ``true``, of the genomes that
+        both have.
+    """
+    names = {"learned_response": "reads", "learned_ci_low": "low", "learned_ci_high": "high"}
+    keys = [*GENOME, "exposure"]
+    own = held_out(table, first=0)
+    own = own[own["analysis"] == verdicts.LABELS].drop_duplicates(keys).rename(columns=names)
+    true = known[known["exposure"] == known["feature"]].set_index(keys)["whole_site"]
+    return own.set_index(keys)[list(names.values())].join(true.rename("true"), how="inner")
+
+
+def direct_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Direct effects in all windows beside the truth.
+
+    Indexed by ``graph, score``: ``direct_covered``, the share of intervals that hold the true
+    direct effect; ``mediated``, the mean estimate where the effect is through others alone, and
+    ``mediated_total``, that of the total effect there. Columns as in `local_scores`.
+    """
+    parts = [one.globals_.assign(**{n: one.record[n] for n in GENOME}) for one in runs]
+    whole = pd.concat(parts, ignore_index=True)
+    whole = whole[whole["bin"] == "all"]
+    total = whole[whole["chain"] == "motif"].set_index([*GENOME, *PAIR])["truth"]
+    direct = whole[whole["chain"] == "direct"].set_index([*GENOME, *PAIR])
+    direct = direct.assign(
+        inside=direct["truth"].between(direct["total_ci_low"], direct["total_ci_high"]),
+        mediated=(direct["truth"].abs() < LEAST) & (total.reindex(direct.index) >= LEAST),
+    ).reset_index()
+
+    def mean(column: str) -> Callable[[pd.DataFrame], tuple[float, float, float]]:
+        return lambda t: jackknife(t[t["mediated"]], lambda part: part[column].mean())
+
+    scores = {"direct_covered": lambda t: _share(t["inside"], t)}
+    mediated = {"mediated": mean("effect"), "mediated_total": mean("total_effect")}
+    tables = dict(list(direct.groupby("graph")))
+    some = {graph: own for graph, own in tables.items() if own["mediated"].any()}
+    return pd.concat([_scores(tables, scores, ["graph"]), _scores(some, mediated, ["graph"])])
+
+
+def draw_knockouts(table: pd.DataFrame, ax: Axes) -> None:
+    """Draw knock-out ratios of `held_out` against the true ones, each graph in a colour."""
+    for (graph, own), colour in zip(table.groupby("graph"), style.SERIES, strict=False):
+        ax.plot(own["knockout_truth"], own["knockout"], "o", ms=3, alpha=0.6, color=colour,
+                mew=0, label=graph)  # fmt: skip
+    ax.axline((0, 0), slope=1, ls="--", color="black", lw=1, zorder=0)
+    ax.set(xlabel="true knock-out ratio", ylabel="estimated knock-out ratio", aspect="equal")
+
+
+def planted_instances(
+    instances: pd.DataFrame, windows: pd.DataFrame, sites: pd.DataFrame, within: int = 4
+) -> pd.DataFrame:
+    """Instances that lie where a site of their factor was planted, by so many bases at most.
+
+    Parameters
+    ----------
+    instances : pd.DataFrame
+        Of `.knock_outs.factor_instances`.
+    windows : pd.DataFrame
+        ``sequence_id, chrom, start``.
+    sites : pd.DataFrame
+        Of `.genome.read_sites`.
+    within : int
+    """
+    place = windows[["sequence_id", "chrom", "start"]].rename(columns={"start": "offset"})
+    known = sites[["chrom", "factor", "start"]].rename(columns={"start": "planted"})
+    table = instances.merge(place, on="sequence_id").merge(known, on=["chrom", "factor"])
+    near = (table["offset"] + table["start"] - table["planted"]).abs() <= within
+    return table.loc[near, instances.columns.tolist()].drop_duplicates(ignore_index=True)

@@ -161,3 +161,42 @@ def test_mean_effects_in_a_bin_are_counted_where_they_truly_are_there():
     inside = both["truth"].between(both["total_ci_low"], both["total_ci_high"])
     assert found["value"] == inside.mean()
     assert found["n"] == 8
+
+
+def test_learned_responses_by_reads_stand_beside_those_by_the_rules():
+    table = answered(np.random.default_rng(6), n=2)
+    known = pd.DataFrame({
+        "graph": "reverse", "run": [0, 0, 1], "exposure": ["Oct4", "Oct4", "Klf4"],
+        "feature": ["Oct4", "Sox2", "Klf4"], "true": 1.0, "whole_site": [0.52, np.nan, 0.61],
+    })  # fmt: skip
+    found = beside_truth.beside_rules(table, known)
+    assert found.index.tolist() == [("reverse", 0, "Oct4"), ("reverse", 1, "Klf4")]
+    np.testing.assert_allclose(found[["reads", "true"]], [[0.5, 0.52], [0.6, 0.61]])
+
+
+def test_direct_effects_are_covered_and_mediated_ones_are_means():
+    runs = [a_run("default", number, np.random.default_rng(number)) for number in range(4)]
+    parts = []
+    for one in runs:  # all that Oct4 does to Sox2 is mediated
+        mediated = (one.globals_["exposure"] == "Oct4") & (one.globals_["outcome"] == "Sox2")
+        direct = one.globals_.assign(chain="direct", total_effect=one.globals_["effect"])
+        direct["truth"] = direct["truth"].mask(mediated, 0.0)
+        parts.append(one._replace(globals_=pd.concat([one.globals_, direct])))
+    scores = beside_truth.direct_scores(parts).loc["default"]["value"]
+    every = pd.concat(one.globals_ for one in runs)
+    of_pair = every.query("exposure == 'Oct4' and outcome == 'Sox2'")["effect"].mean()
+    assert scores["mediated"] == scores["mediated_total"] == pytest.approx(of_pair)
+    inside = every["truth"].between(every["total_ci_low"], every["total_ci_high"])
+    missed = inside & (every["exposure"] == "Oct4") & (every["outcome"] == "Sox2")
+    assert scores["direct_covered"] == pytest.approx((inside & ~missed).mean())
+
+
+def test_instances_that_were_planted_are_those_near_a_site_of_their_factor():
+    instances = pd.DataFrame({
+        "sequence_id": ["a", "a", "a", "b"], "factor": ["Oct4", "Oct4", "Sox2", "Oct4"],
+        "start": [11, 60, 10, 10],
+    })  # fmt: skip
+    windows = pd.DataFrame({"sequence_id": ["a", "b"], "chrom": "chr2", "start": [100, 500]})
+    sites = pd.DataFrame({"chrom": ["chr2", "chr1"], "factor": "Oct4", "start": [110, 510]})
+    found = beside_truth.planted_instances(instances, windows, sites)
+    assert found.to_numpy().tolist() == [["a", "Oct4", 11]]
