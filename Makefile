@@ -51,7 +51,7 @@ executed/%.ipynb: notebooks/%.ipynb $(CODE) | $(INSTALLED)
 executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
 executed/bpnet.ipynb: $(wildcard book/results/bpnet/*/*/*.json)
 executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
-executed/verdicts.ipynb: book/results/verdicts.csv
+executed/bpnet.ipynb executed/verdicts.ipynb: book/results/verdicts.csv
 
 executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | $(INSTALLED)
 	mkdir -p executed

@@ -88,23 +88,26 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["graph", "run", "chain"])
 
 
+def global_effects(runs: Sequence[Run]) -> pd.DataFrame:
+    """Effects of the chain "motif" in all windows: ``globals_`` of runs with ``graph, run``."""
+    parts = [one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs]
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[(whole["chain"] == "motif") & (whole["bin"] == "all")].reset_index(drop=True)
+
+
 def calibrated(runs: Sequence[Run], nulls: Sequence[Run]) -> pd.DataFrame:
-    """Effects of the chain "motif" in all windows, calibrated by those of runs without an edge.
+    """`global_effects` of runs, calibrated by those of runs without an edge.
 
     Returns
     -------
     pd.DataFrame
-        ``graph, run``, the columns of ``globals_`` and those of
-        `deepmr_utils.negative_controls.calibrate`. A run is a network: one that is among the nulls
-        is left out of its own fit. The coverage of ``truth`` is that of ``total_ci_low,
-        total_ci_high``, around the effect without the mean of the nulls.
+        `global_effects` and the columns of `deepmr_utils.negative_controls.calibrate`. A run is a
+        network: one that is among the nulls is left out of its own fit. The coverage of ``truth``
+        is that of ``total_ci_low, total_ci_high``, around the effect without the mean of the nulls.
     """
 
     def table(runs: Sequence[Run]) -> pd.DataFrame:
-        parts = [
-            one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs
-        ]
-        whole = pd.concat(parts, ignore_index=True).query("chain == 'motif' and bin == 'all'")
+        whole = global_effects(runs)
         network = whole["graph"] + "/" + whole["run"].astype(str)
         return whole.assign(network=network, scale=whole["own_effect"] / whole["effect"])
 

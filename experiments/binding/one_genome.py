@@ -54,8 +54,8 @@ class Settings:
     with so many ``filters`` and ``layers`` is trained, each member on a bootstrap sample of the
     training windows if ``resample``; ``n_analysed`` validation windows are mutated. Every one of
     ``chains`` (names of `experiments.analyses.ANALYSES`) is run on all pairs, and direct effects
-    with instruments in own motifs; all sites are knocked out, each `.knock_outs.N_DRAWS` times; local effects
-    of the chains in ``kept`` are stored.
+    with instruments in own motifs; all sites are knocked out, each `.knock_outs.N_DRAWS` times;
+    local effects of the chains in ``kept`` are stored.
     """
 
     parameters: genome.Parameters = field(default_factory=genome.Parameters)

@@ -5,7 +5,8 @@ exposure. Networks that learn too little of the latter make every effect of that
 also one that does not exist and of which they learned a trace. This trains the ensembles of stored
 runs on demo genomes again, from their settings and seeds, and regresses what they say of all
 substitutions in instances of a factor's own motif on how much these move the factor by the rules of
-the genome, through the origin. 1 is all of the response.
+the genome, through the origin. 1 is all of the response. Of shuffled sites it takes the share of
+the summed change, which `deepmr_utils.held_out.correct` estimates from reads.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from deepmr_utils import instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
@@ -49,7 +51,8 @@ def responses(settings: Settings, graph: str, number: int, device: str = "cpu") 
     pd.DataFrame
         A row an ``exposure`` and ``feature``, after ``graph, run``: ``learned``, and ``true`` by
         the rules; where the feature is the exposure ``counts_r``, the correlation of its predicted
-        with its observed log counts.
+        with its observed log counts, and ``whole_site``, what networks learned of its response to
+        shuffled sites.
     """
     settings = replace(settings, parameters=replace(settings.parameters, graph=graph))
     parameters = settings.parameters
@@ -65,6 +68,9 @@ def responses(settings: Settings, graph: str, number: int, device: str = "cpu") 
     true = sources.perfect_effects(parameters, windows)
     instances = knock_outs.factor_instances(windows)
     allowed = instruments.eligible(true, "motif", instances)
+    edits = knock_outs.knock_out(
+        ensemble.members, windows, instances, parameters, seed=model_seed, device=device
+    )
     quality = quality.set_index("task")
     rows = []
     for exposure in genome.FACTORS:
@@ -76,7 +82,15 @@ def responses(settings: Settings, graph: str, number: int, device: str = "cpu") 
                 / float((moved**2).sum())
                 for table in (learned, true)
             ]
-            r = quality.loc[feature, "pearson"] if feature == exposure else np.nan
-            rows.append([graph, number, exposure, feature, *slopes, r])
-    columns = ["graph", "run", "exposure", "feature", "learned", "true", "counts_r"]
+            own = [np.nan, np.nan]
+            if feature == exposure:
+                own = [quality.loc[feature, "pearson"], _whole_sites(edits, exposure)]
+            rows.append([graph, number, exposure, feature, *slopes, *own])
+    columns = ["graph", "run", "exposure", "feature", "learned", "true", "counts_r", "whole_site"]
     return pd.DataFrame(rows, columns=columns).round(4)
+
+
+def _whole_sites(edits: xr.Dataset, factor: str) -> float:
+    """Summed change of a factor by shuffled sites of its own, predicted over true."""
+    own = edits.sel(feature=factor).isel(edit=np.flatnonzero(edits["factor"] == factor))
+    return float(own["effect"].sum() / own["true_effect"].sum())

@@ -147,14 +147,14 @@ def test_what_may_be_left_out(check):
     check("corrections", effect_ratio=None, stored_rounds=None, stored_calibration=None)
     check("simulation", other_methods=[], other_parameters={"eta": 40, "background": [0.25] * 4})
     check("sweeps", analyses={}, stored_error=None)
-    check("bpnet", results_directory=None)
+    check("bpnet", results_directory=None, stored_verdicts=None)
     check("deepsea", stored_directory=None)
 
 
 STORES = {
     "corrections": ("stored_rounds", "stored_calibration"),
     "sweeps": ("stored_error",),
-    "bpnet": ("results_directory",),
+    "bpnet": ("results_directory", "stored_verdicts"),
     "deepsea": ("stored_directory",),
     "verdicts": ("stored",),
 }
