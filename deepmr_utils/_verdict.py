@@ -48,7 +48,9 @@ def _answer(row: dict, opposite: dict | None) -> Answer:
     if row["k"] < FEWEST:
         why = f"only {row['k']:.0f} of the {FEWEST} sequences that are needed"
         return Answer("not distinguishable", why)
-    if row["status"] != "ok":
+    if not np.isfinite(row["se"]):
+        return Answer("undetermined", f"no interval: {row['status']}")
+    if row["status"] != "ok":  # labels do not tell the exposure's own response from 0
         return Answer("undetermined", row["status"])
     return _where_told(row, opposite) if _told(row) else _where_not(row)
 

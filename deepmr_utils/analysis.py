@@ -392,12 +392,11 @@ def _apply_nulls(table: pd.DataFrame, scale: np.ndarray, nulls: Nulls) -> pd.Dat
 
 def _correct(table: pd.DataFrame, labels: pd.DataFrame) -> None:
     """Fill in what `deepmr_utils.held_out.correct` says of the pairs of a table, in place."""
-    names = ["knockout", "ci_low", "ci_high", "model_knockout", *CORRECTED[:3]]
+    names = ["knockout", "ci_low", "ci_high", "model_knockout", *CORRECTED[:3], "status"]
     check_columns(labels, [*PAIR, *names], "labels, of held_out.correct,")
     given = labels.set_index(PAIR)[names].reindex(table.index)
     there = given["knockout"].notna()
-    asked = pd.MultiIndex.from_frame(labels[PAIR])
-    table.loc[table.index.isin(asked) & ~there, "status"] = UNTOLD
+    table["status"] = given["status"].where(given["status"].notna() & ~there, table["status"])
     for name in CORRECTED[:3]:
         table[name] = given[name]
     for name in ("knockout", "ci_low", "ci_high"):

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
-from .verdicts import DEFAULT, LABELS, PUBLISHED, SAID, TARGETS, TRUTHS, VERDICTS
+from .verdicts import DEFAULT, LABELS, LEAST, PUBLISHED, SAID, TARGETS, TRUTHS, VERDICTS
 
 NAMES = {
     "simulation 10.7": "simulation, β/α = 10.7, confounded",
@@ -120,3 +121,36 @@ def reasons(table: pd.DataFrame) -> pd.Series:
     words = words.str.replace(r" \(correlation [\d.]+\)", "", regex=True)
     words = words.str.replace(r"only \d+ of", "too few of", regex=True)
     return words.value_counts().rename("pairs")
+
+
+def mover_table(table: pd.DataFrame) -> pd.DataFrame:
+    """How well the share of private movers alone tells arrows from pairs without one.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Rows of the study's, of one analysis.
+
+    Returns
+    -------
+    pd.DataFrame
+        By world with an answer: ``with a share``, of pairs; ``arrows`` of at least `LEAST` and
+        ``absent`` pairs with a share, the median and the extreme of each, and ``auroc``, NaN where
+        there are only pairs of one kind.
+    """
+    rows = {}
+    for world, part in table.groupby("world", sort=False):
+        part = part[part["truth"].isin(["acts", "absent"])]
+        share, large = part["private_share"], part["size"].abs() >= LEAST
+        there = share.notna()
+        arrows, absent = share[there & large], share[there & (part["truth"] == "absent")]
+        if not len(part):
+            continue
+        higher = absent.to_numpy()[:, None] - arrows.to_numpy()
+        auroc = (np.sign(higher) + 1).mean() / 2 if higher.size else np.nan
+        rows[world] = {
+            "with a share": there.mean(), "arrows": len(arrows), "median": arrows.median(),
+            "largest": arrows.max(), "absent": len(absent), "absent median": absent.median(),
+            "smallest": absent.min(), "auroc": auroc,
+        }  # fmt: skip
+    return pd.DataFrame(rows).T

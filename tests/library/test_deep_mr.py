@@ -134,6 +134,7 @@ def test_the_verdict_is_that_of_what_labels_correct(knockout, half, verdict):
     given = {"exposure": ["X"], "outcome": ["Y"], "knockout": [knockout], "model_knockout": [0.5]}
     given |= {"ci_low": [knockout - half], "ci_high": [knockout + half]}
     given |= {"learned_response": [0.5], "learned_ci_low": [0.4], "learned_ci_high": [0.6]}
+    given["status"] = ["ok"]
     found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given)).effects
     row = found.set_index(PAIR).loc["X", "Y"]
     assert row["q_value"] == before["q_value"] < 0.05
@@ -317,7 +318,7 @@ def test_labels_correct_knockout_and_slope():
     given = {
         "exposure": ["X"], "outcome": ["Y"], "knockout": [0.25], "ci_low": [0.2], "ci_high": [0.3],
         "model_knockout": [0.45], "learned_response": [0.5], "learned_ci_low": [0.4],
-        "learned_ci_high": [0.6],
+        "learned_ci_high": [0.6], "status": ["ok"],
     }  # fmt: skip
     plain = deep_mr(effects, instances=instances).effects.set_index(PAIR).loc["X", "Y"]
     found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given))
@@ -338,3 +339,15 @@ def test_labels_correct_knockout_and_slope():
     assert np.isnan(other[["learned_response", "corrected", "knockout"]].astype(float)).all()
     with pytest.raises(ValueError, match=r"labels, of .* needs the columns"):
         deep_mr(effects, instances=instances, labels=pd.DataFrame({"exposure": ["X"]}))
+
+
+def test_an_exposure_that_labels_cannot_tell_gets_no_answer():
+    effects, instances = world()
+    names = ["knockout", "ci_low", "ci_high", "model_knockout", "learned_response"]
+    given = dict.fromkeys([*names, "learned_ci_low", "learned_ci_high"], [np.nan])
+    given |= {"exposure": ["X"], "outcome": ["Y"], "status": ["own response not told from 0"]}
+    found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given)).effects
+    row = found.set_index(PAIR).loc["X", "Y"]
+    assert row["q_value"] < 0.05
+    assert (row["verdict"], row["reason"]) == ("undetermined", given["status"][0])
+    assert found.set_index(PAIR).loc[("Y", "X"), "verdict"] == "no effect"

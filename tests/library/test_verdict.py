@@ -41,6 +41,7 @@ RULES = [
     ({"k": 10}, None, "acts", ""),
     ({"k": 9}, None, "not distinguishable", FEW),
     ({"se": np.nan, "status": "one member"}, None, "undetermined", "no interval: one member"),
+    ({"status": "own response untold"}, None, "undetermined", "own response untold"),
     # told from 0: by the slope, and corrected by labels
     ({"q_value": 0.0495}, None, "acts", ""),
     ({"q_value": 0.0505}, None, "undetermined", OPEN),
