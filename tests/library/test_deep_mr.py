@@ -344,7 +344,7 @@ def test_labels_correct_knockout_and_slope():
 def test_an_exposure_that_labels_cannot_tell_gets_no_answer():
     effects, instances = world()
     names = ["knockout", "ci_low", "ci_high", "model_knockout", "learned_response"]
-    given = dict.fromkeys([*names, "learned_ci_low", "learned_ci_high"], [np.nan])
+    given = {name: [np.nan] for name in [*names, "learned_ci_low", "learned_ci_high"]}
     given |= {"exposure": ["X"], "outcome": ["Y"], "status": ["own response not told from 0"]}
     found = deep_mr(effects, instances=instances, labels=pd.DataFrame(given)).effects
     row = found.set_index(PAIR).loc["X", "Y"]
