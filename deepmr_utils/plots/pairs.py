@@ -139,10 +139,11 @@ def private_movers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal",
            xlabel="movers of the first that leave the second alone (share)",
            ylabel="movers of the second that leave the first alone (share)")  # fmt: skip
-    for i, row in enumerate(both.sort_values("private_share_back").itertuples()):
+    for row in both.itertuples():
+        flat = row.private_share_back < 0.2 < row.private_share  # dots in a row: slanted names
         ax.annotate(f"{row.exposure}, {row.outcome}", (row.private_share, row.private_share_back),
-                    (6, 4 if i % 2 else -4), textcoords="offset points", fontsize=9,
-                    va="bottom" if i % 2 else "top")  # fmt: skip
+                    (2, 6) if flat else (6, 4), textcoords="offset points", fontsize=9,
+                    va="bottom" if flat else "center", rotation=55 * flat)  # fmt: skip
     return ax
 
 
