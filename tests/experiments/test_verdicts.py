@@ -11,7 +11,7 @@ from scipy import special
 
 from deepmr_utils.analysis import deep_mr
 from deepmr_utils.models import mtsplice
-from experiments import verdict_tables, verdicts, worlds
+from experiments import verdict_figures, verdict_tables, verdicts, worlds
 from experiments.__main__ import main
 from experiments.analyses import ANALYSES
 from experiments.binding import genome, one_genome
@@ -265,7 +265,7 @@ def test_a_world_that_is_none_is_refused(tmp_path):
 def test_the_parameters_of_the_book_describe_worlds_that_there_are():
     units, folder = open_study("verdicts", "book/parameters/verdicts.yml")
     assert folder == "book/results"
-    assert len(units) == 4 * 13 + 3 * 23 + 63 + 23 + 2 * 8 + 2 * 13 + 1  # the table
+    assert len(units) == 4 * 13 + 3 * 20 + 60 + 13 + 2 * 8 + 2 * 13 + 1  # the table
 
 
 def test_a_perfect_model_says_what_the_loss_of_sites_does():
@@ -316,3 +316,35 @@ def test_reasons_are_counted_without_the_numbers_of_single_pairs():
     assert verdict_tables.reasons(given).to_dict() == {
         "told from 0, but a share of what moves": 2, "too few of the 10 sequences": 1,
     }  # fmt: skip
+
+
+def test_figures_show_every_share_where_it_is():
+    rates = verdicts.rates(TABLE.assign(world="default"))
+    figure = verdict_figures.draw_rates(rates)
+    for ax, (rate, target) in zip(figure.axes, verdicts.TARGETS.items(), strict=True):
+        assert ax.get_title() == rate
+        line, *dots = ax.lines
+        assert set(line.get_xdata()) == {target}
+        shown = [x for one in dots for x in one.get_xdata()]
+        assert shown == pytest.approx(rates.loc[rates["rate"] == rate, "share"])
+    back = pd.DataFrame({
+        "world": ["a", "b", "a"], "run": [4, 3, 3], "networks": [0.5, 0.1, 0.3],
+        "all": 0.2, "under": 0.4, "knockout_ci_low": 0.0, "knockout_ci_high": 0.6,
+    })  # fmt: skip
+    figure = verdict_figures.draw_way_back(back, ("a", "b"))
+    left, right = (ax.lines[0].get_xydata().tolist() for ax in figure.axes)
+    assert (left, right) == ([[3, 0.3], [4, 0.5]], [[3, 0.1]])
+
+
+def test_private_shares_tell_arrows_from_none():
+    table = pd.DataFrame({
+        "world": "w", "truth": ["acts", "acts", "acts", "absent", "absent", "same"],
+        "size": [0.2, -0.5, 0.05, 0, 0, np.nan],
+        "private_share": [0.1, 0.4, 0.9, 0.3, np.nan, 0.0],
+    })  # fmt: skip
+    row = verdict_tables.mover_table(table).loc["w"]
+    assert row["with a share"] == pytest.approx(4 / 5)
+    assert row[["arrows", "absent", "largest", "smallest"]].tolist() == [2, 1, 0.4, 0.3]
+    assert row["median"] == pytest.approx(0.25)
+    assert row["auroc"] == 0.5  # 0.3 lies above one of the two arrows
+    assert np.isnan(verdict_tables.mover_table(table.iloc[3:5]).loc["w", "auroc"])
