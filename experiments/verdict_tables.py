@@ -24,6 +24,7 @@ NAMES = {
 }
 KEYS = {DEFAULT: "deep_mr", LABELS: "labels", PUBLISHED: "published"}  # in names of glued numbers
 PAPER = "paper"
+SPLIT = {"undetermined": "undeter\u00admined", "not distinguishable": "not distin\u00adguishable"}
 MISSED = "*"  # beside a share on the wrong side of its target
 
 
@@ -44,7 +45,8 @@ def count_table(counts: pd.DataFrame) -> pd.DataFrame:
     -------
     pd.DataFrame
         Indexed by world and truth. Worlds with labels have rows of their own; the paper's analysis
-        takes none, so its columns are empty there. Only truths that there are have rows.
+        takes none, so its columns are empty there. Only truths that there are have rows, and a
+        wrong sign has a column where a pair has it.
     """
     short = ["acts", "wrong sign", *VERDICTS[1:]]
     rows, keys = [], []
@@ -59,12 +61,15 @@ def count_table(counts: pd.DataFrame) -> pd.DataFrame:
                     paper = counts.loc[(world, PUBLISHED, truth), SAID].tolist()
                 rows.append(own + paper)
                 keys.append((named(world, analysis), truth))
-    columns = [(DEFAULT, name) for name in short]
+    columns = [(DEFAULT, SPLIT.get(name, name)) for name in short]
     columns += [(PAPER, name) for name in ("acts", "wrong sign", "else")]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         rows, pd.MultiIndex.from_tuples(keys),
         pd.MultiIndex.from_tuples(columns, names=["", "truth"]), dtype=object,
     )  # fmt: skip
+    wrong = table.columns.get_level_values(1) == "wrong sign"
+    never = wrong & table.isin([0, ""]).all().to_numpy()
+    return table.loc[:, ~never]
 
 
 def rate_table(rates: pd.DataFrame) -> pd.DataFrame:

@@ -298,6 +298,10 @@ def test_tables_of_the_page_name_every_world_and_mark_what_misses():
     labels = counts.loc[("genome, reverse graph, with labels", "acts")]
     assert labels["deep_mr"].tolist() == [2, 1, 1, 1, 0]
     assert labels["paper"].tolist() == ["", "", ""]
+    right = given[~given["verdict"].eq("acts") | (given["effect"] * given["true_effect"] >= 0)]
+    few = verdict_tables.count_table(verdicts.confusion(right))
+    assert "wrong sign" not in few.columns.get_level_values(1)
+    assert few.loc[("genome, reverse graph", "acts"), "paper"].tolist() == [2, 1]
     rates = verdict_tables.rate_table(verdicts.rates(given))
     assert rates.index.tolist() == worlds_
     row = rates.loc["genome, reverse graph"].droplevel(1)
