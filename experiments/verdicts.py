@@ -79,7 +79,8 @@ def answers(cases: Sequence[Case]) -> pd.DataFrame:
             found[LABELS] = deep_mr(case.effects, **case.given, labels=case.labels).effects
         own = case.truth.merge(found[DEFAULT], on=PAIR)
         scale = (own["own_effect"] / own["effect"]).abs().fillna(1.0)
-        truth = case.truth.assign(size=own["true_effect"] * scale)  # the same for all analyses
+        # the same for all analyses
+        truth = own[case.truth.columns].assign(size=own["true_effect"] * scale)
         for name, table in found.items():
             truth_ = truth
             if name == LABELS:  # knock-outs of more windows, with a truth of their own

@@ -28,55 +28,49 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 
-class GlueXFig(SphinxDirective):
-    required_arguments = 1
-    has_content = True
-    option_spec: ClassVar = {
-        "doc": spec.unchanged_required,
-        "name": spec.unchanged,
-        "alt": spec.unchanged_required,
-    }
+class _Glued(SphinxDirective):
+    """What is glued from the page ``:doc:``, with the content of the directive as its caption."""
 
-    def run(self):
-        try:
-            ref = create_pending_glue_ref(
-                self.state.document, *self.get_source_info(), self.options["doc"], self.arguments[0]
-            )
-        except PendingGlueReferenceError as exc:
-            raise self.error(str(exc)) from exc
-        fig = nodes.figure("", ref, align="center", glue_alt=self.options.get("alt", ""))
-        self.set_source_info(fig)
-        self.add_name(fig)
-        holder = nodes.Element()
-        self.state.nested_parse(self.content, self.content_offset, holder)
-        first = holder[0]
-        caption = nodes.caption(first.rawsource, "", *first.children)
-        caption.source, caption.line = first.source, first.line
-        fig += caption
-        return [fig]
-
-
-class GlueXTable(SphinxDirective):
     required_arguments = 1
     has_content = True
     option_spec: ClassVar = {"doc": spec.unchanged_required, "name": spec.unchanged}
 
-    def run(self):
+    def reference(self):
         try:
-            ref = create_pending_glue_ref(
+            return create_pending_glue_ref(
                 self.state.document, *self.get_source_info(), self.options["doc"], self.arguments[0]
             )
         except PendingGlueReferenceError as exc:
             raise self.error(str(exc)) from exc
+
+    def caption(self, kind):
         holder = nodes.Element()
         self.state.nested_parse(self.content, self.content_offset, holder)
         first = holder[0]
-        title = nodes.title(first.rawsource, "", *first.children)
-        title.source, title.line = first.source, first.line
-        table = nodes.table("", title, ref, glue_table=True, classes=["glued"])
-        self.set_source_info(table)
-        self.add_name(table)
-        return [table]
+        caption = kind(first.rawsource, "", *first.children)
+        caption.source, caption.line = first.source, first.line
+        return caption
+
+    def named(self, node):
+        self.set_source_info(node)
+        self.add_name(node)
+        return [node]
+
+
+class GlueXFig(_Glued):
+    option_spec: ClassVar = {**_Glued.option_spec, "alt": spec.unchanged_required}
+
+    def run(self):
+        alt = self.options.get("alt", "")
+        fig = nodes.figure("", self.reference(), align="center", glue_alt=alt)
+        fig += self.caption(nodes.caption)
+        return self.named(fig)
+
+
+class GlueXTable(_Glued):
+    def run(self):
+        content = self.caption(nodes.title), self.reference()
+        return self.named(nodes.table("", *content, glue_table=True, classes=["glued"]))
 
 
 class GlueRows(SphinxPostTransform):

@@ -1,14 +1,17 @@
 """Stored estimates beside the truth: scores as counted by hand, intervals clustered by genome."""
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from experiments import verdicts
 from experiments.binding import beside_truth, genome, one_genome
+from experiments.parameter_files import notebook_defaults
 
 FACTORS = list(permutations(genome.FACTORS, 2))
 
@@ -200,3 +203,10 @@ def test_instances_that_were_planted_are_those_near_a_site_of_their_factor():
     sites = pd.DataFrame({"chrom": ["chr2", "chr1"], "factor": "Oct4", "start": [110, 510]})
     found = beside_truth.planted_instances(instances, windows, sites)
     assert found.to_numpy().tolist() == [["a", "Oct4", 11]]
+
+
+def test_the_runs_that_chose_the_rule_are_the_same_everywhere():
+    root = Path(__file__).parents[2]
+    study = yaml.safe_load((root / "book" / "parameters" / "verdicts.yml").read_text())
+    assert study["tuning"] == beside_truth.TUNING
+    assert notebook_defaults(root / "notebooks" / "verdicts.ipynb")["tuning"] == study["tuning"]
