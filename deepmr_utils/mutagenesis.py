@@ -20,7 +20,7 @@ from ._checks import check_number, check_options, listed
 from ._effects_store import EffectsWriter
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
 from ._engine.engines import Engine, engines_of
-from ._engine.recording import computation_hash
+from ._engine.fingerprint import computation_hash
 from ._engine.windows import Options
 from ._members import of_dtype
 from .effects import SCHEMA_VERSION

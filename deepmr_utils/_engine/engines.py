@@ -203,7 +203,10 @@ def engines_of(
                 raise UnsupportedError(f"recording takes {_mebibytes(size, options)}")
             # one half for what is kept, beside what an operation takes
             half = options._replace(max_memory=options.max_memory / 2)
-            return [propagator(m, sequence, alone, c, half) for m, alone, c in members]
+            engines = [propagator(m, sequence, alone, c, half) for m, alone, c in members]
+            if engines[0].summary is not None:
+                log.warning("%s", engines[0].summary)
+            return engines
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
     engines = [FullPrediction(m, sequence, c, options) for m, _, c in members]

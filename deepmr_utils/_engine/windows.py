@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from .layout import Layout, N, P
 from .recording import Recording, Step
 
 Tensor = torch.Tensor
@@ -58,10 +59,11 @@ class Place:
             data.view(self.width * len(self.start), -1).index_fill_(0, rows, value)
         return data
 
-    def trimmed(self) -> tuple["Place", int]:
-        """The place without leading and trailing rows that hang over for all; first row kept."""
-        low = min(max(0, -int(self.start.max())), self.width - 1)
-        high = max(low + 1, min(self.width, self.length - int(self.start.min())))
+    def trimmed(self, first: int = 0, stop: int | None = None) -> tuple["Place", int]:
+        """The place without leading and trailing rows outside a range for all; first row kept."""
+        stop = self.length if stop is None else stop
+        low = min(max(0, first - int(self.start.max())), self.width - 1)
+        high = max(low + 1, min(self.width, stop - int(self.start.min())))
         return Place(self.start + low, high - low, self.length), low
 
     def row_of(self, other: "Place") -> np.ndarray | int:
@@ -121,17 +123,16 @@ class References:
     """Values and predictions (N, K) of N reference sequences."""
 
     def __init__(
-        self, values: dict[int, Tensor], shapes: dict[int, tuple[int, int]], predictions: Tensor
+        self, values: dict[int, Tensor], layouts: dict[int, Layout], predictions: Tensor
     ) -> None:
         self.values, self.predictions = values, predictions
-        self._shapes, self._tables = shapes, dict[int, Tensor]()
+        self._layouts, self._tables = layouts, dict[int, Tensor]()
 
     def table(self, value: int) -> Tensor:
         """Reference values by position and sequence, (length * N, channels)."""
         if value not in self._tables:
-            n, (channels, length) = len(self.predictions), self._shapes[value]
-            x = self.values[value].reshape(n, channels, length)
-            self._tables[value] = x.permute(2, 0, 1).reshape(length * n, channels)
+            table = self._layouts[value].table(self.values[value], len(self.predictions))
+            self._tables[value] = table.flatten(0, 1)
         return self._tables[value]
 
 
@@ -191,7 +192,9 @@ def _look_up(table: Tensor, rows: Tensor) -> Tensor:
 
 
 # what a step does to windows of its inputs; a tensor is a whole value (S * A, ...)
-Action = Callable[..., Window | Tensor | None]
+Action = Callable[..., Window | list[Window] | Tensor | None]
+Range = tuple[int, int]
+NOT_CHANNELS_FIRST = "works on other axes than (N, C, L)"
 
 
 class Options(NamedTuple):
@@ -214,23 +217,58 @@ class Network:
     def __init__(self, recording: Recording, options: Options) -> None:
         self.steps, self.outputs, self.values = recording
         self.prepared, self.bfloat16, _ = options
-        # channels and length of windowed values, and positions of the input between two of theirs
-        self.shapes: dict[int, tuple[int, int]] = {0: tuple(self.values[0].shape[1:])}
+        self.n_recorded, channels, length = self.values[0].shape
+        # of windowed values, and positions of the input between two of theirs
+        self.layouts = {0: Layout(((N,), (channels,), (P,)), length)}
         self.strides = {0: 1}
         self.wants_absolute: set[int] = set()  # values of which absolute windows are read
+        # positions that a step reads of its input, of those that are read of its output
+        self.reads: dict[int, Callable[[Range], Range]] = {}
+        self.needed: dict[int, Range] = {}  # positions that are read of a value, see `Propagator`
 
-    def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
-        """Note that the output of a step is windowed; its channels and length."""
-        output, source = step.outputs[0], step.inputs[0]
-        shape = tuple(self.values[output].shape)
-        if len(shape) == 2:
-            self.shapes[output] = self.shapes[source]
-        elif len(shape) == 3 or (len(shape) == 4 and shape[2] == 1):
-            self.shapes[output] = (shape[1], shape[-1])
-        else:
+    def declare(
+        self,
+        step: Step,
+        layout: Layout | None = None,
+        stride: int = 1,
+        reads: Callable[[Range], Range] | None = None,
+        output: int = 0,
+    ) -> Layout:
+        """Note that an output of a step is windowed; its layout, by default that of the input.
+
+        `reads` says which positions of the input a range of positions of the output needs.
+        """
+        value = step.outputs[output]
+        layout = layout or self.layouts[step.inputs[0]]
+        if layout.shape(self.n_recorded) != tuple(self.values[value].shape):
+            raise step.unsupported(f"gives shape {tuple(self.values[value].shape)}")
+        self.layouts[value] = layout
+        self.strides[value] = stride * max(self.strides[i] for i in step.inputs)
+        if reads is not None:
+            self.reads[value] = reads
+        return layout
+
+    def declare_pooled(self, step: Step, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+        """Note an output (N, C, L) or (N, C, 1, L) of a kernel along positions; C and L."""
+        step.refuse_if(not self.layouts[step.inputs[0]].is_channels_first, NOT_CHANNELS_FIRST)
+        shape = tuple(self.values[step.outputs[0]].shape)
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[2] != 1):
             raise step.unsupported(f"gives shape {shape}, not (N, C, L) or (N, C, 1, L)")
-        self.strides[output] = stride * max(self.strides[i] for i in step.inputs)
-        return self.shapes[output]
+        channels = (shape[1],) if shape[1] > 1 else ()
+        layout = Layout(((N,), channels, *((),) * (len(shape) - 3), (P,)), shape[-1])
+        length = self.layouts[step.inputs[0]].length
+
+        def reads(needed: Range) -> Range:
+            first, stop = needed
+            stop = (stop - 1) * stride + kernel - padding
+            return max(0, first * stride - padding), min(length, stop)
+
+        self.declare(step, layout, stride, reads)
+        return shape[1], shape[-1]
+
+    def trim(self, place: Place, value: int) -> tuple[Place, int]:
+        """A place of a value without the rows that no later step reads; first row kept."""
+        return place.trimmed(*self.needed.get(value, (0, place.length)))
 
     def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
         """Make a rearranged form of a weight, once for all networks that share the weight."""
@@ -238,10 +276,6 @@ class Network:
         if key not in self.prepared:
             self.prepared[key] = (weight, make())  # the weight is kept, so its address is its own
         return self.prepared[key][1]
-
-    def is_flat(self, value: int) -> bool:
-        """Whether a value has lost its axis of positions, channel-major."""
-        return self.values[value].ndim == 2
 
 
 def last(value: list[int] | int) -> int:
