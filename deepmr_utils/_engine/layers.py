@@ -357,6 +357,7 @@ LAYERS: dict[str, Callable[[Network, Step], Action]] = {
     **dict.fromkeys(("permute", "transpose", "t"), reshaping.permute),
     **dict.fromkeys(("slice", "select"), reshaping.crop),
     **dict.fromkeys(("split", "split_with_sizes", "unbind"), channels.split),
+    **dict.fromkeys(("upsample_nearest1d", "_upsample_nearest1d"), pooling.upsample),
     "constant_pad_nd": reshaping.pad,
     "flip": reshaping.flip,
     **dict.fromkeys(("index", "index_select"), reshaping.choose),

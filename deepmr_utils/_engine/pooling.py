@@ -2,7 +2,7 @@
 
 import torch
 
-from .layout import N
+from .layout import Layout, N
 from .recording import Step
 from .windows import Action, Batch, Network, Place, Tensor, Window, last, take, union
 
@@ -88,6 +88,23 @@ def average_pool(net: Network, step: Step) -> Action:
             data += rows
         data *= batch.constant(factor, pooled)
         return Window(output, pooled, pooled.fill_outside(data, 0))
+
+    return act
+
+
+def upsample(net: Network, step: Step) -> Action:
+    """Every position several times."""
+    source, output = net.layouts[step.inputs[0]], step.outputs[0]
+    length = net.values[output].shape[-1]
+    step.refuse_if(not source.is_channels_first or length % source.length, "resamples positions")
+    times = length // source.length
+    layout = Layout(source.axes, length)
+    net.declare(step, layout, 1, lambda read: (read[0] // times, (read[1] - 1) // times + 1))
+
+    def act(batch: Batch, window: Window) -> Window:
+        place = window.place
+        place = Place(place.start * times, place.width * times, length)
+        return Window(output, place, batch.difference(window).repeat_interleave(times, 0))
 
     return act
 

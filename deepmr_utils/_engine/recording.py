@@ -67,8 +67,7 @@ class PerSequence:
         """The constant for n sequences."""
         times = [1] * self.block.ndim
         times[self.dim] = n
-        if self.block.shape[self.dim] == 1:
-            return self.block.expand([n if d == self.dim else -1 for d in range(len(times))])
+        # a copy: some kernels take it for granted that memory has no gaps and no repeats
         return self.block.repeat(times)
 
 
