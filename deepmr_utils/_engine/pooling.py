@@ -3,7 +3,7 @@
 import torch
 
 from .recording import Step
-from .windows import Action, Batch, Network, Place, Tensor, Window, last, take, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, on_device, take, union
 
 
 def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
@@ -116,18 +116,17 @@ def global_max(net: Network, step: Step) -> Action:
     elif any(size != 1 for size in step.args[1]):
         raise step.unsupported("pools to more than one position")
     source = step.inputs[0]
-    channels, length = net.shapes[source]
+    length = net.shapes[source][1]
     shape = net.values[step.outputs[0]].shape[1:]
 
     def act(batch: Batch, window: Window) -> Tensor:
         place = window.place
         values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
-        table = batch.references.table(source).view(length, -1, channels)
-        edge = table.new_full((1, *table.shape[1:]), -torch.inf)
-        before = torch.cat([edge, table.cummax(0).values])
-        behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
-        for maxima, row in ((before, place.start), (behind, place.start + place.width)):
-            chosen = maxima[row.clip(0, length), batch.sequence]
+        sequence = on_device(batch.sequence, values.device)
+        start = on_device(place.start, values.device)
+        before, behind = batch.references.running_maxima(source)
+        for maxima, row in ((before, start), (behind, start + place.width)):
+            chosen = maxima[row.clamp(0, length), sequence]
             values = torch.maximum(values, chosen[:, None])
         return values.view(-1, *shape)
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from . import windows
 from .layers import LAYERS, Dense, is_sum, is_view, pointwise, reads_absolute
 from .recording import Step, UnsupportedError, narrow_last_layers, record
 from .windows import Action, Batch, Network, Options, Place, References, Sites, Tensor, Window
@@ -94,7 +95,7 @@ class Propagator(Network):
         n, alleles = sites.change.shape[:2]
         size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
         order, ranges = self._order(sites.position, size)
-        index = torch.from_numpy(order).to(sites.change.device)
+        index = windows.on_device(order, sites.change.device)
         sites = Sites(sites.sequence[order], sites.position[order], sites.change[index])
         batches: list[Batch] = []
         values: dict[int, Tensor] = {}
@@ -109,11 +110,12 @@ class Propagator(Network):
                 values[i][start * each : stop * each] = value
             batch.full.clear()
             batches.append(batch)
-        rows = torch.from_numpy(sites.sequence).to(index.device)
+        rows = windows.on_device(sites.sequence, index.device)
         moved = self._head_inputs(batches, references, rows, values)
         for step, action in zip(self.steps, self.actions, strict=True):
             if action is None:
                 step.run(values, n * alleles, self.n_probe)
+        windows.uploaded.cache_clear()
         predictions = self._gather(values).view(n, alleles, -1)
         # what no change reaches is the reference itself, whatever the rounding of another batch
         same = references.predictions[rows][:, None]
