@@ -65,13 +65,20 @@ class Place:
         """Position of every row, int (width, S)."""
         return self.start + np.arange(self.width)[:, None]
 
+    @cached_property
+    def outside(self) -> np.ndarray:
+        """Flat indices of the rows that hang over an end."""
+        return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
+
     def _positions_on(self, device: torch.device) -> Tensor:
+        if device.type == "cpu":
+            return torch.from_numpy(self.positions)
         return torch.arange(self.width, device=device)[:, None] + on_device(self.start, device)
 
     def clipped(self, device: torch.device) -> Tensor:
         """Positions (width, S) on a device, those outside moved to the nearest end."""
         if self._clipped is None:
-            self._clipped = self._positions_on(device).clamp_(0, self.length - 1)
+            self._clipped = self._positions_on(device).clamp(0, self.length - 1)
         return self._clipped
 
     def fill_outside(self, data: Tensor, value: float) -> Tensor:
@@ -81,8 +88,7 @@ class Place:
         if before == 0 and behind == self.width:
             return data
         if data.device.type == "cpu":
-            outside = (self.positions < 0) | (self.positions >= self.length)
-            rows = torch.from_numpy(np.flatnonzero(outside))
+            rows = torch.from_numpy(self.outside)
             data.view(self.width * len(self.start), -1).index_fill_(0, rows, value)
             return data
         # which rows these are is left to the device: to upload them would take longer
