@@ -160,6 +160,22 @@ def bytes_of(tensor: torch.Tensor) -> np.ndarray:
 # copies, and what a call leaves behind
 
 
+@contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Draw from a seed on the CPU and on a device; then all generators are as they were.
+
+    `torch.manual_seed` would set those of all GPUs, and leave them so.
+    """
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def copied(module: Any) -> Any:
     """A deep copy of a module or a list of modules.
 
