@@ -16,7 +16,7 @@ from . import channels, pooling, reshaping
 from .layout import Layout, N, P
 from .recording import BATCH_NORMS, Ref, Rows, Step, overload, substitute
 from .spectral import spectral_convolution, spectral_pays, spectrum
-from .windows import Action, Batch, Network, Place, Tensor, Window, last, put, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, on_device, put, union
 
 
 def is_sum(step: Step) -> bool:
@@ -54,7 +54,7 @@ def convolution(net: Network, step: Step) -> Action:
     channels, length = net.declare_pooled(step, reach + 1, stride, padding)
     kind = torch.bfloat16 if net.bfloat16 else weight.dtype
     taps = net.prepare(weight, ("taps", groups, kind), lambda: _taps(weight, groups).to(kind))
-    spectral = stride == dilation == groups == 1 and not net.bfloat16
+    spectral = stride == dilation == groups == 1 and not (net.bfloat16 or net.tf32)
 
     def act(batch: Batch, window: Window) -> Window:
         place, difference = window.place, batch.difference(window)
@@ -72,7 +72,8 @@ def convolution(net: Network, step: Step) -> Action:
             matrices = net.prepare(weight, ("spectrum", len(difference)), make)
             out = spectral_convolution(difference, *matrices, low, place.width)
         else:
-            products = []
+            out = difference.new_empty(place.width, *difference.shape[1:3], channels)
+            difference, products = difference.to(taps.dtype), []
             for t, tap in enumerate(taps):
                 skip = (dilation * t - lead) % stride
                 used = difference[skip::stride]
@@ -80,8 +81,8 @@ def convolution(net: Network, step: Step) -> Action:
                 a, b = max(0, -offset), min(len(used), place.width - offset)
                 if a < b:
                     products.append((slice(offset + a, offset + b), used[a:b], tap))
-            out = difference.new_empty(place.width, *difference.shape[1:3], channels)
-            _sum_products(out, products)
+            with net.products():
+                _sum_products(out, products)
         return Window(step.outputs[0], place, place.fill_outside(out, 0))
 
     return act
@@ -98,7 +99,7 @@ def _taps(weight: Tensor, groups: int) -> Tensor:
 def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> None:
     """Fill out (width, S, A, O) with sums of rows (n, S, A, I) @ tap (I, O) at slices.
 
-    A tap by groups is (groups, I, O / groups); a tap of bfloat16 rounds the rows, too.
+    A tap by groups is (groups, I, O / groups). Rows have the type of the taps.
     """
     simple = products and products[0][2].ndim == 2 and products[0][2].dtype == out.dtype
     done = slice(0, 0)
@@ -113,8 +114,17 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
             flat.addmm_(rows.reshape(len(flat), -1), tap)
         else:
             tap = tap if tap.ndim == 3 else tap[None]
-            grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1).to(tap.dtype)
-            flat += torch.bmm(grouped, tap).transpose(0, 1).reshape(flat.shape)
+            grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1)
+            flat += _product(grouped, tap, out.dtype).transpose(0, 1).reshape(flat.shape)
+
+
+def _product(rows: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Product of matrices, or of batches of them, in their type; in `dtype` where a GPU can."""
+    multiply = torch.mm if rows.ndim == 2 else torch.bmm
+    # sums of products of bfloat16 are float32 there, and need not be rounded
+    exact = rows.device.type == "cuda" and "dtype" in torch.ops.aten.bmm.overloads()
+    options = {"out_dtype": dtype} if exact and rows.dtype != dtype else {}
+    return multiply(rows, weight, **options)
 
 
 def batch_norm(net: Network, step: Step) -> Action:
@@ -277,7 +287,8 @@ def matrix_product(net: Network, step: Step) -> Action:
 
     def act(batch: Batch, window: Window) -> Window:
         data = batch.difference(window)
-        rows = data.reshape(-1, len(weight)).to(kind) @ weight
+        with net.products():
+            rows = data.reshape(-1, len(weight)).to(kind) @ weight
         data = rows.to(data.dtype).view(*data.shape[:3], -1)
         return Window(step.outputs[0], window.place, data)
 
@@ -289,7 +300,7 @@ class Dense:
 
     def __init__(self, net: Network, step: Step) -> None:
         source, weight = step.args[-2:]
-        self.source, self.output = source.index, step.outputs[0]
+        self.source, self.output, self.products = source.index, step.outputs[0], net.products
         layout = net.layouts[self.source]
         if layout.axes != ((N,), layout.axes[-1]) or weight.ndim != 2:
             raise step.unsupported("multiplies positions, and keeps other axes")
@@ -315,13 +326,15 @@ class Dense:
         inside = np.flatnonzero((positions >= 0) & (positions < self.length))
         order = inside[np.argsort(positions[inside], kind="stable")]
         edges = np.searchsorted(positions[order], np.arange(self.length + 1))
-        order, site = (torch.from_numpy(i).to(rows.device) for i in (order, site[order]))
+        order, site = (on_device(i, rows.device) for i in (order, site[order]))
         out = rows.new_zeros(firsts[-1], alleles, self.weight.shape[2])
-        for position, (a, b) in enumerate(itertools.pairwise(edges)):
-            if a < b:
-                taken = rows.index_select(0, order[a:b]).view(-1, self.channels)
-                product = taken.to(self.weight.dtype) @ self.weight[:, position]
-                out.index_add_(0, site[a:b], product.to(kind).view(-1, *out.shape[1:]))
+        with self.products():
+            for position, (a, b) in enumerate(itertools.pairwise(edges)):
+                if a < b:
+                    taken = rows.index_select(0, order[a:b]).view(-1, self.channels)
+                    taken, factor = taken.to(self.weight.dtype), self.weight[:, position]
+                    product = _product(taken, factor, kind).to(kind)
+                    out.index_add_(0, site[a:b], product.view(-1, *out.shape[1:]))
         return out
 
 

@@ -4,7 +4,7 @@ import torch
 
 from .layout import Layout, N
 from .recording import Step
-from .windows import Action, Batch, Network, Place, Tensor, Window, last, take, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, on_device, take, union
 
 
 def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
@@ -145,12 +145,11 @@ def global_max(net: Network, step: Step) -> Action:
     def act(batch: Batch, window: Window) -> Tensor:
         place = window.place
         values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
-        table = batch.references.table(source).view(layout.length, -1, layout.channels)
-        edge = table.new_full((1, *table.shape[1:]), -torch.inf)
-        before = torch.cat([edge, table.cummax(0).values])
-        behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
-        for maxima, row in ((before, place.start), (behind, place.start + place.width)):
-            chosen = maxima[row.clip(0, layout.length), batch.sequence]
+        sequence = on_device(batch.sequence, values.device)
+        start = on_device(place.start, values.device)
+        before, behind = batch.references.running_maxima(source)
+        for maxima, row in ((before, start), (behind, start + place.width)):
+            chosen = maxima[row.clamp(0, layout.length), sequence]
             values = torch.maximum(values, chosen[:, None])
         values = values.reshape(layout.columns(values.shape[0] * values.shape[1]))
         result = step.function(values, *step.args[1:], **step.kwargs)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
+from . import windows
 from .layers import LAYERS, Dense, is_view, pointwise, reads_absolute
 from .layout import LayoutError
 from .recording import Ref, Step, UnsupportedError, narrow_last_layers, record, substitute
@@ -119,14 +120,15 @@ class Propagator(Network):
         """
         size = max(1, int(window_bytes / self.window_bytes)) if self.window_bytes else 1
         order, ranges = self._order(sites.position, size)
-        index = torch.from_numpy(order).to(sites.change.device)
+        index = windows.on_device(order, sites.change.device)
         sites = Sites(sites.sequence[order], sites.position[order], sites.change[index])
         # values over all positions are large: then each batch is completed by itself
         groups = [[each] for each in ranges] if self.completed else [ranges]
         parts = [self._complete(references, sites, group) for group in groups]
         predictions, moved = (torch.cat(part) for part in zip(*parts, strict=True))
         # what no change reaches is the reference itself, whatever the rounding of another batch
-        rows = torch.from_numpy(sites.sequence).to(index.device)
+        rows = windows.on_device(sites.sequence, index.device)
+        windows.uploaded.cache_clear()
         same = references.predictions[rows][:, None]
         return torch.where(moved[..., None], predictions, same)[index.argsort()]
 
@@ -149,7 +151,7 @@ class Propagator(Network):
                 values[i][(start - first) * each : (stop - first) * each] = value
             batch.full.clear()
             batches.append(batch)
-        rows = torch.from_numpy(sites.sequence[first:last]).to(sites.change.device)
+        rows = windows.on_device(sites.sequence[first:last], sites.change.device)
         moved = self._head_inputs(batches, references, rows, values)
         if not self.completed:
             return self._finish(values, n * alleles).view(n, alleles, -1), moved

@@ -6,7 +6,7 @@ from . import channels
 from .layout import Layout, N, P
 from .pooling import bins
 from .recording import PerSequence, Ref, Step
-from .windows import Action, Batch, Network, Place, Range, Tensor, Window, take, union
+from .windows import Action, Batch, Network, Place, Range, Tensor, Window, on_device, take, union
 
 RESHAPES = (
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "expand"),
@@ -132,7 +132,7 @@ def _at(net: Network, step: Step, index: Tensor, axis: int, keep: bool) -> Actio
 
     def act(batch: Batch, window: Window) -> Tensor:
         place, change = window.place, batch.difference(window)
-        rows = torch.from_numpy(place.start).to(change.device)
+        rows = on_device(place.start, change.device)
         parts = []
         for position in chosen:
             row = position - rows
