@@ -101,21 +101,31 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
 
     A tap by groups is (groups, I, O / groups). Rows have the type of the taps.
     """
+    products = sorted(products, key=lambda product: product[0].start)
     simple = products and products[0][2].ndim == 2 and products[0][2].dtype == out.dtype
-    done = slice(0, 0)
-    if simple:  # the first product is written, not added
-        done, rows, tap = products.pop(0)
-        torch.mm(rows.reshape(-1, len(tap)), tap, out=out[done].view(-1, out.shape[-1]))
-    out[: done.start].zero_()
-    out[done.stop :].zero_()
+    written = 0  # rows that hold sums; those behind hold nothing yet
     for where, rows, tap in products:
-        flat = out[where].view(-1, out.shape[-1])
+        first = max(where.start, written) if simple else where.stop
+        if where.start < first and 4 * (where.stop - first) < where.stop - where.start:
+            first = where.stop  # few rows: to set them to 0 is cheaper than a product of their own
+        out[written : where.start].zero_()
+        if first == where.stop:
+            out[max(where.start, written) : first].zero_()
+        written = max(written, where.stop)
+        if first < where.stop:
+            fresh = out[first : where.stop].view(-1, out.shape[-1])
+            torch.mm(rows[first - where.start :].reshape(-1, len(tap)), tap, out=fresh)
+        if where.start == first:
+            continue
+        flat = out[where.start : first].view(-1, out.shape[-1])
+        rows = rows[: first - where.start]
         if simple:
             flat.addmm_(rows.reshape(len(flat), -1), tap)
         else:
             tap = tap if tap.ndim == 3 else tap[None]
             grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1)
             flat += _product(grouped, tap, out.dtype).transpose(0, 1).reshape(flat.shape)
+    out[written:].zero_()
 
 
 def _product(rows: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -208,6 +218,8 @@ def pointwise(net: Network, step: Step) -> Action:
     alike = len(kinds) == len(set(inner.values())) == 1
     if is_sum(step) and alike:
         return _sum(step)
+    if step.name == "relu" and alike and output not in net.wants_absolute:
+        return _relu(step)
     constants = {id(c): _Constant(c, layout, step) for c in step.constants}
 
     def evaluate(batch: Batch, place: Place, data: dict[int, Tensor], function: Callable) -> Tensor:
@@ -230,7 +242,7 @@ def pointwise(net: Network, step: Step) -> Action:
         data = {i: batch.absolute_at(w, place, reference.get(i)) for i, w in windows.items()}
         data = evaluate(batch, place, data, in_place)
         if not keep:
-            data -= evaluate(batch, place, reference, in_place)
+            data -= evaluate(batch, place, reference, step.function)
             place.fill_outside(data, 0)
         return Window(output, place, data, not keep)
 
@@ -241,6 +253,22 @@ def pointwise(net: Network, step: Step) -> Action:
     if step.is_unary and alike:  # it may overwrite its argument
         in_place = overload(step.name + "_", step.op._overloadname) or in_place
     return scale if is_scaling(step) and net.values[output].is_floating_point() else general
+
+
+def _relu(step: Step) -> Action:
+    """``max(d + r, 0) - max(r, 0)`` for a difference d and a reference r, in two passes over d.
+
+    It is ``max(d, -r) + min(r, 0)``: exactly d where both are positive, exactly 0 where neither is.
+    """
+
+    def act(batch: Batch, window: Window) -> Window:
+        place = window.place
+        reference = batch.reference(window.value, place)
+        data = batch.difference_at(window, place)
+        torch.maximum(data, -reference, out=data)
+        return Window(step.outputs[0], place, data.add_(reference.clamp(max=0)))
+
+    return act
 
 
 def _sum(step: Step) -> Action:

@@ -20,6 +20,7 @@ from .layout import Layout, N, P
 from .recording import Recording, Step
 
 Tensor = torch.Tensor
+MARGIN = 64  # positions beyond either end of which tables of references have rows
 
 
 class Sites(NamedTuple):
@@ -171,10 +172,34 @@ class References:
 
     def table(self, value: int) -> Tensor:
         """Reference values by position and sequence, (length * N, channels)."""
+        return self._margined(value)[MARGIN * len(self.predictions) :][: self._rows(value)]
+
+    def _rows(self, value: int) -> int:
+        return self._layouts[value].length * len(self.predictions)
+
+    def _margined(self, value: int) -> Tensor:
+        """The table, with room for rows that hang over either end, whose values do not matter."""
         if value not in self._tables:
-            table = self._layouts[value].table(self.values[value], len(self.predictions))
-            self._tables[value] = table.flatten(0, 1)
+            n = len(self.predictions)
+            table = self._layouts[value].table(self.values[value], n).flatten(0, 1)
+            ends = table[:1].expand(MARGIN * n, -1)
+            self._tables[value] = torch.cat([ends, table, ends])
         return self._tables[value]
+
+    def view(self, value: int, place: "Place", sequence: np.ndarray) -> Tensor | None:
+        """Values (width, S, 1, channels) at a place without a copy, where sites lie evenly."""
+        n = len(self.predictions)
+        rows = place.start * n + sequence
+        step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
+        low, high = int(place.start.min()), int(place.start.max()) + place.width
+        inside = low >= -MARGIN and high <= place.length + MARGIN
+        if not inside or step <= 0 or (rows[1:] - rows[:-1] != step).any():
+            return None
+        table = self._margined(value)
+        channels = table.shape[1]
+        size = (place.width, len(rows), 1, channels)
+        first = (int(rows[0]) + MARGIN * n) * channels
+        return table.as_strided(size, (n * channels, step * channels, channels, 1), first)
 
     def running_maxima(self, value: int) -> tuple[Tensor, Tensor]:
         """Largest values before each position, and from it on, (length + 1, N, channels)."""
@@ -199,7 +224,10 @@ class Batch:
         self._rows: WeakKeyDictionary[Place, Tensor] = WeakKeyDictionary()
 
     def reference(self, value: int, place: Place) -> Tensor:
-        """Reference values (width, S, 1, channels) at a place."""
+        """Reference values (width, S, 1, channels) at a place, to read; they may share memory."""
+        view = self.references.view(value, place, self.sequence)
+        if view is not None:
+            return view
         table = self.references.table(value)
         if place not in self._rows:
             rows = place.clipped(self.device) * len(self.references.predictions)
