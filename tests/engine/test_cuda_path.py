@@ -5,9 +5,13 @@ The device `meta` holds no numbers, and runs every operation where its tensors l
 
 import contextlib
 import gc
+import importlib
+import json
+import sys
 import weakref
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -385,3 +389,27 @@ def test_only_the_generators_in_use_are_seeded(device, monkeypatch):
     assert calls == ([] if device == "cpu" else [[one], one, 7])
     if device == "cpu":
         np.testing.assert_array_equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_device_agrees_with_full_predictions_on_the_cpu(name, device, caplog):
+    net, x = made(name, torch.float64), sequences(dtype=torch.float64)
+    got = saturation_mutagenesis(net, x, device=device)["effect"]
+    assert not caplog.messages
+    expected = saturation_mutagenesis(net, x, device="cpu", propagate=False)["effect"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9 * np.abs(expected).max().item())
+
+
+def test_the_run_on_a_gpu_works_when_it_is_dry(monkeypatch, tmp_path):
+    """Every step of `benchmarks/gpu.py`, but the tests and the engine that it compares with."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    benchmark = importlib.import_module("gpu")
+    steps = [step for step in benchmark.STEPS if step not in ("tests", "peer")]
+    output = tmp_path / "found.json"
+    given = ["gpu.py", "--dry-run", "--output", str(output), "--steps", *steps]
+    monkeypatch.setattr(sys, "argv", given)
+    benchmark.main()
+    found = json.loads(output.read_text())
+    assert [*found] == steps
+    assert [part["error"] for part in found.values() if "error" in part] == []
+    assert found["exactness"]["bpnet float64"]["error"] < 1e-9
