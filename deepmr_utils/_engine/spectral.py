@@ -1,6 +1,5 @@
 """Convolution of short windows through a discrete Fourier transform of their own length."""
 
-import numpy as np
 import torch
 
 from .windows import Tensor
@@ -25,21 +24,27 @@ def spectrum(taps: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     weights : Tensor (F, I, O)
     synthesis : Tensor (n, F), n = width + k - 1
     """
-    n = width + len(taps) - 1
-    unit = np.eye(n // 2 + 1)
-    window = np.fft.rfft(np.eye(width, n)).T
-    kernel = np.fft.rfft(taps.flip(0).double().cpu().numpy(), n, axis=0)
-    real, imaginary = (np.fft.irfft(points, n).T for points in (unit + 0j, 1j * unit))
+    n, device = width + len(taps) - 1, taps.device
+    whole = torch.arange(n // 2 + 1, device=device)
+    turns = torch.outer(whole, torch.arange(n, device=device)) % n
+    angle = turns.double() * (2 * torch.pi / n)
+    cosine, sine = angle.cos(), angle.sin()
+    k = len(taps)
+    c, d = (wave[:, :k] @ taps.flip(0).double().flatten(1) for wave in (cosine, -sine))
+    c, d = (part.view(len(whole), *taps.shape[1:]) for part in (c, d))
     # (a + ib)(c + id) by three products: (a + b)c, a(d - c), b(c + d); by ac where b = d = 0
-    whole, both = np.arange(n // 2 + 1), np.arange(1, (n + 1) // 2)
-    order = np.argsort(np.concatenate([whole, both, both]), kind="stable")
+    both = whole[1 : (n + 1) // 2]
+    order = torch.cat([whole, both, both]).argsort(stable=True)
 
-    def three(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> Tensor:
-        rows = np.concatenate([first, second[both], third[both]])[order]
-        return torch.from_numpy(rows).to(taps)
+    def three(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        return torch.cat([first, second[both], third[both]])[order].to(taps.dtype)
 
-    a, b, c, d = window.real, window.imag, kernel.real, kernel.imag
-    synthesis = three((real + imaginary).T, imaginary.T, -real.T)
+    a, b = cosine[:, :width], -sine[:, :width]
+    # each frequency but 0 and that of every other position stands for its mirror image as well
+    real, imaginary = (wave / n for wave in (cosine, -sine))
+    twice = 1 + (both[:, None] == whole).any(0)[:, None]
+    real, imaginary = twice * real, twice * imaginary
+    synthesis = three(real + imaginary, imaginary, -real)
     return three(a + b, a, b), three(c, d - c, c + d), synthesis.T.contiguous()
 
 

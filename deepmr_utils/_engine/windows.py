@@ -31,13 +31,18 @@ class Sites(NamedTuple):
     change: Tensor  # (S, A, 4)
 
 
+def is_host(device: torch.device) -> bool:
+    """Whether indices are best found by numpy."""
+    return device.type == "cpu"
+
+
 def on_device(index: np.ndarray, device: torch.device) -> Tensor:
     """Indices int (S,) on a device, which is not waited for.
 
     What differs from other indices by a constant, as the starts of windows of one layer from those
     of the next, is uploaded once, until `uploaded.cache_clear` is called.
     """
-    if device.type == "cpu":
+    if is_host(device):
         return torch.from_numpy(index)
     first = int(index[0]) if len(index) else 0
     return uploaded((index - first).astype(np.int64).tobytes(), device) + first
@@ -73,7 +78,7 @@ class Place:
         return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
 
     def _positions_on(self, device: torch.device) -> Tensor:
-        if device.type == "cpu":
+        if is_host(device):
             return torch.from_numpy(self.positions)
         return torch.arange(self.width, device=device)[:, None] + on_device(self.start, device)
 
@@ -89,7 +94,7 @@ class Place:
         behind = min(self.width, max(0, self.length - int(self.start.max())))
         if before == 0 and behind == self.width:
             return data
-        if data.device.type == "cpu":
+        if is_host(data.device):
             rows = torch.from_numpy(self.outside)
             data.view(self.width * len(self.start), -1).index_fill_(0, rows, value)
             return data

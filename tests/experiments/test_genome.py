@@ -252,3 +252,10 @@ def test_an_instance_of_one_factor_is_hardly_one_of_another():
 def test_bad_parameters_raise(options, message):
     with pytest.raises(ValueError, match=message):
         genome.Parameters(**options)
+
+
+def test_the_rules_compute_where_their_input_is():
+    x = torch.empty(2, 4, 200, device="meta")  # whose tensors cannot come back to the host
+    assert genome.Oracle(genome.Parameters())(x).shape == (2, 4)
+    reads = rules.expected_reads(x, genome.Parameters())
+    assert (reads.shape, reads.device.type) == ((2, 4, 2, 200), "meta")
