@@ -32,7 +32,7 @@ class Limits:
         self.batch_size, self.memory, self.bytes_per_site = batch_size, memory, 1
         self.max_sites = MAX_SITES.get(device.type, MAX_SITES["cuda"])
         # a CPU works fastest on windows that stay in its cache, a GPU on large ones
-        self.window = min(2**23, memory // 16) if device.type == "cpu" else memory // 32
+        self.window = min(2**22, memory // 16) if device.type == "cpu" else memory // 32
 
     def sites(self) -> int:
         """Sites whose mutants are predicted at a time."""

@@ -72,7 +72,7 @@ def convolution(net: Network, step: Step) -> Action:
             matrices = net.prepare(weight, ("spectrum", len(difference)), make)
             out = spectral_convolution(difference, *matrices, low, place.width)
         else:
-            out = difference.new_empty(place.width, *difference.shape[1:3], channels)
+            out = batch.empty(difference, (place.width, *difference.shape[1:3], channels))
             difference, products = difference.to(taps.dtype), []
             for t, tap in enumerate(taps):
                 skip = (dilation * t - lead) % stride
@@ -101,31 +101,22 @@ def _sum_products(out: Tensor, products: list[tuple[slice, Tensor, Tensor]]) -> 
 
     A tap by groups is (groups, I, O / groups). Rows have the type of the taps.
     """
-    products = sorted(products, key=lambda product: product[0].start)
     simple = products and products[0][2].ndim == 2 and products[0][2].dtype == out.dtype
-    written = 0  # rows that hold sums; those behind hold nothing yet
+    done = slice(0, 0)
+    if simple:  # the largest product is written, not added
+        products.sort(key=lambda product: len(product[1]))
+        done, rows, tap = products.pop()
+        torch.mm(rows.reshape(-1, len(tap)), tap, out=out[done].view(-1, out.shape[-1]))
+    out[: done.start].zero_()
+    out[done.stop :].zero_()
     for where, rows, tap in products:
-        first = max(where.start, written) if simple else where.stop
-        if where.start < first and 4 * (where.stop - first) < where.stop - where.start:
-            first = where.stop  # few rows: to set them to 0 is cheaper than a product of their own
-        out[written : where.start].zero_()
-        if first == where.stop:
-            out[max(where.start, written) : first].zero_()
-        written = max(written, where.stop)
-        if first < where.stop:
-            fresh = out[first : where.stop].view(-1, out.shape[-1])
-            torch.mm(rows[first - where.start :].reshape(-1, len(tap)), tap, out=fresh)
-        if where.start == first:
-            continue
-        flat = out[where.start : first].view(-1, out.shape[-1])
-        rows = rows[: first - where.start]
+        flat = out[where].view(-1, out.shape[-1])
         if simple:
             flat.addmm_(rows.reshape(len(flat), -1), tap)
         else:
             tap = tap if tap.ndim == 3 else tap[None]
             grouped = rows.reshape(len(flat), len(tap), -1).transpose(0, 1)
             flat += _product(grouped, tap, out.dtype).transpose(0, 1).reshape(flat.shape)
-    out[written:].zero_()
 
 
 def _product(rows: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -262,13 +253,17 @@ def _relu(step: Step) -> Action:
     """
 
     def act(batch: Batch, window: Window) -> Window:
-        place = window.place
-        reference = batch.reference(window.value, place)
+        place, value = window.place, window.value
         data = batch.difference_at(window, place)
-        torch.maximum(data, -reference, out=data)
-        return Window(step.outputs[0], place, data.add_(reference.clamp(max=0)))
+        torch.maximum(data, batch.reference(value, place, torch.neg), out=data)
+        data += batch.reference(value, place, _negative_part)
+        return Window(step.outputs[0], place, data)
 
     return act
+
+
+def _negative_part(values: Tensor) -> Tensor:
+    return values.clamp(max=0)
 
 
 def _sum(step: Step) -> Action:
@@ -338,7 +333,7 @@ class Dense:
 
         def by_channel() -> Tensor:  # (channels, length, H)
             rows = weight.to(kind).view(before, self.length, behind, -1)
-            return rows.transpose(1, 2).reshape(self.channels, self.length, -1)
+            return rows.transpose(1, 2).reshape(self.channels, self.length, -1).contiguous()
 
         self.weight = net.prepare(weight, ("rows", kind, self.length), by_channel)
 

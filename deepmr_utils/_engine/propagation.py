@@ -81,9 +81,9 @@ class Propagator(Network):
         self._last_use = {i: s for s, step in enumerate(self.steps) for i in step.inputs}
         self._last_use |= {dense.source: len(self.steps) for dense in self.dense}
         self._last_use |= dict.fromkeys((*self.completed, *self.outputs), len(self.steps))
-        # activations, and their position-major copies
+        # activations, and their position-major copies, two for a rectifier
         sizes = {i: self.values[i].nbytes // len(probe) for i in range(len(self.values))}
-        ours = sum(2 * size for i, size in sizes.items() if i in self.kept)
+        ours = sum(3 * size for i, size in sizes.items() if i in self.kept)
         self.whole_bytes = sum(sizes[i] for i in {*self.completed, *self.whole})
         self.bytes_per_sequence = ours + self.whole_bytes
         self.window_bytes = 0  # of a site's largest window, measured
@@ -100,7 +100,7 @@ class Propagator(Network):
                     del values[i]
         predictions = self._gather(values)
         values = {i: value for i, value in values.items() if i in self.kept}
-        return References(values, self.layouts, predictions), predictions
+        return References(values, self.layouts, predictions, self.scratch), predictions
 
     def mutants(self, references: References, sites: Sites, window_bytes: float) -> Tensor:
         """Predictions for mutants.

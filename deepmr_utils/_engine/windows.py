@@ -9,8 +9,9 @@ of a site share one look-up of the reference.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
+from math import prod
+from sys import getrefcount
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -165,46 +166,86 @@ class Window(NamedTuple):
     is_own: bool = False  # read by one step alone, which may overwrite it
 
 
+class Scratch:
+    """Memory of windows that are gone, for those to come: fresh memory costs as much as a product.
+
+    Only on a CPU; a GPU has its own allocator.
+    """
+
+    KEPT = 6  # pieces
+    LARGEST = 2**25  # bytes of a piece
+
+    def __init__(self) -> None:
+        self._pieces: list[np.ndarray] = []
+
+    def empty(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A tensor whose values do not matter."""
+        size = prod(shape) * like.element_size()
+        if like.device.type != "cpu" or not 2**16 < size <= self.LARGEST:
+            return like.new_empty(shape)
+        # a piece that a tensor, or a view of one, still uses is referred to from there as well
+        free = [k for k in range(len(self._pieces)) if getrefcount(self._pieces[k]) == 2]
+        fits = [k for k in free if self._pieces[k].size >= size]
+        if not fits and len(self._pieces) == self.KEPT:
+            if not free:
+                return like.new_empty(shape)
+            self._pieces.pop(min(free, key=lambda k: self._pieces[k].size))
+        # the one that was used last is in the cache of the processor
+        piece = self._pieces.pop(fits[-1]) if fits else np.empty(size + size // 4, np.uint8)
+        self._pieces.append(piece)
+        return torch.from_numpy(piece[:size]).view(like.dtype).view(shape)
+
+
 class References:
     """Values and predictions (N, K) of N reference sequences."""
 
     def __init__(
-        self, values: dict[int, Tensor], layouts: dict[int, Layout], predictions: Tensor
+        self,
+        values: dict[int, Tensor],
+        layouts: dict[int, Layout],
+        predictions: Tensor,
+        scratch: Scratch,
     ) -> None:
-        self.values, self.predictions = values, predictions
-        self._layouts, self._tables = layouts, dict[int, Tensor]()
+        self.values, self.predictions, self.scratch = values, predictions, scratch
+        self._layouts, self._tables = layouts, dict[tuple, Tensor]()
         self._maxima = dict[int, tuple[Tensor, Tensor]]()
 
     def table(self, value: int) -> Tensor:
         """Reference values by position and sequence, (length * N, channels)."""
-        return self._margined(value)[MARGIN * len(self.predictions) :][: self._rows(value)]
-
-    def _rows(self, value: int) -> int:
-        return self._layouts[value].length * len(self.predictions)
-
-    def _margined(self, value: int) -> Tensor:
-        """The table, with room for rows that hang over either end, whose values do not matter."""
-        if value not in self._tables:
-            n = len(self.predictions)
-            table = self._layouts[value].table(self.values[value], n).flatten(0, 1)
-            ends = table[:1].expand(MARGIN * n, -1)
-            self._tables[value] = torch.cat([ends, table, ends])
-        return self._tables[value]
-
-    def view(self, value: int, place: "Place", sequence: np.ndarray) -> Tensor | None:
-        """Values (width, S, 1, channels) at a place without a copy, where sites lie evenly."""
         n = len(self.predictions)
+        return self._margined(value)[MARGIN * n :][: n * self._layouts[value].length]
+
+    def _margined(self, value: int, function: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """A table, with room for rows that hang over either end, whose values do not matter."""
+        key = (value, function)
+        if key not in self._tables:
+            n, values = len(self.predictions), self.values[value]
+            table = self._layouts[value].table(function(values) if function else values, n)
+            table = table.flatten(0, 1)
+            ends = table[:1].expand(MARGIN * n, -1)
+            self._tables[key] = torch.cat([ends, table, ends])
+        return self._tables[key]
+
+    def at(
+        self,
+        value: int,
+        place: "Place",
+        sequence: np.ndarray,
+        function: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Values, or a function of them, (width, S, 1, channels) at a place; they share memory."""
+        n, table = len(self.predictions), self._margined(value, function)
         rows = place.start * n + sequence
         step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
         low, high = int(place.start.min()), int(place.start.max()) + place.width
         inside = low >= -MARGIN and high <= place.length + MARGIN
-        if not inside or step <= 0 or (rows[1:] - rows[:-1] != step).any():
-            return None
-        table = self._margined(value)
-        channels = table.shape[1]
-        size = (place.width, len(rows), 1, channels)
-        first = (int(rows[0]) + MARGIN * n) * channels
-        return table.as_strided(size, (n * channels, step * channels, channels, 1), first)
+        if inside and step > 0 and (rows[1:] - rows[:-1] == step).all():  # then without a copy
+            channels = table.shape[1]
+            first = (int(rows[0]) + MARGIN * n) * channels
+            strides = (n * channels, step * channels, channels, 1)
+            return table.as_strided((place.width, len(rows), 1, channels), strides, first)
+        device = table.device
+        return _look_up(table, (place.clipped(device) + MARGIN) * n + on_device(sequence, device))
 
     def running_maxima(self, value: int) -> tuple[Tensor, Tensor]:
         """Largest values before each position, and from it on, (length + 1, N, channels)."""
@@ -226,22 +267,20 @@ class Batch:
         self.device = references.predictions.device
         self.windows: dict[int, Window] = {}
         self.full: dict[int, Tensor] = {}
-        self._rows: WeakKeyDictionary[Place, Tensor] = WeakKeyDictionary()
 
-    def reference(self, value: int, place: Place) -> Tensor:
-        """Reference values (width, S, 1, channels) at a place, to read; they may share memory."""
-        view = self.references.view(value, place, self.sequence)
-        if view is not None:
-            return view
-        table = self.references.table(value)
-        if place not in self._rows:
-            rows = place.clipped(self.device) * len(self.references.predictions)
-            self._rows[place] = rows + on_device(self.sequence, self.device)
-        return _look_up(table, self._rows[place])
+    def reference(
+        self, value: int, place: Place, function: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Reference values, or a function of them, (width, S, 1, channels) at a place, to read."""
+        return self.references.at(value, place, self.sequence, function)
 
     def constant(self, table: Tensor, place: Place) -> Tensor:
         """Rows (width, S, 1, channels) of a constant (length, channels)."""
         return _look_up(table, place.clipped(self.device))
+
+    def empty(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A tensor whose values do not matter."""
+        return self.references.scratch.empty(like, shape)
 
     def of_sequences(self, reference: Tensor) -> Tensor:
         """Reference values (N, ...) for every site, (S, 1, ...)."""
@@ -258,8 +297,10 @@ class Batch:
         """Differences at a place that holds the window's; a new tensor, or the window's own."""
         data = self.difference(window)
         if place is window.place:
-            return data.clone() if window.is_difference and not window.is_own else data
-        return put(data.new_zeros(place.width, *data.shape[1:]), data, place.row_of(window.place))
+            own = window.is_own or not window.is_difference
+            return data if own else self.empty(data, data.shape).copy_(data)
+        wide = self.empty(data, (place.width, *data.shape[1:])).zero_()
+        return put(wide, data, place.row_of(window.place))
 
     def absolute_at(self, window: Window, place: Place, reference: Tensor | None = None) -> Tensor:
         """Absolute values at a place that holds the window's; a new tensor, or the window's own."""
@@ -268,7 +309,8 @@ class Batch:
         if reference is None:
             reference = self.reference(window.value, place)
         if place is window.place:
-            return window.data.add_(reference) if window.is_own else window.data + reference
+            data = window.data if window.is_own else self.empty(window.data, window.data.shape)
+            return torch.add(window.data, reference, out=data)
         wide = reference.repeat(1, 1, window.data.shape[2], 1)
         return put(wide, window.data, place.row_of(window.place), window.is_difference)
 
@@ -306,6 +348,7 @@ class Network:
         self.prepared, self.bfloat16, _, self.tf32 = options
         self.n_recorded, channels, length = self.values[0].shape
         self.device = self.values[0].device
+        self.scratch = self.prepared.setdefault(("scratch",), Scratch())
         # of windowed values, and positions of the input between two of theirs
         self.layouts = {0: Layout(((N,), (channels,), (P,)), length)}
         self.strides = {0: 1}
