@@ -220,10 +220,14 @@ def _asked(features: Any) -> list[str] | list[int]:
 
 
 class Heads(NamedTuple):
-    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads."""
+    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads.
+
+    `left_out` says of every other head, by its name, why it is no table of features.
+    """
 
     parts: list[torch.Tensor]
     names: list[str] | None
+    left_out: dict[str, str]
 
     @property
     def values(self) -> torch.Tensor:
@@ -234,30 +238,45 @@ class Heads(NamedTuple):
 def forward(member: nn.Module, x: torch.Tensor) -> Heads:
     """Outputs of a member, or a clear error where the input or output does not fit.
 
-    A model gives one tensor (N, K), or a dict, list or tuple of heads, each (N, K) or (N,). The
-    columns of a head are called ``head:0``, ``head:1``, ... after its key or number, or ``head``
-    where it has one. The model gets a copy of `x`, which it may change.
+    A model gives one tensor (N, K) or (N,), or several heads: a dict, list, tuple or NamedTuple of
+    them, which may be nested. The columns of a head are called ``head:0``, ``head:1``, ... after
+    its key, field or number, or ``head`` where it has one; a head within another is
+    ``outer:inner``. An output with `logits`, as those of Hugging Face, is these. Last axes of 1 are
+    dropped. Heads of another shape, (N, T, positions) for instance, are left out, and features must
+    be named where there are any; `deepmr_utils.adapters.adapt` reduces them. The model gets a copy
+    of `x`, which it may change.
     """
     try:
         output = member(x.clone())
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = refusal(member, x.shape, error)
         if reason is None:
             raise
         raise ValueError(reason) from error
-    heads = dict(enumerate(output)) if isinstance(output, list | tuple) else output
-    several = isinstance(heads, Mapping) and len(heads) > 0
-    names, parts = [], []
-    for key, head in (heads if several else {"": output}).items():
-        if isinstance(head, torch.Tensor) and several and head.ndim == 1:
-            head = head[:, None]
-        wrong = wrong_output(head, len(x), f" in head {key!r}" if several else "")
+    heads = _members.heads_of(output)
+    names, parts, left_out = [], [], {}
+    for key, head in heads.items():
+        head = _as_table(head, len(x))
+        wrong = wrong_output(head, len(x), f" in head {key!r}" if key else "")
         if wrong:
-            raise ValueError(wrong)
+            left_out[key] = wrong
+            continue
         width = head.shape[1]
-        names += [str(key)] if width == 1 else [f"{key}:{i}" for i in range(width)]
+        names += [key] if width == 1 else [f"{key}:{i}" for i in range(width)]
         parts.append(head.to(x.dtype))
-    return Heads(parts, names if several else None)
+    if not parts:
+        raise ValueError(next(iter(left_out.values())))
+    return Heads(parts, None if "" in heads else names, left_out)
+
+
+def _as_table(head: Any, n: int) -> Any:
+    """A head (n,) or (n, K, 1) as (n, 1) or (n, K); any other as it is."""
+    if isinstance(head, torch.Tensor):
+        if head.shape == (n,):
+            return head[:, None]
+        if head.ndim > 2 and head.shape[2:].numel() == 1:
+            return head.flatten(1)
+    return head
 
 
 def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -330,6 +349,8 @@ def find_features(
     Members are matched by the names that they give to their outputs, so that each may have an order
     of its own; outputs without names are matched by their place.
     """
+    for h in heads:
+        _check_left_out(h, features)
     labels = [declared_names(member) or h.names for member, h in zip(members, heads, strict=True)]
     widths = [sum(part.shape[1] for part in h.parts) for h in heads]
     first = leading(labels)
@@ -338,6 +359,17 @@ def find_features(
         check_places(labels, widths)
         return names, [wanted] * len(members)
     return names, match_names(labels, [h.names for h in heads], wanted, features is None)
+
+
+def _check_left_out(heads: Heads, features: Features) -> None:
+    """Raise a ValueError where a head is wanted that is no table, or may be."""
+    by_name = features is not None and not isinstance(features, Mapping)
+    asked = [f for f in (_asked(features) if by_name else []) if isinstance(f, str)]
+    for name, why in heads.left_out.items():
+        if any(f == name or f.startswith(f"{name}:") for f in asked if f not in heads.names):
+            raise ValueError(why)
+        if not asked:
+            raise ValueError(f"{why}; or name what is wanted, features={heads.names}")
 
 
 def predict(
@@ -353,7 +385,8 @@ def predict(
     Parameters
     ----------
     members : nn.Module, list of nn.Module or MCDropout
-        Each maps (N, 4, L) to (N, K), or to several heads, see `forward`.
+        Each maps (N, 4, L) to (N, K), or to several heads, see `forward`; others go through
+        `deepmr_utils.adapters.adapt`.
     one_hot : array or tensor (N, 4, L)
     features : optional
         Names or columns of the outputs to keep, see `resolve_features`.

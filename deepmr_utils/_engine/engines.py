@@ -171,7 +171,35 @@ class FullPrediction:
         return self._predict(_mutated(references, sites)).view(*sites.change.shape[:2], -1)
 
 
-Engine = Propagator | FullPrediction
+class OtherStrand:
+    """What an engine predicts for reverse complements, as predictions of a further member.
+
+    Parameters
+    ----------
+    engine : Propagator or FullPrediction
+    exchange : list of int
+        Which feature takes the place of each on the reverse strand.
+    """
+
+    def __init__(self, engine: Propagator | FullPrediction, exchange: list[int]) -> None:
+        self.engine, self.exchange = engine, exchange
+        self.bytes_per_sequence = engine.bytes_per_sequence
+        self.bytes_per_site = engine.bytes_per_site
+
+    def reference(self, x: Tensor) -> tuple[Any, Tensor]:
+        """As `Propagator.reference`."""
+        state, values = self.engine.reference(x.flip(1, 2))
+        return (state, x.shape[2]), values[:, self.exchange]
+
+    def mutants(self, references: Any, sites: Sites, window_bytes: float) -> Tensor:
+        """As `Propagator.mutants`."""
+        state, length = references
+        # in A, C, G, T order the complement is the reverse
+        there = Sites(sites.sequence, length - 1 - sites.position, sites.change.flip(2))
+        return self.engine.mutants(state, there, window_bytes)[..., self.exchange]
+
+
+Engine = Propagator | FullPrediction | OtherStrand
 # a module, what it predicts for a sequence, by head, and its outputs to predict
 Member = tuple[nn.Module, list[Tensor], list[int]]
 

@@ -18,6 +18,7 @@ ORDER = (
         "_members",
         "_model_errors",
         "_label_regression",
+        "adapters",
         "predict",
         "effects",
         "_effects_store",
