@@ -44,6 +44,11 @@ _ADVICE = (
         r"expected shape=\(None, \w+, 4\)",  # of Keras
         "It takes (N, L, 4): adapt(model, layout='NLC') of deepmr_utils.adapters",
     ),
+    (
+        "Guard failed",  # of torch.export
+        "It was exported for this number or length of sequences alone: export it with "
+        "dynamic_shapes, ({0: torch.export.Dim('n')},)",
+    ),
     ("[Kk]ernel size|too small", _LENGTH),
     ("to have [0-9]+ channels", _CHANNELS),
 )
@@ -56,7 +61,7 @@ def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | 
     missing = re.search(_MISSING, text, re.MULTILINE)
     inputs = missing[1] if missing else ", ".join(map(repr, _other_inputs(member)))
     ours = isinstance(error, RuntimeError) or missing or (inputs and "NoneType" in text)
-    ours = ours or "incompatible with the layer" in text  # a ValueError of Keras
+    ours = ours or re.search("incompatible with the layer|Guard failed", text)
     if is_device_error(error) or not ours:
         return None
     advice = next((advice for words, advice in _ADVICE if re.search(words, text)), None)

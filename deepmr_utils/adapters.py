@@ -142,8 +142,8 @@ def _as_tensor(head: Any, device: torch.device) -> Any:
     if isinstance(head, Tensor) or not hasattr(head, "__array__"):
         return head
     array = np.array(head)  # others' arrays may be read-only
-    known = array.dtype.kind in "fiubc"
-    return torch.from_numpy(array if known else array.astype(np.float32)).to(device)
+    known = array.dtype.newbyteorder("=") if array.dtype.kind in "fiubc" else np.float32
+    return torch.from_numpy(array.astype(known, copy=False)).to(device)
 
 
 class _Adapted(nn.Module):
@@ -243,7 +243,8 @@ def load_model(
     Returns
     -------
     nn.Module
-        In evaluation mode, on the CPU.
+        On the CPU, in evaluation mode; a program of `torch.export` is in the mode in which it was
+        exported.
 
     Raises
     ------

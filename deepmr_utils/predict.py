@@ -248,7 +248,7 @@ def forward(member: nn.Module, x: torch.Tensor) -> Heads:
     """
     try:
         output = member(x.clone())
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         reason = refusal(member, x.shape, error)
         if reason is None:
             raise
