@@ -299,7 +299,9 @@ def in_float64(member: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     return None if differs(torch.cat([alone, outputs[1:]]), outputs).any() else outputs
 
 
-def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) -> None:
+def check_repeatable(
+    member: nn.Module, x: torch.Tensor, outputs: torch.Tensor, columns: list[int]
+) -> None:
     """Refuse a model that predicts the first of sequences in another way when it is alone.
 
     Parameters
@@ -309,17 +311,20 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
     x : Tensor (N, 4, L)
     outputs : Tensor (N, K)
         What the member gave for `x`.
+    columns : list of int
+        Those that are wanted.
 
     Raises
     ------
     ValueError
         If predictions are random, or depend on what else is in a batch.
     """
-    once, name = forward(member, x[:1]).values, type(member).__name__
+    outputs, name = outputs[:, columns], type(member).__name__
+    once = forward(member, x[:1]).values[:, columns]
     wrong = differs(torch.cat([once, outputs[1:]]), outputs)
     if not wrong.any():
         return
-    again = forward(member, x[:1]).values
+    again = forward(member, x[:1]).values[:, columns]
     random = differs(once, again)
     if random.any():
         wrong, outputs = random, again
@@ -337,7 +342,7 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
             "running statistics, or none"
         )
     column = int(wrong.nonzero()[0])
-    values = f"{once[0, column]:.6g} and {outputs[0, column]:.6g} in column {column}"
+    values = f"{once[0, column]:.6g} and {outputs[0, column]:.6g} in column {columns[column]}"
     raise ValueError(f"{name} {what}, {values}: {advice}")
 
 
@@ -414,9 +419,9 @@ def predict(
             heads: Iterable[Heads] = (forward(member, batch) for member in members)
             if columns is None:
                 heads = list(heads)
-                for member, outputs in zip(members, heads, strict=True):
-                    check_repeatable(member, batch, outputs.values)
                 _, columns = find_features(members, heads, features)
+                for member, outputs, wanted in zip(members, heads, columns, strict=True):
+                    check_repeatable(member, batch, outputs.values, wanted)
             for part, output, wanted in zip(parts, heads, columns, strict=True):
                 part.append(output.values[:, wanted].cpu())
     return torch.stack([torch.cat(part) for part in parts]).numpy()

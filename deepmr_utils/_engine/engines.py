@@ -155,7 +155,7 @@ class FullPrediction:
         self.bytes_per_site = 3 * self.bytes_per_sequence
         self.rows = int(max(1, min(options.max_memory / self.bytes_per_sequence, 2**20)))
         probe = _probe(sequence)[0][: self.rows]
-        check_repeatable(member, probe, forward(member, probe).values)
+        check_repeatable(member, probe, forward(member, probe).values, columns)
 
     def _predict(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):

@@ -228,7 +228,7 @@ def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) ->
     for k, output in enumerate(outputs):
         if id(output) not in recorder.index:
             same = torch.equal(output, output[:1].expand_as(output))
-            why = "does not depend on the sequence" if same else "is not computed by torch"
+            why = "does not depend on the sequence" if same else "is computed outside torch"
             raise UnsupportedError(f"output {k} {why}")
     indices = [recorder.value_of(output) for output in outputs]
     needed, steps = set(indices), []
