@@ -374,7 +374,8 @@ def _check_left_out(heads: Heads, features: Features) -> None:
         if any(f == name or f.startswith(f"{name}:") for f in asked if f not in heads.names):
             raise ValueError(why)
         if not asked:
-            raise ValueError(f"{why}; or name what is wanted, features={heads.names}")
+            names = listed(heads.names, most=5)
+            raise ValueError(f"{why}; or give features, the names of what is wanted, of {names}")
 
 
 def predict(

@@ -127,9 +127,12 @@ def test_a_head_that_is_not_wanted_need_not_be_valid():
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (None, r"head 'profile': where its last axis is positions, .*, features=\['counts'\]$"),
-        ([0], r"features=\['counts'\]$"),
-        ({"reads": 0}, r"features=\['counts'\]$"),
+        (
+            None,
+            r"head 'profile': where its last axis is positions, .* give features, the names of what is wanted, of counts$",
+        ),
+        ([0], r"features, the names of what is wanted, of counts$"),
+        ({"reads": 0}, r"features, the names of what is wanted, of counts$"),
         (["profile:1"], r"adapt\(model, reduce='mean'\) of .*function, too\)$"),
         (["counts", "hidden"], "got NoneType in head 'hidden'"),
         (["count"], "unknown feature 'count': .* mean 'counts'"),
