@@ -56,11 +56,13 @@ def adapt(
     constants : mapping or sequence
         Further inputs, such as control tracks: arrays and tensors are those of one sequence,
         without the axis N, and the same for all; anything else is given as it is. A mapping gives
-        them by keyword, a sequence in order behind the sequences.
+        them by keyword, a sequence in order behind the sequences. They are given as they are on the
+        reverse complement, too.
     reduce : {"mean", "sum", "center"}, callable or mapping, optional
         What becomes of positions P of heads (N, T, P): their mean, their sum, the one in the
-        middle, P // 2, or what a function makes of the head, (N, T). A mapping of a head's name to
-        its reduction leaves the other heads as they are, and reduces (N, P) to (N,), too.
+        middle, P // 2, or what a function makes of the head, (N, T). A head (N, P) is reduced to
+        (N,) where it is the only one, or named: a mapping of names of heads to reductions leaves
+        other heads as they are.
 
     Returns
     -------
@@ -198,8 +200,8 @@ class _Adapted(nn.Module):
             head = head.transpose(1, 2)
         by_name = isinstance(self.reduce, Mapping)
         how = self.reduce.get(name) if by_name else self.reduce
-        if how is None or (head.ndim < 3 and not by_name):
-            return head
+        if how is None or (head.ndim < 3 and name and not by_name):
+            return head  # (N, K) beside other heads
         return how(head) if callable(how) else _REDUCTIONS[how](head)
 
     def forward(self, x: Tensor) -> Any:

@@ -1,6 +1,7 @@
 """Predictions with members: an ensemble, or MC-dropout masks of one network."""
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -105,9 +106,12 @@ def as_members(members: Members) -> list[nn.Module]:
     several = isinstance(listing, Iterable) and not isinstance(listing, str | Mapping)
     listing = list(listing) if several else []
     if not listing or not all(isinstance(member, nn.Module) for member in listing):
+        functions = any(inspect.isroutine(member) for member in (members, *listing))
         raise TypeError(
             "members must be an nn.Module, a list of nn.Modules or MCDropout; got "
             f"{' '.join(short(members).split())} ({type(members).__name__})"
+            + ": deepmr_utils.adapters.adapt makes a module of a function of arrays"
+            * functions
         )
     return [_members.as_module(member) for member in listing]
 

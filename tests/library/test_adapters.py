@@ -169,6 +169,9 @@ def test_positions_are_reduced(how, layout):
 
 def test_a_reduction_by_the_name_of_a_head():
     model = adapt(Tracks(lambda t: (t[:, 0], t.mean(-1), t)), reduce={"0": "sum", "2": "center"})
+    np.testing.assert_allclose(  # no other head could be meant
+        predictions(adapt(Tracks(lambda t: t[:, 0]), reduce="mean"))[:, 0], tracks()[:, 0].mean(-1)
+    )
     expected = [tracks()[:, 0].sum(-1)[:, None], tracks().mean(-1), tracks()[..., 10]]
     np.testing.assert_allclose(predictions(model), np.concatenate(expected, 1), rtol=1e-12)
     with pytest.raises(ValueError, match=r"reduce names the head 'a'; the model gives 0, 1$"):
@@ -253,7 +256,7 @@ def test_further_inputs_are_constants(named):
 def test_names_and_draws_come_through():
     model = nn.Sequential(Tracks(), nn.Dropout(0.5))
     model.feature_names = ["a", "b", "c"]
-    adapted = adapt(model, reduce="sum")
+    adapted = adapt(model, reduce={})
     draws = predict.MCDropout(adapted, 3, seed=2)
     got = predict.predict(draws, sequences(), features=["b"], device="cpu")
     expected = predict.predict(predict.MCDropout(model, 3, seed=2), sequences(), device="cpu")
