@@ -183,6 +183,22 @@ def bytes_of(tensor: torch.Tensor) -> np.ndarray:
 # copies, and what a call leaves behind
 
 
+@contextmanager
+def seeded(seed: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """Draw from a seed on the CPU and on a device; then all generators are as they were.
+
+    `torch.manual_seed` would set those of all GPUs, and leave them so.
+    """
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
 def copied(module: Any) -> Any:
     """A deep copy of a module or a list of modules.
 
@@ -255,9 +271,15 @@ def float32_products(device: torch.device, tf32: bool) -> Iterator[None]:
         yield
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU was full: the libraries of CUDA say it in errors of their own."""
+    full = r"CUDA out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|unable to find an engine"
+    return isinstance(error, torch.OutOfMemoryError) or bool(re.search(full, str(error)))
+
+
 def is_device_error(error: Exception) -> bool:
     """Whether the device failed or is full: nothing that another way of predicting would mend."""
     kinds = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-    return isinstance(error, kinds) or bool(
-        re.search(r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side", str(error))
-    )
+    words = r"(CUDA|HIP) (driver )?error|CUBLAS_STATUS|CUDNN_STATUS|device-side"
+    known = isinstance(error, kinds) or is_out_of_memory(error)
+    return known or bool(re.search(words, str(error)))

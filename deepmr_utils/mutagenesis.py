@@ -21,9 +21,10 @@ from ._checks import check_number, check_options, listed
 from ._effects_store import EffectsWriter
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
 from ._engine.engines import Engine, OtherStrand, engines_of
-from ._engine.recording import computation_hash
+from ._engine.fingerprint import computation_hash
 from ._engine.windows import Options
 from ._members import of_dtype
+from ._memory import memory_for
 from .effects import SCHEMA_VERSION
 from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
 
@@ -50,7 +51,7 @@ def saturation_mutagenesis(
     strands: Strands = "forward",
     strand_pairs: Sequence[tuple[str, str]] | None = None,
     batch_size: int | None = None,
-    max_memory: int = 2**31,
+    max_memory: int | None = None,
     precision: Precision | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
@@ -96,13 +97,14 @@ def saturation_mutagenesis(
     batch_size : int, optional
         Mutants predicted at a time, across sequences and positions; by default as many as
         `max_memory` allows. It does not change the result.
-    max_memory : int
-        Bytes that may be used beside weights and result. Where a GPU has less, batches are halved
-        until they fit.
+    max_memory : int, optional
+        Bytes that may be used beside weights and result; by default 2 GiB on the CPU, and four
+        fifths of what is free on a GPU, which is the most there. Where a GPU runs out all the same,
+        batches are halved until they fit.
     precision : {"float32", "float64", "tf32", "bfloat16"}, optional
         Type of the computation; that of the members by default, float32 where their weights are of
-        a narrower type. "tf32" (GPU only) and "bfloat16"
-        round the factors of matrix products.
+        a narrower type. "tf32" (GPU only) and "bfloat16" round the factors of matrix products: of
+        those of differences alone, wherever a network is propagated.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     progress : bool
@@ -144,8 +146,9 @@ def saturation_mutagenesis(
 
     Against float64, relative to the largest prediction, float32 is exact to 1e-6 on networks of
     the size of DeepSEA, BPNet and Basset. With "bfloat16" effects are off by up to 0.6 % of the
-    largest effect there, because only differences are rounded; in full prediction, which rounds
-    the predictions themselves, the error can exceed every effect (`benchmarks/ism.py --precision`).
+    largest effect there, with "tf32" by 0.1 %, because only differences are rounded; in full
+    prediction, which rounds the predictions themselves, errors follow these and can exceed every
+    effect (`benchmarks/ism.py --precision`).
     """
     batch_size = check_options(
         saturation_mutagenesis,
@@ -156,7 +159,8 @@ def saturation_mutagenesis(
         },
         {"batch_size": (1, np.inf, True)},
     )["batch_size"]  # fmt: skip
-    max_memory = check_number("max_memory, in bytes,", max_memory, 1e6, whole=True)
+    if max_memory is not None:
+        max_memory = check_number("max_memory, in bytes,", max_memory, 1e6, whole=True)
     one_hot, device = check_one_hot(one_hot), predict.resolve_device(device)
     ids, codes = check_ids(sequence_ids, len(one_hot)), base_codes(one_hot)
     mask = _check_positions(positions, codes)
@@ -164,7 +168,7 @@ def saturation_mutagenesis(
     transform_key = _transform_key(transform, store is not None)
     settings = {"dropout_seed": members.seed if isinstance(members, predict.MCDropout) else "none"}
     members, dtype = _of_precision(predict.as_members(members), precision, one_hot.dtype, device)
-    with predict.evaluating(members, device, tf32=precision == "tf32"):
+    with predict.evaluating(members, device):
         one_hot = one_hot.to(device, dtype)
         heads = [predict.forward(member, one_hot[:1]) for member in members]
         names, columns = predict.find_features(members, heads, features)
@@ -198,14 +202,16 @@ def saturation_mutagenesis(
         plan = _Plan(one_hot, codes, mask, names, averaged, transform, keep_members, covariance)
         with EffectsWriter(plan.coordinates(ids), settings, store, fingerprint) as writer:
             if not writer.finished:
-                alone, half = [h.parts for h in heads], precision == "bfloat16"
-                each = list(zip(members, alone, columns, strict=True))
+                each = [(m, h.parts, c) for m, h, c in zip(members, heads, columns, strict=True)]
+                memory = memory_for(max_memory, device)
+                rounded = {name: precision == name for name in ("bfloat16", "tf32")}
+                options = Options({}, max_memory=memory, **rounded)
                 lasting = keep_members or covariance or store is not None
                 if settings["n_members"] == 1 and lasting:
                     log.warning(_ALONE)
-                engines = engines_of(each, one_hot[0], propagate, Options({}, half, max_memory))
+                engines = engines_of(each, one_hot[0], propagate, options)
                 engines += [OtherStrand(e, exchange) for e in engines] if apart else []
-                _compute(plan, engines, Limits(batch_size, max_memory, device), writer, progress)
+                _compute(plan, engines, Limits(batch_size, memory, device), writer, progress)
             return writer.finish()
 
 

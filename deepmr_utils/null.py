@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ._checks import check_number
-from ._members import as_module, copied
+from ._members import as_module, copied, seeded
 from .sequences import check_letters
 
 __all__ = ["dinucleotide_shuffle", "shuffled_weights", "untrained"]
@@ -93,8 +93,7 @@ def untrained(module: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():  # what is not drawn anew is seen by this mark
             parameter.fill_(torch.nan if parameter.is_floating_point() else 0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for layer in reversed(list(module.modules())):  # a parent's own rule has the last word
             if hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()

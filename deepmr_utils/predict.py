@@ -17,6 +17,7 @@ from tqdm import tqdm
 from . import _members
 from ._checks import check_number, listed
 from ._members import check_places, declared_names, leading, match_names
+from ._memory import bytes_per_sequence, free_memory
 from ._model_errors import refusal, wrong_output
 from .sequences import check_one_hot
 
@@ -133,15 +134,13 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @contextmanager
-def evaluating(
-    members: Sequence[nn.Module], device: torch.device, tf32: bool = False
-) -> Iterator[None]:
+def evaluating(members: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Hold members in evaluation mode on a device, without gradients; then put them back.
 
     Buffers that a member changes come back, too. Products of float32 matrices keep full precision
-    on a GPU, unless `tf32` is asked for.
+    on a GPU.
     """
-    with _members.left_as_they_were(members), _members.float32_products(device, tf32):
+    with _members.left_as_they_were(members), _members.float32_products(device, tf32=False):
         for member in members:
             with suppress(NotImplementedError):  # a graph of torch.export has no modes
                 member.eval()
@@ -401,7 +400,8 @@ def predict(
     features : optional
         Names or columns of the outputs to keep, see `resolve_features`.
     batch_size : int
-        Sequences at a time; bounds the memory and does not change the result.
+        Sequences at a time, at most: fewer where a GPU has not the memory for them. It does not
+        change the result.
     device : str
 
     Returns
@@ -413,30 +413,49 @@ def predict(
     one_hot = check_one_hot(one_hot)
     members = as_members(members)
     device = resolve_device(device)
-    batches = one_hot.split(check_number("batch_size", batch_size, 1, whole=True))
+    size = check_number("batch_size", batch_size, 1, whole=True)
     dtype = member_dtype(members, one_hot.dtype)
     members = _members.of_dtype(members, dtype)
-    parts: list[list[torch.Tensor]] = [[] for _ in members]
-    columns = None
+    parts: list[torch.Tensor] = []
+    columns, start = None, 0
     with evaluating(members, device):
-        for batch in batches:
-            batch = batch.to(device, dtype)
-            heads: Iterable[Heads] = (forward(member, batch) for member in members)
-            if columns is None:
-                heads = list(heads)
-                _, columns = find_features(members, heads, features)
-                for member, outputs, wanted in zip(members, heads, columns, strict=True):
-                    check_repeatable(member, batch, outputs.values, wanted)
-            for part, output, wanted in zip(parts, heads, columns, strict=True):
-                part.append(output.values[:, wanted].cpu())
-    return torch.stack([torch.cat(part) for part in parts]).numpy()
+        if (free := free_memory(device)) < np.inf:
+            each = (partial(forward, member) for member in members)
+            one = one_hot[0].to(device, dtype)
+            size = int(max(1, min(size, free / max(bytes_per_sequence(f, one) for f in each))))
+        while start < len(one_hot):
+            batch = one_hot[start : start + size].to(device, dtype)
+            heads, full = [], False
+            try:
+                heads = [forward(member, batch) for member in members]
+                if columns is None:
+                    _, found = find_features(members, heads, features)
+                    for member, outputs, wanted in zip(members, heads, found, strict=True):
+                        check_repeatable(member, batch, outputs.values, wanted)
+                    columns = found
+            except RuntimeError as error:
+                full = _members.is_out_of_memory(error) and len(batch) > 1
+                if not full:
+                    raise
+            if full:  # only here, when the error no longer holds what was computed
+                heads, size = [], len(batch) // 2
+                torch.cuda.empty_cache()
+                continue
+            chosen = [h.values[:, wanted] for h, wanted in zip(heads, columns, strict=True)]
+            parts.append(torch.stack(chosen).cpu())
+            start += len(batch)
+    return torch.cat(parts, dim=1).numpy()
 
 
 def model_hash(members: Sequence[nn.Module]) -> str:
-    """SHA-256 of the members' weights and buffers, in order: names, shapes and values."""
-    digest = hashlib.sha256()
+    """SHA-256 of the members' weights and buffers, in order: names, shapes and values.
+
+    Of draws of one module the weights are read once.
+    """
+    digest, drawn = hashlib.sha256(), None
     for member in members:
-        for name, value in _members.state_of(member).items():
+        again, drawn = drawn, member.module if isinstance(member, _Draw) else None
+        for name, value in () if again is drawn is not None else _members.state_of(member).items():
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(_members.bytes_of(value))
         if isinstance(member, _Draw):

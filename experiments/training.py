@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from deepmr_utils._members import seeded
 from deepmr_utils.predict import predict, progress_bar, resolve_device
 
 MAX_ATTEMPTS = 3
@@ -128,13 +129,12 @@ def descend(
 
 
 @contextmanager
-def one_thread(seed: int) -> Iterator[None]:
+def one_thread(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Draw from a seed, in one thread: the order of sums, hence the result, depends on threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, device):
             yield
     finally:
         torch.set_num_threads(threads)
@@ -261,7 +261,7 @@ def _fit_member(
     """Train one attempt of one member: the model, its validation error, its seed, the seconds."""
     start = time.perf_counter()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    with one_thread(seed):
+    with one_thread(seed, device):
         model = make_model()
         if hasattr(model, "set_output_scale"):
             model.set_output_scale(data[1])

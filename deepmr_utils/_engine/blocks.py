@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from .._members import is_out_of_memory
 from ..sequences import ALPHABET, UNKNOWN
 from .engines import Engine
-from .windows import Sites
+from .windows import Sites, on_device
 
-MAX_SITES = 2**14  # sites a block, so that progress is seen, and stored
+# sites a block, so that progress is seen, and stored
+MAX_SITES = {"cpu": 2**14, "cuda": 2**17}
+MAX_RESULT = 2**31  # bytes of a block's result, on the host
 Transform = Callable[[np.ndarray], np.ndarray]
 Predictions = tuple[torch.Tensor, torch.Tensor]  # references (n, K), mutants (S, 3, K)
 log = logging.getLogger(__name__)
@@ -25,10 +28,11 @@ log = logging.getLogger(__name__)
 class Limits:
     """How much is done at a time: by memory, by what the caller asked for, and after failures."""
 
-    def __init__(self, batch_size: int | None, max_memory: int, device: torch.device) -> None:
-        self.batch_size, self.memory, self.bytes_per_site = batch_size, max_memory, 1
+    def __init__(self, batch_size: int | None, memory: int, device: torch.device) -> None:
+        self.batch_size, self.memory, self.bytes_per_site = batch_size, memory, 1
+        self.max_sites = MAX_SITES.get(device.type, MAX_SITES["cuda"])
         # a CPU works fastest on windows that stay in its cache, a GPU on large ones
-        self.window = min(2**23 if device.type == "cpu" else 2**28, max_memory // 16)
+        self.window = min(2**23, memory // 16) if device.type == "cpu" else memory // 32
 
     def sites(self) -> int:
         """Sites whose mutants are predicted at a time."""
@@ -40,12 +44,12 @@ class Limits:
         """Sequences of so many sites a block: as many as fill a batch and fit into memory."""
         result = 16 * len(ALPHABET) * sites * n_features
         by_memory = self.memory / 4 / max(result, *(e.bytes_per_sequence for e in engines))
-        return int(max(1, min(by_memory, min(MAX_SITES, self.sites()) / max(1, sites))))
+        by_result = MAX_RESULT / result
+        by_sites = min(self.max_sites, self.sites()) / max(1, sites)
+        return int(max(1, min(by_memory, by_result, by_sites)))
 
-    def halve(self, error: torch.OutOfMemoryError, sites: int) -> None:
+    def halve(self, sites: int) -> None:
         """After a GPU ran out of memory."""
-        if sites == 1:
-            raise error
         torch.cuda.empty_cache()
         self.memory, self.window = self.memory // 2, self.window // 2
         self.batch_size = max(1, 3 * sites // 2)
@@ -59,7 +63,7 @@ class Moments(NamedTuple):
 
     reference: np.ndarray
     effect: np.ndarray
-    se: np.ndarray
+    se: np.ndarray | None = None  # of several members
     members: np.ndarray | None = None  # (M, S, 3, K), where asked for
 
 
@@ -125,11 +129,12 @@ class Block:
         self.sequence, self.position = np.nonzero(mask & (codes != UNKNOWN))
         self.allele = (codes[self.sequence, self.position][:, None] + np.arange(1, 4)) % 4
 
-    def predictions(self, engine: Engine, chosen: slice, window: int) -> Predictions:
-        """References, and mutants of the chosen sites."""
-        x, sequence, position = self.one_hot, self.sequence[chosen], self.position[chosen]
+    def predictions(self, engine: Engine, rows: slice, chosen: slice, window: int) -> Predictions:
+        """References of some sequences, and mutants of the chosen sites, which lie in these."""
+        x, position = self.one_hot[rows], self.position[chosen]
+        sequence = self.sequence[chosen] - rows.start
         allele = torch.from_numpy(self.allele[chosen].astype(np.int64)).to(x.device)
-        rows, columns = (torch.from_numpy(index).to(x.device) for index in (sequence, position))
+        rows, columns = (on_device(index, x.device) for index in (sequence, position))
         change = nn.functional.one_hot(allele, len(ALPHABET)).to(x) - x[rows, :, columns][:, None]
         forward = _predicted(engine, x, Sites(sequence, position, change), window)
         if self.exchange is None:
@@ -151,7 +156,9 @@ class Block:
             result[site] = values
             return result
 
-        result = {"effect": whole(moments.effect), "se": whole(moments.se)}
+        result = {"effect": whole(moments.effect)}
+        alone = moments.se is None
+        result["se"] = np.full_like(result["effect"], np.nan) if alone else whole(moments.se)
         result["reference_prediction"] = moments.reference
         if keep_members:
             result["member_effect"] = np.stack([whole(values) for values in moments.members])
@@ -187,44 +194,67 @@ def block_moments(
         Hold the effects of all members at once, which a transform needs, and return them.
     """
     reduce = partial(_together, transform=transform) if together else _streamed
-    parts, start = [], 0
-    while start < max(1, len(sites.sequence)):
-        chosen = slice(start, start + limits.sites())
-        sequence = sites.sequence[chosen]
+    parts, start, first, n = [], 0, 0, len(sites.sequence)
+    while start < max(1, n):
+        chosen = slice(start, min(n, start + limits.sites()))
+        # only the sequences that these sites lie in, and those without a site between them
+        begin = min(first, sites.sequence[start]) if n else 0
+        end = len(sites.one_hot) if chosen.stop == n else sites.sequence[chosen.stop - 1] + 1
+        rows, full = slice(begin, end), False
         try:
-            predictions = (sites.predictions(e, chosen, limits.window) for e in engines)
-            parts.append(reduce(predictions, sequence))
-        except torch.OutOfMemoryError as error:
-            limits.halve(error, len(sequence))
+            predictions = (sites.predictions(e, rows, chosen, limits.window) for e in engines)
+            part = reduce(predictions, sites.sequence[chosen] - begin)
+        except RuntimeError as error:
+            full = is_out_of_memory(error) and chosen.stop - start > 1
+            if not full:
+                raise
+        if full:  # only here, when the error no longer holds what was computed
+            limits.halve(chosen.stop - start)
             continue
-        start = chosen.stop
+        # of a sequence that goes on, the reference is predicted again
+        part = part._replace(reference=part.reference[first - begin :])
+        parts.append(part)
+        start, first = max(1, chosen.stop), end
     if len(parts) == 1:
         return parts[0]
-    effect, se = (np.concatenate([getattr(p, name) for p in parts]) for name in ("effect", "se"))
-    members = np.concatenate([p.members for p in parts], axis=1) if together else None
-    return Moments(parts[0].reference, effect, se, members)
+    joined = {"reference": 0, "effect": 0, "se": 0, "members": 1}
+    for name, axis in joined.items():
+        values = [getattr(p, name) for p in parts]
+        joined[name] = None if values[0] is None else np.concatenate(values, axis)
+    return Moments(**joined)
 
 
 def _streamed(predictions: Iterator[Predictions], sequence: np.ndarray) -> Moments:
     """Moments of one member after the other (Welford 1962, Technometrics 4:419)."""
-    mean = effect = squares = torch.zeros(())
+    squares: torch.Tensor | float = 0.0
     for m, (reference, mutants) in enumerate(predictions, start=1):
-        rows = torch.from_numpy(sequence).to(reference.device)
+        rows = on_device(sequence, reference.device)
         difference = mutants - reference[rows][:, None]
         _check_finite(torch.isfinite(difference), "the model")
+        if m == 1:
+            mean, effect = reference, difference
+            continue
         mean = mean + (reference - mean) / m
         deviation = difference - effect
         effect = effect + deviation / m
         squares = squares + deviation * (difference - effect)
-    se = (squares / (m - 1)).sqrt() if m > 1 else torch.full_like(effect, torch.nan)
-    return Moments(*(values.cpu().numpy() for values in (mean, effect, se)))
+    se = [(squares / (m - 1)).sqrt()] if m > 1 else []
+    return Moments(*_on_host(mean, effect, *se))
+
+
+def _on_host(*tensors: torch.Tensor) -> list[np.ndarray]:
+    """Arrays of tensors, which leave a GPU through pinned memory and are waited for once."""
+    arrays = [tensor.to("cpu", non_blocking=True).numpy() for tensor in tensors]
+    if tensors[0].device.type == "cuda":
+        torch.cuda.synchronize(tensors[0].device)
+    return arrays
 
 
 def _together(
     predictions: Iterator[Predictions], sequence: np.ndarray, transform: Transform | None
 ) -> Moments:
     """Moments of all members at once, recalibrated together."""
-    pairs = [[values.cpu().numpy() for values in pair] for pair in predictions]
+    pairs = [_on_host(*pair) for pair in predictions]
     reference, mutants = (np.stack(values) for values in zip(*pairs, strict=True))
     shape, what = mutants.shape, "the model"
     if transform is not None:
@@ -233,8 +263,7 @@ def _together(
         mutants = transform(mutants.reshape(shape[0], -1, shape[3])).reshape(shape)
     difference = mutants - reference[:, sequence][:, :, None]
     _check_finite(np.isfinite(difference), what)
-    several = len(difference) > 1
-    se = difference.std(0, ddof=1) if several else np.full_like(difference[0], np.nan)
+    se = difference.std(0, ddof=1) if len(difference) > 1 else None
     return Moments(reference.mean(0), difference.mean(0), se, difference)
 
 

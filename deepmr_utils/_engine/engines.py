@@ -6,19 +6,19 @@ only after it gave the same as full prediction for mutants at the ends and in th
 
 import itertools
 import logging
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._members import is_device_error, leaves
+from .._members import float32_products, is_device_error
+from .._memory import bytes_per_sequence
 from ..predict import check_repeatable, differs, forward, in_float64
 from .propagation import Propagator
 from .recording import UnsupportedError
-from .windows import Options, Sites, Tensor
+from .windows import Options, Sites, Tensor, on_device
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,10 @@ def propagator(
     wanted = [(head, [c - int(starts[head]) for c in run]) for head, run in heads]
     try:
         net = Propagator(member, probe, wanted, options)
+        net.tf32 = False  # the way is checked, not the rounding
         references, _ = net.reference(sequence[None])
         got = net.mutants(references, sites, 2**20)[:, 0]
+        net.tf32 = options.tf32
     except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
         if is_device_error(error):
             raise
@@ -93,43 +95,10 @@ def _probe(sequence: Tensor) -> tuple[Tensor, Sites]:
 def _mutated(x: Tensor, sites: Sites) -> Tensor:
     """Mutants (S * A, 4, L) of sequences (N, 4, L)."""
     alleles = sites.change.shape[1]
-    sequence, position = (
-        torch.from_numpy(index.repeat(alleles)).to(x.device) for index in sites[:2]
-    )
+    sequence, position = (on_device(index.repeat(alleles), x.device) for index in sites[:2])
     mutants = x[sequence]
     mutants[torch.arange(len(mutants), device=x.device), :, position] += sites.change.flatten(0, 1)
     return mutants
-
-
-class _PeakMemory(TorchDispatchMode):
-    """Bytes that the results of operations take at their largest, while they are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: WeakKeyDictionary[torch.UntypedStorage, int] = WeakKeyDictionary()
-        self.peak = 0
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = op(*args, **(kwargs or {}))
-        given = [t.untyped_storage() for t in leaves((args, kwargs), Tensor)]
-        for memory in (tensor.untyped_storage() for tensor in leaves(output, Tensor)):
-            if not any(memory is one for one in given):  # no view
-                self.held[memory] = memory.nbytes()
-        self.peak = max(self.peak, sum(self.held.values()))
-        return output
-
-
-def bytes_per_sequence(member: nn.Module, sequence: Tensor) -> int:
-    """Memory that a forward pass of one sequence (4, L) takes, attention and scratch included."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation, whose inside would not be seen
-    try:
-        with _PeakMemory() as memory:
-            forward(member, sequence[None])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    # convolutions and products take about as much again inside, which is not seen
-    return 2 * (memory.peak + sequence.nbytes)
 
 
 class FullPrediction:
@@ -150,15 +119,17 @@ class FullPrediction:
     def __init__(
         self, member: nn.Module, sequence: Tensor, columns: list[int], options: Options
     ) -> None:
-        self.member, self.columns, self.half = member, columns, options.bfloat16
-        self.bytes_per_sequence = bytes_per_sequence(member, sequence)
+        self.member, self.columns = member, columns
+        self.half, self.tf32 = options.bfloat16, options.tf32
+        self.bytes_per_sequence = bytes_per_sequence(partial(forward, member), sequence)
         self.bytes_per_site = 3 * self.bytes_per_sequence
         self.rows = int(max(1, min(options.max_memory / self.bytes_per_sequence, 2**20)))
         probe = _probe(sequence)[0][: self.rows]
         check_repeatable(member, probe, forward(member, probe).values, columns)
 
     def _predict(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        half = torch.autocast(x.device.type, torch.bfloat16, enabled=self.half)
+        with half, float32_products(x.device, self.tf32):
             parts = (forward(self.member, rows).values for rows in x.split(self.rows))
             return torch.cat([part[:, self.columns] for part in parts]).to(x.dtype)
 
@@ -226,14 +197,23 @@ def engines_of(
     """
     if propagate:
         try:
-            size = 2 * bytes_per_sequence(members[0][0], sequence)  # of a probe's four sequences
+            # of a probe's four sequences
+            size = 2 * bytes_per_sequence(partial(forward, members[0][0]), sequence)
             if size > options.max_memory:
                 raise UnsupportedError(f"recording takes {_mebibytes(size, options)}")
             # one half for what is kept, beside what an operation takes
             half = options._replace(max_memory=options.max_memory / 2)
-            return [propagator(m, sequence, alone, c, half) for m, alone, c in members]
+            engines = [propagator(m, sequence, alone, c, half) for m, alone, c in members]
+            if engines[0].summary is not None:
+                log.warning("%s", engines[0].summary)
+            return engines
         except UnsupportedError as reason:
             log.warning("every mutant is predicted in full: %s", reason)
+    if options.bfloat16 or options.tf32:
+        log.warning(
+            "in full prediction errors of %s follow the predictions, and may exceed every effect: "
+            "compare with precision='float32'", "bfloat16" if options.bfloat16 else "tf32"
+        )  # fmt: skip
     engines = [FullPrediction(m, sequence, c, options) for m, _, c in members]
     size = max(engine.bytes_per_sequence for engine in engines)
     if size > options.max_memory:

@@ -2,8 +2,9 @@
 
 import torch
 
+from .layout import Layout, N
 from .recording import Step
-from .windows import Action, Batch, Network, Place, Tensor, Window, last, take, union
+from .windows import Action, Batch, Network, Place, Tensor, Window, last, on_device, take, union
 
 
 def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
@@ -16,14 +17,17 @@ def _pooling(net: Network, step: Step) -> tuple[int, int, int]:
     return kernel, stride, last(rest[1]) if len(rest) > 1 else 0
 
 
-def _bins(
-    place: Place, kernel: int, stride: int, padding: int, dilation: int, length: int
-) -> tuple[Place, Place, Place]:
+Bins = tuple[int, int, int, int]  # kernel, stride, padding and dilation
+
+
+def bins(net: Network, place: Place, sizes: Bins, output: int) -> tuple[Place, Place, Place]:
     """Place of the pooled windows, of the rows that they read, and of these and the windows'."""
+    kernel, stride, padding, dilation = sizes
     reach = dilation * (kernel - 1)
     first = -((reach - place.start - padding) // stride)  # the ceiling of a quotient
     last = (place.start + place.width - 1 + padding) // stride
-    pooled, _ = Place(first, max(1, int((last - first).max()) + 1), length).trimmed()
+    width = max(1, int((last - first).max()) + 1)
+    pooled, _ = net.trim(Place(first, width, net.layouts[output].length), output)
     width = (pooled.width - 1) * stride + reach + 1
     read = Place(pooled.start * stride - padding, width, place.length)
     return pooled, read, union([read, place])
@@ -41,10 +45,11 @@ def max_pool(net: Network, step: Step) -> Action:
     rest = step.args[4:]
     dilation = last(rest[0]) if rest else 1
     inside = padding == 0 and not (len(rest) > 1 and rest[1])  # no bin reaches over an end
-    _, length = net.declare(step, stride)
+    net.declare_pooled(step, dilation * (kernel - 1) + 1, stride, padding)
+    sizes, output = (kernel, stride, padding, dilation), step.outputs[0]
 
     def act(batch: Batch, window: Window) -> Window:
-        pooled, read, cover = _bins(window.place, kernel, stride, padding, dilation, length)
+        pooled, read, cover = bins(net, window.place, sizes, output)
         values = batch.absolute_at(window, cover)
         if not inside:
             cover.fill_outside(values, -torch.inf)
@@ -56,7 +61,7 @@ def max_pool(net: Network, step: Step) -> Action:
             data = first.clone()
             for rows in others:
                 torch.maximum(data, rows, out=data)
-        return Window(step.outputs[0], pooled, data, is_difference=False)
+        return Window(output, pooled, data, is_difference=False)
 
     return act
 
@@ -64,7 +69,8 @@ def max_pool(net: Network, step: Step) -> Action:
 def average_pool(net: Network, step: Step) -> Action:
     """Means of bins; linear."""
     kernel, stride, padding = _pooling(net, step)
-    _, length = net.declare(step, stride)
+    _, length = net.declare_pooled(step, kernel, stride, padding)
+    sizes, output = (kernel, stride, padding, 1), step.outputs[0]
     # the divisor depends on options for padding and for the last bin: the step itself, applied to
     # ones, gives the number of valid positions over the divisor
     like = net.values[step.inputs[0]]
@@ -74,61 +80,79 @@ def average_pool(net: Network, step: Step) -> Action:
     factor = (share / valid)[:, None]
 
     def act(batch: Batch, window: Window) -> Window:
-        pooled, read, cover = _bins(window.place, kernel, stride, padding, 1, length)
+        pooled, read, cover = bins(net, window.place, sizes, output)
         values = take(batch.difference_at(window, cover), cover.row_of(read), read.width)
         first, *others = _bin_rows(values, kernel, stride, 1, pooled.width)
         data = first.clone()
         for rows in others:
             data += rows
         data *= batch.constant(factor, pooled)
-        return Window(step.outputs[0], pooled, pooled.fill_outside(data, 0))
+        return Window(output, pooled, pooled.fill_outside(data, 0))
 
     return act
 
 
-def _check_over_positions(net: Network, step: Step) -> None:
-    """A reduction must run over all positions, and rows of height 1, and nothing else."""
-    ndim = net.values[step.inputs[0]].ndim
-    dims = step.args[1] if len(step.args) > 1 else []
-    dims = {d % ndim for d in ([dims] if isinstance(dims, int) else dims)}
-    if ndim == 2 or ndim - 1 not in dims or not dims <= {2, 3}:
-        raise step.unsupported("reduces another dimension than positions")
+def upsample(net: Network, step: Step) -> Action:
+    """Every position several times."""
+    source, output = net.layouts[step.inputs[0]], step.outputs[0]
+    length = net.values[output].shape[-1]
+    step.refuse_if(not source.is_channels_first or length % source.length, "resamples positions")
+    times = length // source.length
+    layout = Layout(source.axes, length)
+    net.declare(step, layout, 1, lambda read: (read[0] // times, (read[1] - 1) // times + 1))
+
+    def act(batch: Batch, window: Window) -> Window:
+        place = window.place
+        place = Place(place.start * times, place.width * times, length)
+        return Window(output, place, batch.difference(window).repeat_interleave(times, 0))
+
+    return act
+
+
+def reduced_dims(net: Network, step: Step) -> tuple[list[int], bool]:
+    """Axes over which a reduction runs, and whether positions are among them."""
+    source = net.layouts[step.inputs[0]]
+    given = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim")
+    given = [given] if isinstance(given, int) else given
+    dims = [d % len(source.axes) for d in given or range(len(source.axes))]
+    step.refuse_if(any(N in source.axes[d] for d in dims), "reduces over sequences")
+    return dims, source.position_axis in dims
 
 
 def global_sum(net: Network, step: Step) -> Action:
-    """Sum or mean over positions; linear."""
-    _check_over_positions(net, step)
+    """Sum or mean over positions, and maybe channels; linear."""
     step.refuse_if(step.kwargs.get("dtype") is not None, "changes the type")
-    factor = 1 / net.shapes[step.inputs[0]][1] if step.name == "mean" else 1
+    source, output = net.layouts[step.inputs[0]], step.outputs[0]
+    factor = 1 / source.length if step.name == "mean" else 1
 
     def act(batch: Batch, window: Window) -> Tensor:
         change = batch.difference(window).sum(0).mul_(factor)
-        reference = batch.of_sequences(batch.references.values[step.outputs[0]])
-        return (reference + change.view(*change.shape[:2], *reference.shape[2:])).flatten(0, 1)
+        reference = batch.of_sequences(batch.references.values[output])
+        change = change.reshape(source.columns(change.shape[0] * change.shape[1]))
+        change = step.function(change, *step.args[1:], **step.kwargs)
+        return (reference + change.reshape(len(reference), -1, *reference.shape[2:])).flatten(0, 1)
 
     return act
 
 
 def global_max(net: Network, step: Step) -> Action:
     """Maximum over positions: of the window, and of the reference before and behind it."""
-    if not step.name.startswith("adaptive"):
-        _check_over_positions(net, step)
-    elif any(size != 1 for size in step.args[1]):
+    if step.name.startswith("adaptive") and any(size != 1 for size in step.args[1]):
         raise step.unsupported("pools to more than one position")
     source = step.inputs[0]
-    channels, length = net.shapes[source]
-    shape = net.values[step.outputs[0]].shape[1:]
+    layout = net.layouts[source]
 
     def act(batch: Batch, window: Window) -> Tensor:
         place = window.place
         values = place.fill_outside(batch.absolute_at(window, place), -torch.inf).amax(0)
-        table = batch.references.table(source).view(length, -1, channels)
-        edge = table.new_full((1, *table.shape[1:]), -torch.inf)
-        before = torch.cat([edge, table.cummax(0).values])
-        behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
-        for maxima, row in ((before, place.start), (behind, place.start + place.width)):
-            chosen = maxima[row.clip(0, length), batch.sequence]
+        sequence = on_device(batch.sequence, values.device)
+        start = on_device(place.start, values.device)
+        before, behind = batch.references.running_maxima(source)
+        for maxima, row in ((before, start), (behind, start + place.width)):
+            chosen = maxima[row.clamp(0, layout.length), sequence]
             values = torch.maximum(values, chosen[:, None])
-        return values.view(-1, *shape)
+        values = values.reshape(layout.columns(values.shape[0] * values.shape[1]))
+        result = step.function(values, *step.args[1:], **step.kwargs)
+        return result[0] if isinstance(result, tuple) else result
 
     return act

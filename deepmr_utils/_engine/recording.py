@@ -1,6 +1,5 @@
 """The operations of one forward pass, recorded so that they can be run again on other inputs."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,16 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._members import bytes_of, leaves, state_of
+from .._members import leaves
 from ..predict import forward
 
 Tensor = torch.Tensor
 Kinds = type | tuple[type, ...]
-# their second argument is a shape, whose first entry is the number of sequences
-RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "expand")
 # pointwise functions that torch does not mark as such
-UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp")
+UNTAGGED = ("hardswish", "_prelu_kernel", "logaddexp", "_to_copy")
+# what they give depends on the shape of their argument alone
+MAKERS = {
+    *("zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+}
 # one operation has other names on other devices
 BATCH_NORMS = ("cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit_no_training")
 
@@ -46,9 +49,34 @@ class Ref:
     index: int
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A number that is `each` times the number of sequences: part of a shape, mostly."""
+
+    each: int
+
+
+@dataclass(frozen=True)
+class PerSequence:
+    """A constant that is the same for each sequence: `block`, once for every one along `dim`."""
+
+    block: Tensor
+    dim: int
+
+    def whole(self, n: int) -> Tensor:
+        """The constant for n sequences."""
+        times = [1] * self.block.ndim
+        times[self.dim] = n
+        # a copy: some kernels take it for granted that memory has no gaps and no repeats
+        return self.block.repeat(times)
+
+
 @dataclass(eq=False)
 class Step:
-    """One recorded operation: arguments hold a `Ref` where they depend on the input."""
+    """One recorded operation: arguments hold a `Ref` where they depend on the input.
+
+    What depends on the number of sequences is held as `Rows` and `PerSequence`.
+    """
 
     op: Any
     args: tuple
@@ -68,8 +96,13 @@ class Step:
 
     @property
     def constants(self) -> list[Tensor]:
-        """Tensors that do not depend on the input."""
-        return leaves((self.args, self.kwargs), Tensor)
+        """Tensors that do not depend on the input, for one sequence."""
+        return leaves(self.of_one_sequence, Tensor)
+
+    @property
+    def of_one_sequence(self) -> tuple[tuple, dict[str, Any]]:
+        """Arguments in which constants are those of one sequence."""
+        return substitute((self.args, self.kwargs), PerSequence, lambda c: c.block)
 
     @property
     def is_unary(self) -> bool:
@@ -85,7 +118,9 @@ class Step:
 
     @cached_property
     def function(self) -> Callable:
-        """The operation, or its form that writes into no argument."""
+        """The operation, or its form that writes into no argument; views may then be copies."""
+        if self.name in ("view", "_unsafe_view") and self.op._overloadname == "default":
+            return torch.ops.aten.reshape.default
         if not self.op._schema.is_mutable:
             return self.op
         found = overload(self.name, self.op._overloadname)
@@ -101,13 +136,46 @@ class Step:
         if bad:
             raise self.unsupported(why)
 
-    def run(self, values: dict[int, Tensor], n: int, n_recorded: int) -> None:
+    def run(self, values: dict[int, Tensor], n: int) -> None:
         """Run on `values` of n sequences, and add the outputs to them."""
-        args, kwargs = substitute((self.args, self.kwargs), Ref, lambda r: values[r.index])
-        if self.name in RESHAPES and args[1][0] == n_recorded:
-            args = (args[0], [n, *args[1][1:]], *args[2:])
+
+        def fill(leaf: Ref | Rows | PerSequence) -> Any:
+            if isinstance(leaf, Ref):
+                return values[leaf.index]
+            return leaf.each * n if isinstance(leaf, Rows) else leaf.whole(n)
+
+        args, kwargs = substitute((self.args, self.kwargs), (Ref, Rows, PerSequence), fill)
         outputs = leaves(self.function(*args, **kwargs), Tensor)
         values.update(zip(self.outputs, outputs, strict=True))
+
+    def compare(self, other: "Step", n: int, m: int) -> None:
+        """Find what depends on the number of sequences: n here, m in another recording."""
+        mine, form = tree_flatten((self.args, self.kwargs))
+        theirs, other_form = tree_flatten((other.args, other.kwargs))
+        self.refuse_if(form != other_form, "takes other arguments for fewer sequences")
+        pairs = zip(mine, theirs, strict=True)
+        merged = [a if _same(a, b) else self._scaled(a, b, n, m) for a, b in pairs]
+        self.args, self.kwargs = tree_unflatten(merged, form)
+
+    def _scaled(self, a: Any, b: Any, n: int, m: int) -> Rows | PerSequence:
+        if type(a) is type(b) is int and a % n == 0 and a * m == b * n:
+            return Rows(a // n)
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim == b.ndim:
+            dims = [d for d in range(a.ndim) if a.shape[d] != b.shape[d]]
+            if len(dims) == 1 and a.shape[dims[0]] * m == b.shape[dims[0]] * n:
+                blocks = a.split(a.shape[dims[0]] // n, dims[0])
+                if all(torch.equal(block, blocks[0]) for block in blocks):
+                    return PerSequence(blocks[0], dims[0])
+        raise self.unsupported("depends on the number of sequences")
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether an argument is the same in two recordings."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        alike = (a.shape, a.dtype) == (b.shape, b.dtype)
+        one = alike and (a.data_ptr(), a.stride()) == (b.data_ptr(), b.stride())
+        return one or (alike and torch.equal(a, b))
+    return type(a) is type(b) and (a == b or a != a)
 
 
 def overload(name: str, kind: str) -> Callable | None:
@@ -120,7 +188,7 @@ def _within(module: str) -> str:
     return f" in module {module!r}" if module else ""
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """What tensors have in common that are views of each other."""
     return tensor.untyped_storage()._cdata
 
@@ -137,7 +205,7 @@ class _Recorder(TorchDispatchMode):
         self.room = max_memory
         self.values: list[Tensor] = [x]  # kept alive, so that no identity is used twice
         self.index: dict[int, int | None] = {id(x): 0}
-        self.sharing: dict[int, set[int]] = {_memory(x): {id(x)}}  # tensors by their memory
+        self.sharing: dict[int, set[int]] = {memory_of(x): {id(x)}}  # tensors by their memory
         self.read: set[int] = set()  # memory of constants that steps read
         self.steps: list[Step] = []
         self.modules = [""]
@@ -149,8 +217,8 @@ class _Recorder(TorchDispatchMode):
         named = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
         names = [a.name for a in op._schema.arguments if a.alias_info and a.alias_info.is_write]
         written = leaves([named.get(name) for name in names], Tensor)
-        if not step.inputs:
-            if any(_memory(tensor) in self.read for tensor in written):
+        if not step.inputs or step.name in MAKERS:
+            if any(memory_of(tensor) in self.read for tensor in written):
                 raise step.unsupported("changes a constant that was read before")
             return op(*args, **kwargs)
         first = op._schema.arguments[0].name
@@ -159,15 +227,15 @@ class _Recorder(TorchDispatchMode):
         output = op(*args, **kwargs)
         step.refuse_if(leaves(output, (bool, int, float)), "turns data into a Python value")
         for tensor in written:
-            self.index.update(dict.fromkeys(self.sharing[_memory(tensor)]))
+            self.index.update(dict.fromkeys(self.sharing[memory_of(tensor)]))
         for tensor in leaves(output, Tensor):
             self._follow(tensor, step)
-        self.read.update(map(_memory, step.constants))
+        self.read.update(map(memory_of, step.constants))
         self.steps.append(step)
         return output
 
     def _follow(self, tensor: Tensor, step: Step) -> None:
-        sharing = self.sharing.setdefault(_memory(tensor), set())
+        sharing = self.sharing.setdefault(memory_of(tensor), set())
         self.room -= 0 if sharing else tensor.nbytes
         step.refuse_if(self.room < 0, "would take more than max_memory, with what is before it")
         sharing.add(id(tensor))
@@ -196,7 +264,7 @@ Columns = list[list[int] | None]
 
 
 def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) -> Recording:
-    """Record what a member does with sequences.
+    """Record what a member does with sequences, in two passes of different numbers of them.
 
     Parameters
     ----------
@@ -213,6 +281,16 @@ def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) ->
     UnsupportedError
         If a Python value is read from data, or an output does not depend on the input.
     """
+    fewer = _record(member, heads, x[:-1], max_memory)[0]
+    steps, outputs, values = _record(member, heads, x, max_memory)
+    if [step.op for step in fewer] != [step.op for step in steps]:
+        raise UnsupportedError("the model does other operations for another number of sequences")
+    for step, other in zip(steps, fewer, strict=True):
+        step.compare(other, len(x), len(x) - 1)
+    return steps, outputs, values
+
+
+def _record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) -> Recording:
     # in inference mode composite operations would not be taken apart
     with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         x = x.clone()
@@ -239,66 +317,6 @@ def record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) ->
     return steps[::-1], indices, recorder.values
 
 
-class _Trace(TorchDispatchMode):
-    """Digests every operation on the input: its name, its numbers, and the values that it reads.
-
-    Tensors are named by the operation that gave them, weights by their names in the module (their
-    values are hashed elsewhere), and all others, which depend neither on the input nor are weights,
-    by their values; so it does not matter whether a mask is made at each call or kept.
-    """
-
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        self.digest = hashlib.sha256()
-        self.labels, self.kept = {id(x): "input"}, [x]
-        self.weights = {_memory(tensor): name for name, tensor in state_of(module).items()}
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = (tuple(args), dict(kwargs or {}))
-        depends = any(id(tensor) in self.labels for tensor in leaves(given, Tensor))
-        if depends:
-            name = op.overloadpacket.__name__
-            self.add(("native_batch_norm" if name in BATCH_NORMS else name, given))
-        output = op(*args, **given[1])
-        if depends:
-            for k, tensor in enumerate(leaves(output, Tensor)):
-                self.labels[id(tensor)] = f"{len(self.kept)}.{k}"
-            self.kept.append(output)  # alive, so that no identity is used twice
-        return output
-
-    def add(self, value: Any) -> None:
-        """Digest nested tuples, lists and dicts."""
-        value = substitute(value, (torch.device, torch.Generator), lambda _: "")
-        self.digest.update(repr(substitute(value, Tensor, self._label)).encode())
-
-    def _label(self, tensor: Tensor) -> str:
-        if id(tensor) in self.labels:
-            return self.labels[id(tensor)]
-        form = (str(tensor.dtype), tuple(tensor.shape))
-        name = self.weights.get(_memory(tensor))
-        if name is not None:
-            return repr((name, *form, tensor.stride(), tensor.storage_offset()))
-        return repr((*form, hashlib.sha256(bytes_of(tensor)).hexdigest()))
-
-
-def computation_hash(member: nn.Module, x: Tensor) -> str:
-    """SHA-256 of what a member does with a sequence: operations, in order, and their constants.
-
-    Parameters
-    ----------
-    member : nn.Module
-        Its weights are told from constants; the hash does not depend on their values.
-    x : Tensor (N, 4, L)
-        Operations may depend on the shape.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        x = x.clone()
-        with _Trace(member, x) as trace:
-            outputs = forward(member, x).parts
-    trace.add(outputs)
-    return trace.digest.hexdigest()
-
-
 def narrow_last_layers(steps: list[Step], outputs: list[int], columns: Columns) -> Columns:
     """Keep only the wanted columns of the dense layers in which outputs end.
 
@@ -312,6 +330,8 @@ def narrow_last_layers(steps: list[Step], outputs: list[int], columns: Columns) 
         while step and uses.count(step.outputs[0]) == 1 and len(step.inputs) == 1:
             if step.name in ("addmm", "mm") and isinstance(step.args[-1], Tensor):
                 *bias, source, weight = step.args
+                if any(isinstance(b, PerSequence) for b in bias):
+                    break
                 bias = [b[..., columns[k]] if b.ndim and b.shape[-1] > 1 else b for b in bias]
                 step.args, left[k] = (*bias, source, weight[:, columns[k]]), None
                 break

@@ -7,13 +7,16 @@ of a site share one look-up of the reference.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from contextlib import AbstractContextManager
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from .._members import float32_products
+from .layout import Layout, N, P
 from .recording import Recording, Step
 
 Tensor = torch.Tensor
@@ -27,6 +30,27 @@ class Sites(NamedTuple):
     change: Tensor  # (S, A, 4)
 
 
+def on_device(index: np.ndarray, device: torch.device) -> Tensor:
+    """Indices int (S,) on a device, which is not waited for.
+
+    What differs from other indices by a constant, as the starts of windows of one layer from those
+    of the next, is uploaded once, until `uploaded.cache_clear` is called.
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(index)
+    first = int(index[0]) if len(index) else 0
+    return uploaded((index - first).astype(np.int64).tobytes(), device) + first
+
+
+@lru_cache(maxsize=32)
+def uploaded(index: bytes, device: torch.device) -> Tensor:
+    """Indices, given as the bytes of int64, on a device."""
+    tensor = torch.from_numpy(np.frombuffer(bytearray(index), np.int64))
+    if device.type == "cuda":  # a copy from other memory would wait for all that is computed
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class Place:
     """Where windows lie: row i of site s is position ``start[s] + i`` of ``length`` positions.
 
@@ -35,6 +59,7 @@ class Place:
 
     def __init__(self, start: np.ndarray, width: int, length: int) -> None:
         self.start, self.width, self.length = start, width, length
+        self._clipped: Tensor | None = None
 
     @cached_property
     def positions(self) -> np.ndarray:
@@ -42,26 +67,43 @@ class Place:
         return self.start + np.arange(self.width)[:, None]
 
     @cached_property
-    def clipped(self) -> np.ndarray:
-        """Positions, those outside moved to the nearest end."""
-        return self.positions.clip(0, self.length - 1)
-
-    @cached_property
     def outside(self) -> np.ndarray:
         """Flat indices of the rows that hang over an end."""
-        return np.flatnonzero(self.positions != self.clipped)
+        return np.flatnonzero((self.positions < 0) | (self.positions >= self.length))
+
+    def _positions_on(self, device: torch.device) -> Tensor:
+        if device.type == "cpu":
+            return torch.from_numpy(self.positions)
+        return torch.arange(self.width, device=device)[:, None] + on_device(self.start, device)
+
+    def clipped(self, device: torch.device) -> Tensor:
+        """Positions (width, S) on a device, those outside moved to the nearest end."""
+        if self._clipped is None:
+            self._clipped = self._positions_on(device).clamp(0, self.length - 1)
+        return self._clipped
 
     def fill_outside(self, data: Tensor, value: float) -> Tensor:
         """Fill the rows that hang over an end, in place."""
-        if len(self.outside):
-            rows = torch.from_numpy(self.outside).to(data.device)
+        before = min(self.width, max(0, -int(self.start.min())))
+        behind = min(self.width, max(0, self.length - int(self.start.max())))
+        if before == 0 and behind == self.width:
+            return data
+        if data.device.type == "cpu":
+            rows = torch.from_numpy(self.outside)
             data.view(self.width * len(self.start), -1).index_fill_(0, rows, value)
+            return data
+        # which rows these are is left to the device: to upload them would take longer
+        positions = self._positions_on(data.device)
+        outside = ((positions < 0) | (positions >= self.length))[..., None, None]
+        for end in (slice(before), slice(max(before, behind), None)):
+            data[end].masked_fill_(outside[end], value)
         return data
 
-    def trimmed(self) -> tuple["Place", int]:
-        """The place without leading and trailing rows that hang over for all; first row kept."""
-        low = min(max(0, -int(self.start.max())), self.width - 1)
-        high = max(low + 1, min(self.width, self.length - int(self.start.min())))
+    def trimmed(self, first: int = 0, stop: int | None = None) -> tuple["Place", int]:
+        """The place without leading and trailing rows outside a range for all; first row kept."""
+        stop = self.length if stop is None else stop
+        low = min(max(0, first - int(self.start.max())), self.width - 1)
+        high = max(low + 1, min(self.width, stop - int(self.start.min())))
         return Place(self.start + low, high - low, self.length), low
 
     def row_of(self, other: "Place") -> np.ndarray | int:
@@ -103,8 +145,8 @@ def take(data: Tensor, row: np.ndarray | int, width: int) -> Tensor:
 
 
 def _flat_rows(row: np.ndarray, width: int, sites: int, device: torch.device) -> Tensor:
-    rows = (row + np.arange(width)[:, None]) * sites + np.arange(sites)
-    return torch.from_numpy(rows.ravel()).to(device)
+    rows = torch.arange(width, device=device)[:, None] + on_device(row, device)
+    return (rows * sites + torch.arange(sites, device=device)).view(-1)
 
 
 class Window(NamedTuple):
@@ -121,18 +163,29 @@ class References:
     """Values and predictions (N, K) of N reference sequences."""
 
     def __init__(
-        self, values: dict[int, Tensor], shapes: dict[int, tuple[int, int]], predictions: Tensor
+        self, values: dict[int, Tensor], layouts: dict[int, Layout], predictions: Tensor
     ) -> None:
         self.values, self.predictions = values, predictions
-        self._shapes, self._tables = shapes, dict[int, Tensor]()
+        self._layouts, self._tables = layouts, dict[int, Tensor]()
+        self._maxima = dict[int, tuple[Tensor, Tensor]]()
 
     def table(self, value: int) -> Tensor:
         """Reference values by position and sequence, (length * N, channels)."""
         if value not in self._tables:
-            n, (channels, length) = len(self.predictions), self._shapes[value]
-            x = self.values[value].reshape(n, channels, length)
-            self._tables[value] = x.permute(2, 0, 1).reshape(length * n, channels)
+            table = self._layouts[value].table(self.values[value], len(self.predictions))
+            self._tables[value] = table.flatten(0, 1)
         return self._tables[value]
+
+    def running_maxima(self, value: int) -> tuple[Tensor, Tensor]:
+        """Largest values before each position, and from it on, (length + 1, N, channels)."""
+        if value not in self._maxima:
+            layout = self._layouts[value]
+            table = self.table(value).view(layout.length, -1, layout.channels)
+            edge = table.new_full((1, *table.shape[1:]), -torch.inf)
+            before = torch.cat([edge, table.cummax(0).values])
+            behind = torch.cat([table.flip(0).cummax(0).values.flip(0), edge])
+            self._maxima[value] = before, behind
+        return self._maxima[value]
 
 
 class Batch:
@@ -140,6 +193,7 @@ class Batch:
 
     def __init__(self, references: References, sequence: np.ndarray) -> None:
         self.references, self.sequence = references, sequence
+        self.device = references.predictions.device
         self.windows: dict[int, Window] = {}
         self.full: dict[int, Tensor] = {}
         self._rows: WeakKeyDictionary[Place, Tensor] = WeakKeyDictionary()
@@ -148,17 +202,17 @@ class Batch:
         """Reference values (width, S, 1, channels) at a place."""
         table = self.references.table(value)
         if place not in self._rows:
-            rows = place.clipped * len(self.references.predictions) + self.sequence
-            self._rows[place] = torch.from_numpy(rows).to(table.device)
+            rows = place.clipped(self.device) * len(self.references.predictions)
+            self._rows[place] = rows + on_device(self.sequence, self.device)
         return _look_up(table, self._rows[place])
 
     def constant(self, table: Tensor, place: Place) -> Tensor:
         """Rows (width, S, 1, channels) of a constant (length, channels)."""
-        return _look_up(table, torch.from_numpy(place.clipped).to(table.device))
+        return _look_up(table, place.clipped(self.device))
 
     def of_sequences(self, reference: Tensor) -> Tensor:
         """Reference values (N, ...) for every site, (S, 1, ...)."""
-        return reference[torch.from_numpy(self.sequence).to(reference.device)][:, None]
+        return reference.index_select(0, on_device(self.sequence, self.device))[:, None]
 
     def difference(self, window: Window) -> Tensor:
         """Differences to the reference at a window's own place."""
@@ -191,7 +245,9 @@ def _look_up(table: Tensor, rows: Tensor) -> Tensor:
 
 
 # what a step does to windows of its inputs; a tensor is a whole value (S * A, ...)
-Action = Callable[..., Window | Tensor | None]
+Action = Callable[..., Window | list[Window] | Tensor | None]
+Range = tuple[int, int]
+NOT_CHANNELS_FIRST = "works on other axes than (N, C, L)"
 
 
 class Options(NamedTuple):
@@ -200,6 +256,7 @@ class Options(NamedTuple):
     prepared: dict[tuple, Any]  # rearranged weights, shared between networks that share weights
     bfloat16: bool = False  # round the factors of matrix products; all else keeps its type
     max_memory: float = np.inf  # bytes that predictions may take
+    tf32: bool = False  # round the factors of products of differences; on a GPU
 
 
 class Network:
@@ -213,24 +270,67 @@ class Network:
 
     def __init__(self, recording: Recording, options: Options) -> None:
         self.steps, self.outputs, self.values = recording
-        self.prepared, self.bfloat16, _ = options
-        # channels and length of windowed values, and positions of the input between two of theirs
-        self.shapes: dict[int, tuple[int, int]] = {0: tuple(self.values[0].shape[1:])}
+        self.prepared, self.bfloat16, _, self.tf32 = options
+        self.n_recorded, channels, length = self.values[0].shape
+        self.device = self.values[0].device
+        # of windowed values, and positions of the input between two of theirs
+        self.layouts = {0: Layout(((N,), (channels,), (P,)), length)}
         self.strides = {0: 1}
         self.wants_absolute: set[int] = set()  # values of which absolute windows are read
+        # positions that a step reads of its input, of those that are read of its output
+        self.reads: dict[int, Callable[[Range], Range]] = {}
+        self.needed: dict[int, Range] = {}  # positions that are read of a value, see `Propagator`
 
-    def declare(self, step: Step, stride: int = 1) -> tuple[int, int]:
-        """Note that the output of a step is windowed; its channels and length."""
-        output, source = step.outputs[0], step.inputs[0]
-        shape = tuple(self.values[output].shape)
-        if len(shape) == 2:
-            self.shapes[output] = self.shapes[source]
-        elif len(shape) == 3 or (len(shape) == 4 and shape[2] == 1):
-            self.shapes[output] = (shape[1], shape[-1])
-        else:
+    def declare(
+        self,
+        step: Step,
+        layout: Layout | None = None,
+        stride: int = 1,
+        reads: Callable[[Range], Range] | None = None,
+        output: int = 0,
+    ) -> Layout:
+        """Note that an output of a step is windowed; its layout, by default that of the input.
+
+        `reads` says which positions of the input a range of positions of the output needs.
+        """
+        value = step.outputs[output]
+        layout = layout or self.layouts[step.inputs[0]]
+        if layout.shape(self.n_recorded) != tuple(self.values[value].shape):
+            raise step.unsupported(f"gives shape {tuple(self.values[value].shape)}")
+        self.layouts[value] = layout
+        self.strides[value] = stride * max(self.strides[i] for i in step.inputs)
+        if reads is not None:
+            self.reads[value] = reads
+        return layout
+
+    def declare_pooled(self, step: Step, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+        """Note an output (N, C, L) or (N, C, 1, L) of a kernel along positions; C and L."""
+        step.refuse_if(not self.layouts[step.inputs[0]].is_channels_first, NOT_CHANNELS_FIRST)
+        shape = tuple(self.values[step.outputs[0]].shape)
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[2] != 1):
             raise step.unsupported(f"gives shape {shape}, not (N, C, L) or (N, C, 1, L)")
-        self.strides[output] = stride * max(self.strides[i] for i in step.inputs)
-        return self.shapes[output]
+        channels = (shape[1],) if shape[1] > 1 else ()
+        layout = Layout(((N,), channels, *((),) * (len(shape) - 3), (P,)), shape[-1])
+        length = self.layouts[step.inputs[0]].length
+
+        def reads(needed: Range) -> Range:
+            first, stop = needed
+            stop = (stop - 1) * stride + kernel - padding
+            return max(0, first * stride - padding), min(length, stop)
+
+        self.declare(step, layout, stride, reads)
+        return shape[1], shape[-1]
+
+    def trim(self, place: Place, value: int) -> tuple[Place, int]:
+        """A place of a value without the rows that no later step reads; first row kept."""
+        return place.trimmed(*self.needed.get(value, (0, place.length)))
+
+    def products(self) -> AbstractContextManager:
+        """Products of differences within this may round their factors to TF32, if it is wanted.
+
+        Only there are errors a share of the effects; elsewhere they would be one of predictions.
+        """
+        return float32_products(self.device, self.tf32)
 
     def prepare(self, weight: Tensor, key: tuple, make: Callable[[], Any]) -> Any:
         """Make a rearranged form of a weight, once for all networks that share the weight."""
@@ -238,10 +338,6 @@ class Network:
         if key not in self.prepared:
             self.prepared[key] = (weight, make())  # the weight is kept, so its address is its own
         return self.prepared[key][1]
-
-    def is_flat(self, value: int) -> bool:
-        """Whether a value has lost its axis of positions, channel-major."""
-        return self.values[value].ndim == 2
 
 
 def last(value: list[int] | int) -> int:

@@ -54,7 +54,8 @@ def knock_out(
     edits = site_edits(x, ids, instances, factor_motifs(), n_draws=N_DRAWS, seed=seed)
     effects = edit_effects(members, x, edits, sequence_ids=ids, device=device)
     if parameters is not None:
-        exact = edit_effects([genome.Oracle(parameters)], x.double(), edits, sequence_ids=ids)
+        rules, x = [genome.Oracle(parameters)], x.double()
+        exact = edit_effects(rules, x, edits, sequence_ids=ids, device=device)
         effects = effects.assign(true_effect=exact["effect"])
     return effects
 

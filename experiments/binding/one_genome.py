@@ -172,7 +172,7 @@ def train(
     members = [member for part in parts for member in part.members]
     report = pd.concat([part.report for part in parts], ignore_index=True)
     report["member"] = np.arange(len(members))
-    return Ensemble(members, report), profiles.evaluate(members, validation)
+    return Ensemble(members, report), profiles.evaluate(members, validation, device=device)
 
 
 def _epoch(

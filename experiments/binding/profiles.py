@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepmr_utils.models.bpnet import BPNet, Control, bpnet_loss
-from deepmr_utils.predict import resolve_device
+from deepmr_utils.predict import evaluating, resolve_device
 
 from ..training import Ensemble, descend, fit_members, one_thread
 from .tracks import Batch, control_inputs
@@ -130,16 +130,17 @@ def _fit_member(
 ) -> tuple[BPNet, list[float], float]:  # fmt: skip
     """Train one member: the model, its validation error by task, the seconds."""
     start = time.perf_counter()
-    with one_thread(seed):
+    with one_thread(seed, device):
         model = fit_bpnet(make_model(), epoch, seed=seed, device=device, **schedule)
-        counts, reads, _, _ = _predict([model], validation(None))
+        counts, reads, _, _ = _predict([model], validation(None), device)
     error = (counts - reads).square().mean(0).tolist()
     return model, error, time.perf_counter() - start
 
 
 def evaluate(
-    members: Sequence[BPNet], epoch: Epoch, *, min_reads: int = 10, seed: int = 0
-) -> pd.DataFrame:
+    members: Sequence[BPNet], epoch: Epoch, *, min_reads: int = 10, seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> pd.DataFrame:  # fmt: skip
     """How well an ensemble predicts counts and profiles.
 
     Parameters
@@ -152,6 +153,7 @@ def evaluate(
         A strand of a window counts for the profile if it has as many.
     seed : int
         Of the draws of ``jsd_lower``.
+    device : str
 
     Returns
     -------
@@ -164,11 +166,12 @@ def evaluate(
         ``windows`` and ``strands``, how many were compared.
     """
     tasks = members[0].feature_names
-    counts, observed, _, profile = _predict(members, epoch(None))
+    device = resolve_device(device)
+    counts, observed, _, profile = _predict(members, epoch(None), device)
     generator = np.random.default_rng(seed)
     sums: dict[str, Tensor] = {}
     for batch in epoch(None):
-        _, _, predicted, _ = _predict(members, [batch])
+        _, _, predicted, _ = _predict(members, [batch], device)
         n = batch.reads.sum(-1)
         drawn = generator.multinomial(n.numpy().astype(np.int64), predicted.double().numpy())
         average = (profile / profile.sum(-1, keepdim=True)).expand_as(predicted)
@@ -202,23 +205,25 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _predict(
-    members: Sequence[BPNet], batches: Iterable[Batch]
+    members: Sequence[BPNet], batches: Iterable[Batch], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Predicted and observed log counts (N, T), the last batch's profiles, and summed reads.
 
     Profiles (N, T, 2, L) of the last batch only; reads (T, 2, L) are summed over all windows.
     """
     predicted, observed, total, profile = [], [], 0, torch.empty(0)
-    for batch in batches:
-        heads = [member.heads(batch.one_hot, _control(member, batch)) for member in members]
-        predicted.append(sum(h.counts for h in heads).mean(2) / len(heads))
-        profile = sum(h.profile.double().softmax(-1) for h in heads) / len(heads)
-        observed.append(batch.reads.sum(-1).log1p().mean(2))
-        total = total + batch.reads.double().sum(0)
+    with evaluating(members, device):
+        for batch in batches:
+            x = batch.one_hot.to(device)
+            heads = [member.heads(x, _control(member, batch, device)) for member in members]
+            predicted.append((sum(h.counts for h in heads).mean(2) / len(heads)).cpu())
+            profile = (sum(h.profile.double().softmax(-1) for h in heads) / len(heads)).cpu()
+            observed.append(batch.reads.sum(-1).log1p().mean(2))
+            total = total + batch.reads.double().sum(0)
     return torch.cat(predicted), torch.cat(observed), profile, total
 
 
-def _control(model: BPNet, batch: Batch, device: torch.device | str = "cpu") -> Control | None:
+def _control(model: BPNet, batch: Batch, device: torch.device) -> Control | None:
     if not model.control_profile.shape[1]:
         return None
     if batch.control is None:

@@ -144,7 +144,7 @@ def intrinsic_log_odds(x: Tensor, name: str, p: Parameters) -> Tensor:
     """Log-odds (N, 2, L) without help, by strand and centre of the site; -inf where it is cut."""
     weights, mean = site_affinity(get_motif(MOTIFS[name]), p.sharpness)
     width = len(weights)
-    scores = torch.full((len(x), 2, x.shape[-1]), -torch.inf, dtype=torch.float64)
+    scores = x.new_full((len(x), 2, x.shape[-1]), -torch.inf, dtype=torch.float64)
     # the centre of an even motif lies between two bases; its mirror must be the mirrored index
     for strand, w in enumerate((weights, weights[::-1, ::-1].copy())):
         first = width // 2 if strand == 0 else (width - 1) // 2
@@ -154,9 +154,9 @@ def intrinsic_log_odds(x: Tensor, name: str, p: Parameters) -> Tensor:
 
 
 @lru_cache(32)
-def _kernel(edge: Edge, length: int) -> Tensor:
+def _kernel(edge: Edge, length: int, device: torch.device | str = "cpu") -> Tensor:
     """Help (L, L) that a site at a place (row) gives at every place (column)."""
-    place = torch.arange(length, dtype=torch.float64)
+    place = torch.arange(length, dtype=torch.float64, device=device)
     distance = (place[:, None] - place).abs()
     help_ = edge.strength * torch.exp(-distance / edge.reach)
     if edge.period is not None:
@@ -183,16 +183,16 @@ def occupancies(
                 helping = scores[helper].sigmoid()
             else:
                 helping = found[helper] if held is None or helper not in held else held[helper]
-            kernel = _kernel(edge, logit.shape[-1])
+            kernel = _kernel(edge, logit.shape[-1], logit.device)
             logit = logit + (helping.sum(1) @ kernel)[:, None]
         found[name] = logit.sigmoid()
     return found
 
 
 @cache
-def _footprint(name: str) -> Tensor:
+def _footprint(name: str, device: torch.device | str = "cpu") -> Tensor:
     """Reads (2 strands of the site, 2 of the reads, width) of one bound site; each sums to 1."""
-    x = torch.arange(-_HALF, _HALF + 1, dtype=torch.float64)
+    x = torch.arange(-_HALF, _HALF + 1, dtype=torch.float64, device=device)
     at = _FOOTPRINT[name]
 
     def peak(centre: float, sd: float) -> Tensor:
@@ -206,7 +206,7 @@ def _footprint(name: str) -> Tensor:
 
 def _spread(occupied: Tensor, name: str) -> Tensor:
     """Reads (N, 2, L) by strand of one unit of depth at occupancies (N, 2, L)."""
-    kernel = _footprint(name).transpose(0, 1).flip(-1)  # conv1d correlates
+    kernel = _footprint(name, occupied.device).transpose(0, 1).flip(-1)  # conv1d correlates
     return nn.functional.conv1d(occupied, kernel, padding=_HALF)
 
 
@@ -235,8 +235,8 @@ def log_counts(occupied: Mapping[str, Tensor], p: Parameters) -> Tensor:
         length = bound.shape[-1]
         # how much of a footprint lies inside, by strand of the site, strand of reads and place
         inside = nn.functional.conv1d(
-            torch.ones(1, 1, length, dtype=torch.float64),
-            _footprint(name).reshape(4, 1, -1), padding=_HALF,
+            bound.new_ones(1, 1, length),
+            _footprint(name, bound.device).reshape(4, 1, -1), padding=_HALF,
         ).view(2, 2, length)  # fmt: skip
         reads = torch.einsum("nol,osl->ns", bound, inside)
         reads = p.background * length / p.length + p.depth * reads

@@ -98,7 +98,9 @@ def mutate(members: list[BPNet], windows: pd.DataFrame, *, progress: bool = Fals
     the larger part, they do not show.
     """
     x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"]
-    options = {"sequence_ids": ids, "keep_members": True, "progress": progress}
+    options = {
+        "sequence_ids": ids, "keep_members": True, "progress": progress, "device": "cpu"
+    }  # fmt: skip
     if len(members) > 1:
         return saturation_mutagenesis(members, x, **options).assign_attrs(doubt="members")
     there = saturation_mutagenesis(members, x, **options)
@@ -157,8 +159,9 @@ def perfect_effects(
     """
     x = one_hot(windows["sequence"].tolist())
     effects = saturation_mutagenesis(
-        genome.Oracle(parameters), x, sequence_ids=windows["sequence_id"], propagate=False
-    )
+        genome.Oracle(parameters), x, sequence_ids=windows["sequence_id"], propagate=False,
+        device="cpu",
+    )  # fmt: skip
     return effects.assign(se=xr.where(np.isfinite(effects["effect"]), error, np.nan))
 
 

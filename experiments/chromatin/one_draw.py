@@ -107,7 +107,7 @@ def train(settings: Settings, seed: int, device: str = "cpu") -> tuple[DeepSEA, 
     p = settings.parameters
     windows = simulated.simulate(p, settings.n_train, split="train", seed=seed)
     labels = torch.tensor(windows[list(FEATURES)].to_numpy(), dtype=torch.float32)
-    with training.one_thread(seed % 2**32):
+    with training.one_thread(seed % 2**32, device):
         network = make_network(p)
         training.train(
             network, one_hot(windows["sequence"].tolist()), labels, seed=seed % 2**32,
@@ -128,7 +128,7 @@ def quality(network: nn.Module, windows: pd.DataFrame) -> pd.DataFrame:
     """
     names = list(FEATURES)
     x, labels = one_hot(windows["sequence"].tolist()), windows[names].to_numpy()
-    logits = predict(network, x)[0].astype(float)
+    logits = predict(network, x, device="cpu")[0].astype(float)
     table = classifier_metrics(expit(logits), labels, names)
     probabilities = windows[[f"{name}_probability" for name in names]].to_numpy()
     possible = classifier_metrics(probabilities, labels, names)
@@ -165,7 +165,7 @@ def calibrate(
     """
     names, network = list(FEATURES), MCDropout(network, n_draws, seed)
     logits, own = (
-        predict(network, one_hot(windows["sequence"].tolist())).astype(float).mean(0)
+        predict(network, one_hot(windows["sequence"].tolist()), device="cpu").mean(0, float)
         for windows in (fitted, judged)
     )
     platt, table = fit_platt_features(logits, fitted[names].to_numpy(), names)

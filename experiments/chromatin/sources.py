@@ -82,7 +82,8 @@ def published(
     windows = read_fasta(sequences)
     columns = dict(zip(chosen["name"], chosen["index"].astype(int), strict=True))
     columns[target["name"]] = int(target["index"])
-    logits = predict(network, one_hot(windows["sequence"].tolist()), features=columns)[0]
+    x = one_hot(windows["sequence"].tolist())
+    logits = predict(network, x, features=columns, device="cpu")[0]
     best = np.argsort(-logits, axis=0, kind="stable")[:n_windows]
     bound = {
         name: windows["sequence_id"].iloc[np.sort(best[:, k])].tolist()

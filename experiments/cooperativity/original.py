@@ -153,7 +153,7 @@ def effects_of_the_rules(
         rules = simulation.Oracle(data.parameters, data.rates)
         effects = saturation_mutagenesis(
             rules, one_hot(test["sequence"].tolist(), torch.float64), propagate=False,
-            sequence_ids=test["sequence_id"],
+            sequence_ids=test["sequence_id"], device="cpu",
         )  # fmt: skip
         effects = effects.assign(se=xr.full_like(effects["effect"], 0.01))
         local = local_mr(select_instruments(effects, "exposure", "outcome"), "ivw")

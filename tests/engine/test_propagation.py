@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from deepmr_utils._engine import windows
 from deepmr_utils._engine.engines import propagator
 from deepmr_utils._engine.recording import UnsupportedError
 from deepmr_utils._engine.spectral import spectral_convolution, spectrum
@@ -117,14 +118,77 @@ def poolings(draw):
     return as_2d(nn.MaxPool2d((1, kernel), **options))
 
 
+class Bins(nn.Module):
+    """Softmax pooling in bins, as in the stem of Enformer."""
+
+    def __init__(self, channels, size):
+        super().__init__()
+        self.size, self.weight = size, nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x):
+        x = x[..., : x.shape[-1] // self.size * self.size]
+        x, weight = (y.unflatten(-1, (-1, self.size)) for y in (x, self.weight(x)))
+        return (x * weight.softmax(-1)).sum(-1)
+
+
+def last(layer):
+    """A layer of the last axis, on the channels of each position."""
+    return nn.Sequential(
+        Call(lambda x: x.transpose(1, 2)), layer, Call(lambda x: x.permute(0, 2, 1))
+    )
+
+
+def channel_layer(kind, channels):
+    """A layer on the channels of each position, or on the axes; and its channels."""
+    layer = {
+        "norm": last(nn.LayerNorm(channels)),
+        "rms": last(nn.RMSNorm(channels)),
+        "dense": last(nn.Linear(channels, 6)),
+        "softmax": Call(lambda x: x.softmax(1)),
+        "log": Call(lambda x: x.log_softmax(1)),
+        "glu": Call(lambda x: F.glu(x, 1)),
+        "chunk": Call(lambda x: torch.sub(*x.chunk(2, 1))),
+        "centred": Call(lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1)),
+        "where": Call(lambda x: torch.where(x > 0, x, torch.zeros_like(x))),
+        "fill": Call(lambda x: x.masked_fill(x < -0.2, 0.3)),
+        "strand": Call(lambda x: x + x.flip([1, 2])),
+        "paced": Call(lambda x: x[:, ::2, 1::2]),
+        "positions": Call(
+            lambda x: x + torch.arange(x.shape[-1]).to(x).sin().expand(len(x), 1, -1)
+        ),
+        "controls": Call(lambda x: torch.cat([x, x.new_zeros(len(x), 2, x.shape[-1])], 1)),
+        "bins": Bins(channels, 3),
+        "up": nn.Upsample(scale_factor=2),
+        "squeeze": Call(lambda x: x * x.mean(-1, keepdim=True).sigmoid()),
+        "along": Call(lambda x: x.softmax(-1)),
+        "cumulative": Call(lambda x: x.cumsum(-1) / 10),
+        "groups": nn.GroupNorm(1, channels),
+    }[kind]
+    halved = kind in ("glu", "chunk", "paced")
+    new = {"dense": 6, "controls": channels + 2}.get(kind, channels // 2 if halved else channels)
+    return layer, new
+
+
+LOCAL = ["norm", "rms", "dense", "softmax", "log", "glu", "chunk", "centred", "where", "fill",
+         "strand", "paced", "positions", "controls", "bins", "up"]  # fmt: skip
+ALONG = ["squeeze", "along", "cumulative", "groups"]
+SIMPLE = ["conv", "conv", "conv", "act", "act", "pool", "norm", "skip", "join", "gate", "cut", "pad",
+          "permute", "dropout"]  # fmt: skip
+
+
 @st.composite
-def networks(draw):
+def networks(draw, others=()):
     """A network of up to six layers on (N, 4, LENGTH), and what its ends are."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     layers, channels = [], 4
     for _ in range(draw(st.integers(1, 6))):
-        kind = draw(st.sampled_from(["conv", "conv", "conv", "act", "act", "pool", "norm", "skip",
-                                     "join", "gate", "cut", "pad", "permute", "dropout"]))  # fmt: skip
+        kind = draw(st.sampled_from(SIMPLE if draw(st.booleans()) else others or SIMPLE))
+        if others and kind in others:
+            if channels % 2:
+                kind = "dense"
+            layer, channels = channel_layer(kind, channels)
+            layers.append(layer)
+            continue
         if kind == "conv":
             layer, channels = draw(convolutions(channels))
         elif kind == "act":
@@ -202,6 +266,26 @@ def test_random_networks_are_propagated_exactly(network, window_bytes, masked):
     assert_exact(network, sequences(), window_bytes)
 
 
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+@given(networks(LOCAL), st.sampled_from([2**8, 2**14, 2**22]))
+def test_layers_of_channels_are_propagated_exactly(network, window_bytes):
+    net = assert_exact(network, sequences(), window_bytes)
+    assert not net.completed
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+@given(networks(LOCAL + ALONG * 3), st.sampled_from([2**8, 2**22]))
+def test_what_is_not_local_is_computed_over_all_positions(network, window_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepmr_utils._engine.propagation.LEAST_SHARE", 0)
+        patch.setattr("deepmr_utils._engine.propagation.MAX_WHOLE", 2**14)
+        assert_exact(network, sequences(), window_bytes)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(networks())
 def test_random_networks_in_single_precision(network):
@@ -268,41 +352,126 @@ def test_only_wanted_columns_of_the_last_layer_are_computed():
     assert narrow.steps[-2].args[-1].shape == (8, 2)
 
 
+class Around(nn.Module):
+    """A convolution, an odd module, and a dense layer."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.conv, self.odd, self.last = nn.Conv1d(4, 8, 5, padding=2), module, nn.LazyLinear(2)
+
+    def forward(self, x):
+        x = self.odd(self.conv(x).relu())
+        return self.last((x[0] if isinstance(x, tuple) else x).flatten(1))
+
+
+def around(module, length=12):
+    torch.manual_seed(0)
+    net, x = Around(module).eval(), sequences(2, length, torch.float32)
+    net(x)
+    return net, x
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (nn.LSTM(4, 3, batch_first=True), "transpose"),
-        (nn.Softmax(dim=2), "_softmax"),
-        (nn.ConvTranspose1d(4, 3, 5), "convolution in module 'odd.function' is a transposed"),
-        (Call(lambda x: x.cumsum(-1)), "cumsum in module 'odd.function' is not known to be local"),
-        (Call(lambda x: x * x.mean(-1, keepdim=True)), "joins values by position with values of"),
-        (Call(lambda x: x if x.sum() > 0 else -x), "turns data into a Python value"),
-        (Call(lambda x: x.flip(-1)), "flip.*chooses anything but channels"),
+        (nn.LSTM(12, 3, batch_first=True), "rnn_layer in module 'odd'"),
+        (nn.Softmax(dim=2), "_softmax in module 'odd' mixes positions"),
+        (nn.ConvTranspose1d(8, 3, 5), "convolution in module 'odd' is a transposed"),
+        (Call(lambda x: x.cumsum(-1)), "cumsum in module 'odd' is not known to be local"),
+        (Call(lambda x: x * x.mean(-1, keepdim=True)), "mul in module 'odd' joins values by"),
+        (nn.GroupNorm(2, 8), "native_group_norm in module 'odd'"),
     ],
-)  # fmt: skip
-def test_other_modules_are_predicted_in_full(module, reason, caplog):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv1d(4, 4, 3, padding=1)
-            self.odd = Call(module)
-            self.last = nn.LazyLinear(2)
+)
+def test_the_log_says_what_is_computed_over_all_positions(module, reason, caplog):
+    net, x = around(module)
+    with caplog.at_level(logging.WARNING):
+        effects = saturation_mutagenesis(net, x, device="cpu")
+    (line,) = caplog.messages
+    assert "% of the arithmetic is done only where a mutant differs" in line
+    assert reason in line, line
+    full = saturation_mutagenesis(net, x, device="cpu", propagate=False)
+    np.testing.assert_allclose(effects["effect"], full["effect"], rtol=0, atol=1e-6)
 
-        def forward(self, x):
-            x = self.conv(x)
-            x = self.odd.function(x.transpose(1, 2))[0] if "LSTM" in str(module) else self.odd(x)
-            return self.last(x.flatten(1))
 
-    torch.manual_seed(0)
-    net, x = Net().eval(), sequences(2, 12, torch.float32)
-    net(x)
+def test_a_network_that_cannot_be_recorded_is_predicted_in_full(caplog):
+    net, x = around(Call(lambda x: x if x.sum() > 0 else -x))
     with caplog.at_level(logging.WARNING):
         effects = saturation_mutagenesis(net, x, device="cpu")
     (line,) = caplog.messages
     assert line.startswith("every mutant is predicted in full: ")
-    assert __import__("re").search(reason, line), line
+    assert "turns data into a Python value" in line
     full = saturation_mutagenesis(net, x, device="cpu", propagate=False)
     np.testing.assert_allclose(effects["effect"], full["effect"], rtol=0, atol=1e-6)
+
+
+class Reader(nn.Module):
+    """Three wide dilated layers, of which the last is read at two positions."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Conv1d(4, 6, 5, padding=2)]
+        for _ in range(3):
+            layers += [nn.ReLU(), nn.Conv1d(6, 6, 11, dilation=3, padding=15)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x).softmax(1)[:, 1:3, [100, 104]].flatten(1)
+
+
+def test_what_is_read_bounds_the_windows_from_behind(monkeypatch):
+    torch.manual_seed(0)
+    rows = []
+    fill = windows.Place.fill_outside
+    monkeypatch.setattr(
+        windows.Place, "fill_outside", lambda p, *a: (rows.append(p.width), fill(p, *a))[1]
+    )
+    net = assert_exact(Reader().double(), sequences(1, 200))
+    assert not net.completed
+    widths = {net.needed[step.outputs[0]] for step in net.steps if step.name == "convolution"}
+    assert widths == {(55, 150), (70, 135), (85, 120), (100, 105)}
+    assert max(rows) < 60  # 95 without: the window of a site meets what is read
+
+
+class Placed(nn.Module):
+    """Reads one place of a convolution."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.last, self.read = nn.Conv1d(4, 6, 5, padding=2), nn.Conv1d(6, 3, 3), read
+
+    def forward(self, x):
+        return self.read(self.last(self.conv(x).relu()))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[:, :, 17],
+        lambda x: x[..., -1],
+        lambda x: x[:, 1:, 10:13].flatten(1),
+        lambda x: x[:, 0],
+        lambda x: x.view(len(x), 1, -1).select(1, 0),
+        lambda x: x[:, :, torch.tensor([3, -2])].sum(1),
+        lambda x: x.index_select(2, torch.tensor([3, 30])).flatten(1),
+    ],
+)
+def test_what_is_read_at_a_place(read):
+    torch.manual_seed(0)
+    assert_exact(Placed(read).double(), sequences())
+
+
+def test_the_number_of_sequences_may_be_part_of_the_computation():
+    torch.manual_seed(0)
+    parts = [
+        Call(lambda x: x.reshape(len(x) * 8, 1, -1).cumsum(-1).reshape(len(x), 8, -1)),
+        Call(lambda x: x * torch.ones(len(x), 1, 1).to(x) + x.new_ones(len(x), 8, 1)),
+    ]
+    for part in parts:
+        net, x = around(part)
+        assert_exact(net.double(), x.double())
+    net, x = around(Call(lambda x: x + torch.arange(len(x)).to(x)[:, None, None]))
+    with torch.no_grad(), pytest.raises(UnsupportedError, match="on the number of sequences"):
+        propagator(net, x[0], [net(x[:1])], [0], Options({}))
 
 
 def test_a_wrong_propagation_is_noticed_before_it_is_used(monkeypatch):

@@ -16,6 +16,7 @@ ORDER = (
     {"sequences"},
     {
         "_members",
+        "_memory",
         "_model_errors",
         "_label_regression",
         "adapters",
