@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -128,6 +128,29 @@ def match_names(
                 f"feature_names of member {m} give its heads {listed(head)} other names than "
                 "those of member 0: give the heads one order in all members"
             )
+    return found
+
+
+def heads_of(output: Any) -> dict[str, Any]:
+    """What a model gives, by head: parts of a nested head are called ``outer:inner``.
+
+    Heads go by their keys, by the fields of a NamedTuple, or by their numbers. A tensor alone, and
+    the `logits` of an output of Hugging Face, has the name "".
+    """
+    if hasattr(output, "logits") and not isinstance(output, tuple):
+        output = output.logits
+    if isinstance(output, list | tuple):
+        fields = getattr(output, "_fields", None) or range(len(output))
+        output = dict(zip(fields, output, strict=True))
+    if not isinstance(output, Mapping) or not output:
+        return {"": output}
+    found: dict[str, Any] = {}
+    for key, part in output.items():
+        for inner, head in heads_of(part).items():
+            name = f"{key}:{inner}" if inner else str(key)
+            if name in found:
+                raise ValueError(f"a model gives two heads of the name {name!r}: rename one")
+            found[name] = head
     return found
 
 

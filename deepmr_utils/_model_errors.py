@@ -12,15 +12,16 @@ from ._members import is_device_error
 
 _LENGTH = (
     "Sequences shorter than its receptive field, or of a length its dense layers do not expect, "
-    "are the usual reason; a model of (N, L, 4) is another: wrap it in one that swaps axes"
+    "are the usual reason; a model of (N, L, 4) is another: adapt(model, layout='NLC') of "
+    "deepmr_utils.adapters"
 )
 _CHANNELS = (
-    "Sequences have the 4 channels A, C, G and T: wrap it in a module that supplies what else it "
-    "expects, or swaps axes"
+    "Sequences have the 4 channels A, C, G and T: deepmr_utils.adapters.adapt gives a model what "
+    "else it expects, as constants, or swaps axes, layout='NLC'"
 )
 _INPUTS = (
-    "It takes more than sequences, {}, and is given sequences alone: where it needs the rest, wrap "
-    "it in a module that supplies it"
+    "It takes more than sequences, {}, and is given sequences alone: where it needs the rest, give "
+    "it with adapt(model, constants={{...}}) of deepmr_utils.adapters"
 )
 # what an error of torch says, and what to do; the first that fits
 _ADVICE = (
@@ -39,6 +40,15 @@ _ADVICE = (
         "A layer takes its mean and variance from the batch, in evaluation mode, too",
     ),
     ('"forward" function|not implemented', "It must have a forward for this device and type"),
+    (
+        r"expected shape=\(None, \w+, 4\)",  # of Keras
+        "It takes (N, L, 4): adapt(model, layout='NLC') of deepmr_utils.adapters",
+    ),
+    (
+        "Guard failed",  # of torch.export
+        "It was exported for this number or length of sequences alone: export it with "
+        "dynamic_shapes, ({0: torch.export.Dim('n')},)",
+    ),
     ("[Kk]ernel size|too small", _LENGTH),
     ("to have [0-9]+ channels", _CHANNELS),
 )
@@ -51,6 +61,7 @@ def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | 
     missing = re.search(_MISSING, text, re.MULTILINE)
     inputs = missing[1] if missing else ", ".join(map(repr, _other_inputs(member)))
     ours = isinstance(error, RuntimeError) or missing or (inputs and "NoneType" in text)
+    ours = ours or re.search("incompatible with the layer|Guard failed", text)
     if is_device_error(error) or not ours:
         return None
     advice = next((advice for words, advice in _ADVICE if re.search(words, text)), None)
@@ -64,7 +75,9 @@ def refusal(member: nn.Module, shape: Sequence[int], error: Exception) -> str | 
 
 def _other_inputs(member: nn.Module) -> list[str]:
     """Arguments that may be inputs, beside the first, of a module's forward or of its parts'."""
-    member = member.module if hasattr(member, "draw") else member  # of MC-dropout
+    if hasattr(member, "draw") or hasattr(member, "supplied"):  # of MC-dropout, or adapted
+        given = getattr(member, "supplied", ())
+        return [name for name in _other_inputs(member.module) if name not in given]
     if isinstance(member, nn.Sequential):
         return [name for part in member for name in _other_inputs(part)]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -87,10 +100,15 @@ def wrong_output(head: Any, n: int, where: str) -> str | None:
             advice = "give its real part, or size and phase, as features"
         return f"a model must give real, floating-point numbers; got {head.dtype}{where}: {advice}"
     got = tuple(head.shape) if is_tensor else type(head).__name__
-    squeezed = is_tensor and head.ndim < 2
+    advice = "wrap the model in a module that reduces it, or leaves it out"
+    if is_tensor and head.ndim < 2:
+        advice += " (.squeeze() also takes away an axis of one sequence or feature: name the axis)"
+    elif is_tensor and head.ndim == 3 and len(head) == n:
+        advice = (
+            "where its last axis is positions, adapt(model, reduce='mean') of "
+            "deepmr_utils.adapters takes their mean ('sum', 'center' or a function, too)"
+        )
     return (
         f"a model must map ({n}, 4, L) to ({n}, K), or to a dict or tuple of such heads; got "
-        f"{got}{where}: wrap the model in a module that reduces it, or leaves it out"
-        + " (.squeeze() also takes away an axis of one sequence or one feature: name the axis)"
-        * squeezed
+        f"{got}{where}: {advice}"
     )

@@ -280,9 +280,9 @@ def _mutate(
     ids = effects["sequence"].to_numpy().tolist()
     if instances is None:
         instances = find_instances(one_hot, ids, motifs)
-    if options.get("reverse_complement"):
+    if options.get("strands", "forward") != "forward":
         raise ValueError(
-            "knock-outs are predicted on the strand given: leave out reverse_complement, or give "
+            "knock-outs are predicted on the strand given: leave out strands, or give "
             "instances in the place of motifs"
         )
     shared = {name: options[name] for name in EDIT_OPTIONS if name in options}

@@ -190,9 +190,9 @@ def edit_effects(
     with predict.evaluating(members, device):
         first = x[:batch_size].to(device)
         heads = [predict.forward(member, first) for member in members]
-        for member, outputs in zip(members, heads, strict=True):
-            predict.check_repeatable(member, first, outputs.values)
         names, columns = predict.find_features(members, heads, features)
+        for member, outputs, wanted in zip(members, heads, columns, strict=True):
+            predict.check_repeatable(member, first, outputs.values, wanted)
         try_transform(transform, [h.values[:1, c] for h, c in zip(heads, columns, strict=True)])
 
         def predicted(batch: torch.Tensor) -> np.ndarray:

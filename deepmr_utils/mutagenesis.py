@@ -1,6 +1,7 @@
 """Saturation in-silico mutagenesis: the effect of every substitution, with its standard error."""
 
 import inspect
+import logging
 import pickle
 import platform
 from collections import Counter
@@ -19,7 +20,7 @@ from . import __version__, predict
 from ._checks import check_number, check_options, listed
 from ._effects_store import EffectsWriter
 from ._engine.blocks import Block, Limits, Rounding, Transform, block_moments, transform_name
-from ._engine.engines import Engine, engines_of
+from ._engine.engines import Engine, OtherStrand, engines_of
 from ._engine.fingerprint import computation_hash
 from ._engine.windows import Options
 from ._members import of_dtype
@@ -29,7 +30,13 @@ from .sequences import ALPHABET, UNKNOWN, base_codes, check_one_hot
 
 __all__ = ["saturation_mutagenesis"]
 
+log = logging.getLogger(__name__)
+_ALONE = (
+    "one member gives effects without standard errors: give several networks that differ in their "
+    "seed or data, or MCDropout(network) where it has dropout layers, or strands='members'"
+)
 MAX_COVARIANCE = 64  # features of which all covariances may be asked for
+Strands = Literal["forward", "mean", "members"]
 Precision = Literal["float32", "float64", "tf32", "bfloat16"]
 
 
@@ -41,7 +48,7 @@ def saturation_mutagenesis(
     features: predict.Features = None,
     transform: Transform | None = None,
     positions: ArrayLike | None = None,
-    reverse_complement: bool = False,
+    strands: Strands = "forward",
     strand_pairs: Sequence[tuple[str, str]] | None = None,
     batch_size: int | None = None,
     max_memory: int | None = None,
@@ -63,8 +70,9 @@ def saturation_mutagenesis(
     ----------
     members : nn.Module, list of nn.Module or MCDropout
         Each maps (N, 4, L) to (N, K), or to several heads (see `deepmr_utils.predict.forward`);
-        used in evaluation mode. A member sees a reference and all its mutants under the same
-        weights and the same dropout mask. Members that name their outputs are matched by name.
+        models of another form go through `deepmr_utils.adapters.adapt`. They are used in evaluation
+        mode. A member sees a reference and all its mutants under the same weights and the same
+        dropout mask. Members that name their outputs are matched by name.
     one_hot : array or tensor (N, 4, L)
         Reference sequences. Unknown bases, all-zero or soft columns, are not mutated; a column
         within 0.001 of one base is taken as that base.
@@ -79,12 +87,13 @@ def saturation_mutagenesis(
     positions : array_like, optional
         What to mutate: positions, int (P,), of all sequences, for instance
         ``np.r_[100:120, 180:200]``; or a mask, bool (N, L). All by default.
-    reverse_complement : bool
-        Average every prediction with that of the reverse complement, on the scale of the model.
-        Outputs that belong to one strand, reads of the plus and the minus strand for instance,
-        must be named in `strand_pairs`: else both become their mean.
+    strands : {"forward", "mean", "members"}
+        "mean" averages every prediction with that of the reverse complement, on the scale of the
+        model. "members" keeps the two apart, as predictions of two members: first those of all
+        members for the sequences as they are, then for their reverse complements.
     strand_pairs : sequence of tuple of str, optional
         Pairs of `features` that change places on the reverse complement: ``[("plus", "minus")]``.
+        Outputs that belong to one strand have to be named here: else they are mixed.
     batch_size : int, optional
         Mutants predicted at a time, across sequences and positions; by default as many as
         `max_memory` allows. It does not change the result.
@@ -144,7 +153,7 @@ def saturation_mutagenesis(
     batch_size = check_options(
         saturation_mutagenesis,
         {
-            "reverse_complement": reverse_complement, "precision": precision, "progress": progress,
+            "strands": strands, "precision": precision, "progress": progress,
             "keep_members": keep_members, "covariance": covariance, "propagate": propagate,
             "batch_size": batch_size,
         },
@@ -155,7 +164,7 @@ def saturation_mutagenesis(
     one_hot, device = check_one_hot(one_hot), predict.resolve_device(device)
     ids, codes = check_ids(sequence_ids, len(one_hot)), base_codes(one_hot)
     mask = _check_positions(positions, codes)
-    pairs = _check_pairs(strand_pairs, reverse_complement)
+    pairs = _check_pairs(strand_pairs, strands != "forward")
     transform_key = _transform_key(transform, store is not None)
     settings = {"dropout_seed": members.seed if isinstance(members, predict.MCDropout) else "none"}
     members, dtype = _of_precision(predict.as_members(members), precision, one_hot.dtype, device)
@@ -163,7 +172,7 @@ def saturation_mutagenesis(
         one_hot = one_hot.to(device, dtype)
         heads = [predict.forward(member, one_hot[:1]) for member in members]
         names, columns = predict.find_features(members, heads, features)
-        exchange = _exchanged(pairs, names) if reverse_complement else None
+        exchange = None if strands == "forward" else _exchanged(pairs, names)
         try_transform(transform, [h.values[:, c] for h, c in zip(heads, columns, strict=True)])
         if covariance and len(names) > MAX_COVARIANCE:
             raise ValueError(
@@ -174,9 +183,9 @@ def saturation_mutagenesis(
         settings |= {
             "schema_version": SCHEMA_VERSION,
             "model_hash": predict.model_hash(members),
-            "n_members": len(members),
+            "n_members": len(members) * (2 if strands == "members" else 1),
             "calibration": "none" if transform is None else transform_name(transform),
-            "strands": ("both" if reverse_complement else "forward") + exchanged,
+            "strands": strands + exchanged,
             "precision": precision or str(dtype).removeprefix("torch."),
             "versions": f"deepmr_utils {__version__}, torch {torch.__version__}, "
             f"Python {platform.python_version()}",
@@ -188,14 +197,20 @@ def saturation_mutagenesis(
             done = [computation_hash(member, one_hot[:1]) for member in members]
             key += (one_hot.cpu().numpy(), transform_key, keep_members, covariance, done)
             fingerprint = joblib.hash(key)
-        plan = _Plan(one_hot, codes, mask, names, exchange, transform, keep_members, covariance)
+        apart = strands == "members"
+        averaged = None if apart else exchange
+        plan = _Plan(one_hot, codes, mask, names, averaged, transform, keep_members, covariance)
         with EffectsWriter(plan.coordinates(ids), settings, store, fingerprint) as writer:
             if not writer.finished:
                 each = [(m, h.parts, c) for m, h, c in zip(members, heads, columns, strict=True)]
                 memory = memory_for(max_memory, device)
                 rounded = {name: precision == name for name in ("bfloat16", "tf32")}
                 options = Options({}, max_memory=memory, **rounded)
+                lasting = keep_members or covariance or store is not None
+                if settings["n_members"] == 1 and lasting:
+                    log.warning(_ALONE)
                 engines = engines_of(each, one_hot[0], propagate, options)
+                engines += [OtherStrand(e, exchange) for e in engines] if apart else []
                 _compute(plan, engines, Limits(batch_size, memory, device), writer, progress)
             return writer.finish()
 
@@ -327,7 +342,7 @@ def _check_pairs(pairs: Any, both_strands: bool) -> Sequence[tuple[str, str]]:
             f"strand_pairs must be a list of pairs of names, [('plus', 'minus')]; got {pairs!r}"
         )
     if not both_strands:
-        raise ValueError("strand_pairs are for reverse_complement=True")
+        raise ValueError("strand_pairs are for strands='mean' or 'members'")
     return pairs
 
 

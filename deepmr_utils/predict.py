@@ -1,6 +1,7 @@
 """Predictions with members: an ensemble, or MC-dropout masks of one network."""
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -106,9 +107,12 @@ def as_members(members: Members) -> list[nn.Module]:
     several = isinstance(listing, Iterable) and not isinstance(listing, str | Mapping)
     listing = list(listing) if several else []
     if not listing or not all(isinstance(member, nn.Module) for member in listing):
+        functions = any(inspect.isroutine(member) for member in (members, *listing))
         raise TypeError(
             "members must be an nn.Module, a list of nn.Modules or MCDropout; got "
             f"{' '.join(short(members).split())} ({type(members).__name__})"
+            + ": deepmr_utils.adapters.adapt makes a module of a function of arrays"
+            * functions
         )
     return [_members.as_module(member) for member in listing]
 
@@ -219,10 +223,14 @@ def _asked(features: Any) -> list[str] | list[int]:
 
 
 class Heads(NamedTuple):
-    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads."""
+    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads.
+
+    `left_out` says of every other head, by its name, why it is no table of features.
+    """
 
     parts: list[torch.Tensor]
     names: list[str] | None
+    left_out: dict[str, str]
 
     @property
     def values(self) -> torch.Tensor:
@@ -233,30 +241,45 @@ class Heads(NamedTuple):
 def forward(member: nn.Module, x: torch.Tensor) -> Heads:
     """Outputs of a member, or a clear error where the input or output does not fit.
 
-    A model gives one tensor (N, K), or a dict, list or tuple of heads, each (N, K) or (N,). The
-    columns of a head are called ``head:0``, ``head:1``, ... after its key or number, or ``head``
-    where it has one. The model gets a copy of `x`, which it may change.
+    A model gives one tensor (N, K) or (N,), or several heads: a dict, list, tuple or NamedTuple of
+    them, which may be nested. The columns of a head are called ``head:0``, ``head:1``, ... after
+    its key, field or number, or ``head`` where it has one; a head within another is
+    ``outer:inner``. An output with `logits`, as those of Hugging Face, is these. Last axes of 1 are
+    dropped. Heads of another shape, (N, T, positions) for instance, are left out, and features must
+    be named where there are any; `deepmr_utils.adapters.adapt` reduces them. The model gets a copy
+    of `x`, which it may change.
     """
     try:
         output = member(x.clone())
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
         reason = refusal(member, x.shape, error)
         if reason is None:
             raise
         raise ValueError(reason) from error
-    heads = dict(enumerate(output)) if isinstance(output, list | tuple) else output
-    several = isinstance(heads, Mapping) and len(heads) > 0
-    names, parts = [], []
-    for key, head in (heads if several else {"": output}).items():
-        if isinstance(head, torch.Tensor) and several and head.ndim == 1:
-            head = head[:, None]
-        wrong = wrong_output(head, len(x), f" in head {key!r}" if several else "")
+    heads = _members.heads_of(output)
+    names, parts, left_out = [], [], {}
+    for key, head in heads.items():
+        head = _as_table(head, len(x))
+        wrong = wrong_output(head, len(x), f" in head {key!r}" if key else "")
         if wrong:
-            raise ValueError(wrong)
+            left_out[key] = wrong
+            continue
         width = head.shape[1]
-        names += [str(key)] if width == 1 else [f"{key}:{i}" for i in range(width)]
+        names += [key] if width == 1 else [f"{key}:{i}" for i in range(width)]
         parts.append(head.to(x.dtype))
-    return Heads(parts, names if several else None)
+    if not parts:
+        raise ValueError(next(iter(left_out.values())))
+    return Heads(parts, None if "" in heads else names, left_out)
+
+
+def _as_table(head: Any, n: int) -> Any:
+    """A head (n,) or (n, K, 1) as (n, 1) or (n, K); any other as it is."""
+    if isinstance(head, torch.Tensor):
+        if head.shape == (n,):
+            return head[:, None]
+        if head.ndim > 2 and head.shape[2:].numel() == 1:
+            return head.flatten(1)
+    return head
 
 
 def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -279,7 +302,9 @@ def in_float64(member: nn.Module, x: torch.Tensor) -> torch.Tensor | None:
     return None if differs(torch.cat([alone, outputs[1:]]), outputs).any() else outputs
 
 
-def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) -> None:
+def check_repeatable(
+    member: nn.Module, x: torch.Tensor, outputs: torch.Tensor, columns: list[int]
+) -> None:
     """Refuse a model that predicts the first of sequences in another way when it is alone.
 
     Parameters
@@ -289,17 +314,20 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
     x : Tensor (N, 4, L)
     outputs : Tensor (N, K)
         What the member gave for `x`.
+    columns : list of int
+        Those that are wanted.
 
     Raises
     ------
     ValueError
         If predictions are random, or depend on what else is in a batch.
     """
-    once, name = forward(member, x[:1]).values, type(member).__name__
+    outputs, name = outputs[:, columns], type(member).__name__
+    once = forward(member, x[:1]).values[:, columns]
     wrong = differs(torch.cat([once, outputs[1:]]), outputs)
     if not wrong.any():
         return
-    again = forward(member, x[:1]).values
+    again = forward(member, x[:1]).values[:, columns]
     random = differs(once, again)
     if random.any():
         wrong, outputs = random, again
@@ -317,7 +345,7 @@ def check_repeatable(member: nn.Module, x: torch.Tensor, outputs: torch.Tensor) 
             "running statistics, or none"
         )
     column = int(wrong.nonzero()[0])
-    values = f"{once[0, column]:.6g} and {outputs[0, column]:.6g} in column {column}"
+    values = f"{once[0, column]:.6g} and {outputs[0, column]:.6g} in column {columns[column]}"
     raise ValueError(f"{name} {what}, {values}: {advice}")
 
 
@@ -329,6 +357,8 @@ def find_features(
     Members are matched by the names that they give to their outputs, so that each may have an order
     of its own; outputs without names are matched by their place.
     """
+    for h in heads:
+        _check_left_out(h, features)
     labels = [declared_names(member) or h.names for member, h in zip(members, heads, strict=True)]
     widths = [sum(part.shape[1] for part in h.parts) for h in heads]
     first = leading(labels)
@@ -337,6 +367,18 @@ def find_features(
         check_places(labels, widths)
         return names, [wanted] * len(members)
     return names, match_names(labels, [h.names for h in heads], wanted, features is None)
+
+
+def _check_left_out(heads: Heads, features: Features) -> None:
+    """Raise a ValueError where a head is wanted that is no table, or may be."""
+    by_name = features is not None and not isinstance(features, Mapping)
+    asked = [f for f in (_asked(features) if by_name else []) if isinstance(f, str)]
+    for name, why in heads.left_out.items():
+        if any(f == name or f.startswith(f"{name}:") for f in asked if f not in heads.names):
+            raise ValueError(why)
+        if not asked:
+            names = listed(heads.names, most=5)
+            raise ValueError(f"{why}; or give features, the names of what is wanted, of {names}")
 
 
 def predict(
@@ -352,7 +394,8 @@ def predict(
     Parameters
     ----------
     members : nn.Module, list of nn.Module or MCDropout
-        Each maps (N, 4, L) to (N, K), or to several heads, see `forward`.
+        Each maps (N, 4, L) to (N, K), or to several heads, see `forward`; others go through
+        `deepmr_utils.adapters.adapt`.
     one_hot : array or tensor (N, 4, L)
     features : optional
         Names or columns of the outputs to keep, see `resolve_features`.
@@ -386,8 +429,10 @@ def predict(
             try:
                 heads = [forward(member, batch) for member in members]
                 if columns is None:
-                    for member, outputs in zip(members, heads, strict=True):
-                        check_repeatable(member, batch, outputs.values)
+                    _, found = find_features(members, heads, features)
+                    for member, outputs, wanted in zip(members, heads, found, strict=True):
+                        check_repeatable(member, batch, outputs.values, wanted)
+                    columns = found
             except RuntimeError as error:
                 full = _members.is_out_of_memory(error) and len(batch) > 1
                 if not full:
@@ -396,8 +441,6 @@ def predict(
                 heads, size = [], len(batch) // 2
                 torch.cuda.empty_cache()
                 continue
-            if columns is None:
-                _, columns = find_features(members, heads, features)
             chosen = [h.values[:, wanted] for h, wanted in zip(heads, columns, strict=True)]
             parts.append(torch.stack(chosen).cpu())
             start += len(batch)

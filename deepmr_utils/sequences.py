@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch  # else within functions: who reads strings need not wait for it
 
-__all__ = ["decode", "encode", "one_hot", "reverse_complement"]
+__all__ = ["decode", "one_hot", "reverse_complement"]
 
 ALPHABET = "ACGT"
 CLOSE = 1e-3  # what rounding and smoothing may take from a one-hot column

@@ -7,6 +7,7 @@ only after it gave the same as full prediction for mutants at the ends and in th
 import itertools
 import logging
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ class FullPrediction:
         self.bytes_per_site = 3 * self.bytes_per_sequence
         self.rows = int(max(1, min(options.max_memory / self.bytes_per_sequence, 2**20)))
         probe = _probe(sequence)[0][: self.rows]
-        check_repeatable(member, probe, forward(member, probe).values)
+        check_repeatable(member, probe, forward(member, probe).values, columns)
 
     def _predict(self, x: Tensor) -> Tensor:
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=self.half)
@@ -141,7 +142,35 @@ class FullPrediction:
         return self._predict(_mutated(references, sites)).view(*sites.change.shape[:2], -1)
 
 
-Engine = Propagator | FullPrediction
+class OtherStrand:
+    """What an engine predicts for reverse complements, as predictions of a further member.
+
+    Parameters
+    ----------
+    engine : Propagator or FullPrediction
+    exchange : list of int
+        Which feature takes the place of each on the reverse strand.
+    """
+
+    def __init__(self, engine: Propagator | FullPrediction, exchange: list[int]) -> None:
+        self.engine, self.exchange = engine, exchange
+        self.bytes_per_sequence = engine.bytes_per_sequence
+        self.bytes_per_site = engine.bytes_per_site
+
+    def reference(self, x: Tensor) -> tuple[Any, Tensor]:
+        """As `Propagator.reference`."""
+        state, values = self.engine.reference(x.flip(1, 2))
+        return (state, x.shape[2]), values[:, self.exchange]
+
+    def mutants(self, references: Any, sites: Sites, window_bytes: float) -> Tensor:
+        """As `Propagator.mutants`."""
+        state, length = references
+        # in A, C, G, T order the complement is the reverse
+        there = Sites(sites.sequence, length - 1 - sites.position, sites.change.flip(2))
+        return self.engine.mutants(state, there, window_bytes)[..., self.exchange]
+
+
+Engine = Propagator | FullPrediction | OtherStrand
 # a module, what it predicts for a sequence, by head, and its outputs to predict
 Member = tuple[nn.Module, list[Tensor], list[int]]
 

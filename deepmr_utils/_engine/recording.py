@@ -305,7 +305,9 @@ def _record(member: nn.Module, heads: list[int], x: Tensor, max_memory: float) -
     outputs = [parts[head] for head in heads]
     for k, output in enumerate(outputs):
         if id(output) not in recorder.index:
-            raise UnsupportedError(f"output {k} does not depend on the sequence")
+            same = torch.equal(output, output[:1].expand_as(output))
+            why = "does not depend on the sequence" if same else "is computed outside torch"
+            raise UnsupportedError(f"output {k} {why}")
     indices = [recorder.value_of(output) for output in outputs]
     needed, steps = set(indices), []
     for step in reversed(recorder.steps):

@@ -41,7 +41,7 @@ class DeepSEA(nn.Module):
 
     With `both_strands` mutagenesis predicts every mutant in full. Let a network of one strand give
     probabilities and `deepmr_utils.mutagenesis.saturation_mutagenesis` take both strands
-    (``reverse_complement=True``): the same effects, propagated.
+    (``strands="mean"``): the same effects, propagated.
     """
 
     _rounds = 1  # convolutions before a pooling

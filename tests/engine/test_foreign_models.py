@@ -178,7 +178,7 @@ class Strands(nn.Module):
 @pytest.mark.parametrize("propagate", [True, False])
 def test_outputs_of_strands_change_places_on_the_reverse_complement(propagate):
     net, x = Strands().double(), sequences(2, 15, torch.float64)
-    options = {"reverse_complement": True, "propagate": propagate}
+    options = {"strands": "mean", "propagate": propagate}
     effects = effects_of(net, x, strand_pairs=[("plus", "minus")], **options)
 
     class Averaged(nn.Module):
@@ -191,7 +191,7 @@ def test_outputs_of_strands_change_places_on_the_reverse_complement(propagate):
 
     expected = brute_force(Averaged(), x)
     np.testing.assert_allclose(effects["effect"], expected, rtol=0, atol=1e-13)
-    assert effects.attrs["strands"] == "both, exchanging plus and minus"
+    assert effects.attrs["strands"] == "mean, exchanging plus and minus"
     draws = predict.MCDropout(net, 4, seed=1)
     chosen = effects_of(
         draws, x, strand_pairs=[("minus", "plus")], features=["minus", "plus"], covariance=True,
@@ -222,11 +222,11 @@ def test_outputs_of_strands_change_places_on_the_reverse_complement(propagate):
             r"must be a list of pairs of names, \[\('plus'",
         ),
         ({"strand_pairs": 3}, TypeError, "got 3"),
-        ({"reverse_complement": False}, ValueError, "are for reverse_complement=True"),
+        ({"strands": "forward"}, ValueError, "are for strands='mean'"),
     ],
 )
 def test_bad_strand_pairs_raise(change, error, message):
-    options = {"strand_pairs": [("plus", "minus")], "reverse_complement": True, **change}
+    options = {"strand_pairs": [("plus", "minus")], "strands": "mean", **change}
     with pytest.raises(error, match=message):
         effects_of(Strands(), sequences(1, 15), **options)
 
@@ -408,7 +408,9 @@ class Length(nn.Module):
     ],
 )
 def test_a_second_input_is_named(model):
-    message = r"takes? more than sequences, 'control', and is given sequences alone: .*wrap it in"
+    message = (
+        r"takes? more than sequences, 'control', and is given sequences alone: .*give it with adapt"
+    )
     with pytest.raises(ValueError, match=message) as error:
         effects_of(model)
     assert "receptive field" not in str(error.value)
@@ -524,7 +526,7 @@ def test_a_transform_gives_what_it_takes():
         ({"positions": 5}, ValueError, r"must be integers \(P,\) or a mask \(N, L\); got int64 \(\)"),
         ({"positions": [[1, 2], [3]]}, ValueError, "got object"),
         ({"positions": []}, ValueError, "or positions name none"),
-        ({"reverse_complement": "False"}, ValueError, "'False': choose one of True, False"),
+        ({"strands": "both"}, ValueError, "'both': choose one of"),
         ({"sequence_ids": "ab"}, TypeError, "must be a list of names; got 'ab'"),
         ({"precision": "half"}, ValueError, "unknown precision 'half': choose one of float32"),
     ],

@@ -19,6 +19,7 @@ ORDER = (
         "_memory",
         "_model_errors",
         "_label_regression",
+        "adapters",
         "predict",
         "effects",
         "_effects_store",

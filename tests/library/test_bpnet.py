@@ -94,7 +94,7 @@ def test_any_tasks_strands_and_lengths(strands, tracks):
     assert net(x).shape == (2, 3)
     assert net.feature_names == ("a", "b", "c")
     torch.testing.assert_close(net(x), net.heads(x).counts.mean(2))
-    models.bpnet_loss(heads, torch.ones_like(heads.profile)).backward()
+    bpnet.bpnet_loss(heads, torch.ones_like(heads.profile)).backward()
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -114,19 +114,19 @@ def test_the_profile_loss_is_the_multinomial_one():
     for i in np.ndindex(3, 2, 4):
         distribution = torch.distributions.Multinomial(int(reads[i].sum()), logits=logits[i])
         expected -= distribution.log_prob(reads[i])
-    torch.testing.assert_close(models.bpnet_loss(outputs, reads, 0.0), expected / 3)
+    torch.testing.assert_close(bpnet.bpnet_loss(outputs, reads, 0.0), expected / 3)
     with pytest.raises(ValueError, match="reads must have the shape of the logits"):
-        models.bpnet_loss(outputs, reads[:1])
+        bpnet.bpnet_loss(outputs, reads[:1])
 
 
 def test_the_loss_weighs_counts_and_averages_strands():
     torch.manual_seed(0)
     outputs = bpnet.Outputs(torch.randn(5, 3, 2, 40), torch.randn(5, 3, 2))
     reads = torch.poisson(torch.full((5, 3, 2, 40), 0.5))
-    both, profile = (models.bpnet_loss(outputs, reads, weight) for weight in (10.0, 0.0))
+    both, profile = (bpnet.bpnet_loss(outputs, reads, weight) for weight in (10.0, 0.0))
     error = (outputs.counts - torch.log1p(reads.sum(-1))) ** 2
     torch.testing.assert_close(both - profile, 10 * error.mean((0, 2)).sum())
-    no_reads = models.bpnet_loss(outputs, torch.zeros_like(reads))
+    no_reads = bpnet.bpnet_loss(outputs, torch.zeros_like(reads))
     assert no_reads.isfinite()
 
 

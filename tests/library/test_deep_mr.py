@@ -309,8 +309,8 @@ def test_a_model_and_its_motifs_are_all_that_is_needed():
     assert by_edits.effects["k"].min() >= 14
     assert by_edits.effects["private_share"].isna().all()
     assert by_edits.instruments["reference"].str.len().min() > 3
-    with pytest.raises(ValueError, match="leave out reverse_complement"):
-        deep_mr(members, x, motifs=motifs, device="cpu", reverse_complement=True)
+    with pytest.raises(ValueError, match="leave out strands"):
+        deep_mr(members, x, motifs=motifs, device="cpu", strands="mean")
 
 
 def test_labels_correct_knockout_and_slope():

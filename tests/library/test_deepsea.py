@@ -137,7 +137,7 @@ def test_mutagenesis_propagates(golden, caplog, name, strands, members, device):
     length = x.shape[2]
     where = {"positions": np.r_[0:4, 480:490, length - 4 : length], "device": device}
     used = one if members == "network" else predict.MCDropout(one, 2)
-    options = {**where, "reverse_complement": strands == "both"}
+    options = {**where, "strands": "mean" if strands == "both" else "forward"}
     fast = saturation_mutagenesis(used, x, **options)
     assert "predicted in full" not in caplog.text
     if strands == "both" and members == "network":  # the module that takes both strands itself

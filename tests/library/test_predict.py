@@ -123,6 +123,8 @@ def test_bad_members_raise():
         predict.as_members(["model.pt"])
     with pytest.raises(TypeError, match=r"got <class .*Linear'> \(type\)"):
         predict.as_members(nn.Linear)
+    with pytest.raises(TypeError, match=r"adapt makes a module of a function of arrays"):
+        predict.as_members([dropout_net(), np.asarray])
     with pytest.raises(TypeError, match=r"got \{.* \(dict\)"):
         predict.as_members({"a": dropout_net()})
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0; got 'a'"):
