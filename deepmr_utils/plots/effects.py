@@ -62,7 +62,8 @@ def sequence_logo(
         Of `deepmr_utils.analysis.deep_mr`: letters of instruments have a colour, by the column
         ``motif``, if there, else ``exposure``; other letters are grey.
     colours : mapping of str to str, optional
-        Of motifs or exposures. By default the eight with the most instruments have one.
+        Of motifs or exposures. By default the feature, and those with the most instruments,
+        eight in all, have one.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def sequence_logo(
         return style.nothing_to_draw(ax)
     groups, legend = {}, {}
     if instruments is not None:
-        groups, legend = _instrument_colours(one, sequence_id, instruments, colours)
+        groups, legend = _instrument_colours(one, instruments, colours)
     rows, new = [(start, stop)], ax is None
     if ax is not None:
         axes = [ax]
@@ -128,15 +129,17 @@ def _one(effects: "xr.Dataset", sequence_id: str, feature: str) -> "xr.Dataset":
 
 
 def _instrument_colours(
-    one: "xr.Dataset", sequence_id: str, table: pd.DataFrame, colours: Mapping[str, str] | None
+    one: "xr.Dataset", table: pd.DataFrame, colours: Mapping[str, str] | None
 ) -> tuple[dict[int, str], dict[str, str]]:
     """Colours by index of the base, and by what the legend calls them."""
     by = "motif" if "motif" in getattr(table, "columns", ()) else "exposure"
     check_columns(table, ["sequence_id", "position", by], "the table of instruments")
-    mine = table.loc[table["sequence_id"] == sequence_id, ["position", by]]
+    mine = table.loc[table["sequence_id"] == one["sequence"].item(), ["position", by]]
     mine = mine.dropna().drop_duplicates().astype({by: str})
     if colours is None:
-        colours = dict(zip(mine[by].value_counts(sort=True).index, LETTER_COLOURS, strict=False))
+        most = mine[by].value_counts().index.tolist()
+        most.sort(key=lambda name: name != one["feature"].item())
+        colours = dict(zip(most, LETTER_COLOURS, strict=False))
         colours = {name: colours[name] for name in pd.unique(mine[by]) if name in colours}
     names = mine[by].where(mine[by].isin(list(colours)), OTHERS).groupby(mine["position"]).unique()
     of_base = {place: n[0] if len(n) == 1 else SEVERAL for place, n in names.items()}

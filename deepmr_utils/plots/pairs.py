@@ -145,7 +145,7 @@ def pair_forest(
     size = (max(6.4, 4.9 + style.text_width(names, 11)), max(2.2, 1.56 + 0.27 * len(table)))
     new, ax = ax is None, ax or style.new_axes(size)
     row, effect = np.arange(len(table)), table["effect"]
-    if "tau" in table:
+    if "tau" in table and (table["tau"] > 0).any():
         spread = table["tau"].fillna(0)
         ax.hlines(row, effect - spread, effect + spread, color=style.ORANGE, lw=6, alpha=0.35,
                   label="± tau, local effects")  # fmt: skip
@@ -533,4 +533,7 @@ def effect_graph(
     names = names.append(matrix.columns.difference(names, sort=False))
     if len(names) > 40 and len(shown):
         names = names[names.isin([name for pair in shown.index for name in pair])]
-    return causal_graph(shown.to_dict(), nodes=names, ax=ax)
+    ax = causal_graph(shown.to_dict(), nodes=names, ax=ax)
+    if shown.empty:
+        ax.set_title(f"no pair has q below {significance:g}", fontsize=10)
+    return ax

@@ -245,13 +245,15 @@ def signed_map(
     """
     import seaborn as sns
 
+    named = options.pop("yticklabels", True)
     largest = values.abs().max(axis=None) or 1.0
     limit = limit or largest
     bar = {"label": label, "pad": 0.02, "extend": "both" if limit < largest else "neither"}
     ax.set_facecolor("0.8")
     sns.heatmap(values, ax=ax, cmap=SIGNS, vmin=-limit, vmax=limit, rasterized=True, cbar_kws=bar,
-                **options)  # fmt: skip
-    ax.tick_params(axis="y", rotation=0)
+                yticklabels=False, **options)  # fmt: skip
+    if named:  # seaborn would turn them, and lay the figure out with names upright
+        ax.set_yticks(np.arange(len(values)) + 0.5, values.index.astype(str))
 
 
 def readable_legend(ax: Axes, place: str, **options: Any) -> None:
