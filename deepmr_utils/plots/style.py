@@ -3,14 +3,19 @@
 For all of them, a table without rows, or without one that has what is drawn, gives empty Axes that
 say so; a table with rows that lacks a column is an error.
 
+Figures that are made here are laid out so that they save uncut, with long names, too; Axes that are
+given belong to the caller's figure, which constrained layout, as `use_style` sets it, keeps uncut.
+
 One colour for each sign: wherever colour tells whether an effect is above or below 0, it is
 `POSITIVE` or `NEGATIVE`, or a tint of the colour map `SIGNS` that they are taken from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from inspect import signature
 from itertools import cycle
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,8 +24,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 
-from .._checks import check_columns, numbers
+from .._checks import check_choice, check_columns, numbers
 
 # seaborn's colour-blind palette
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc"
@@ -32,7 +39,7 @@ NEGATIVE, POSITIVE = (tuple(colour) for colour in plt.get_cmap(SIGNS)([0.1, 0.9]
 _DASHES = ("-", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _LINE_COLOURS = (RED, PURPLE, BROWN, GREEN, PINK, SKY)
 _BESIDE = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 2}
 _LEGENDS = {"inside": {"loc": "upper left"}, "beside": _BESIDE, "below": _BELOW}
 
 
@@ -108,17 +115,80 @@ def figure_of(
                 return nothing_to_draw(ax) if size else nothing_to_draw().figure
             given.arguments[table] = rows
             if size:
-                given.arguments["ax"] = ax or plt.subplots(figsize=size)[1]
-            return draw(*given.args, **given.kwargs)
+                given.arguments["ax"] = ax or new_axes(size)
+            drawing = draw(*given.args, **given.kwargs)
+            return uncut(drawing) if size and ax is None else drawing
 
         return drawn
 
     return decorate
 
 
+def new_axes(size: tuple[float, float]) -> Axes:
+    """Axes of a figure of this size, in inches, that saves uncut."""
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def uncut(ax: Axes) -> Axes:
+    """Axes whose figure has grown until it holds all labels and legends."""
+    figure = ax.figure
+    for _ in range(4):
+        figure.draw_without_rendering()
+        box, size = figure.get_tightbbox(), figure.get_size_inches()
+        beyond = np.fmax(-box.min, 0) + np.fmax(box.max - size, 0)
+        if (beyond < 0.01).all():
+            break
+        figure.set_size_inches(size + 1.1 * beyond + 0.05 * (beyond > 0))
+    return ax
+
+
+def text_width(texts: Iterable[str], size: float) -> float:
+    """Width of the longest text, in inches, in letters of so many points."""
+    return max((TextPath((0, 0), t, size).get_extents().width for t in texts if t), default=0) / 72
+
+
+def wrapped(text: str, width: int = 22) -> str:
+    """A label in lines of so many characters, which end at a space or within a name."""
+    if len(str(text)) <= width:
+        return str(text)
+    parts = re.sub(r"([_\-./:|]+)", "\\1\t", str(text))  # tabs: where a name may be broken
+    lines = wrap(parts, width, expand_tabs=False, replace_whitespace=False, break_on_hyphens=False)
+    return "\n".join(line.replace("\t", "") for line in lines)
+
+
+def with_unit(label: str, unit: str) -> str:
+    """Label of an axis; what the user calls the unit of his features stands behind it."""
+    return f"{label} ({unit})" if unit else label
+
+
+def one_pair(table: pd.DataFrame) -> tuple[str, str]:
+    """Exposure and outcome of a table that may have one row a sequence: of one pair and method.
+
+    Names stand in its columns, or in its ``attrs``; else they are "exposure" and "outcome".
+    """
+    for columns in (["exposure", "outcome"], ["method"]):
+        if set(columns) <= set(table) and len(table[columns].drop_duplicates()) > 1:
+            first = " and ".join(f"{n} == {table[n].iloc[0]!r}" for n in columns)
+            raise ValueError(
+                f"this figure draws one {'pair' if len(columns) > 1 else 'method'}; the table has "
+                f"{len(table[columns].drop_duplicates())}: take one, table.query({first!r})"
+            )
+    named = {**table.attrs, **table.iloc[:1].to_dict("records")[0]} if len(table) else table.attrs
+    return tuple(str(named.get(role, role)) for role in ("exposure", "outcome"))
+
+
+def one_method(table: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, str]:
+    """Rows of one method, the first where none is named, and what tells it in a label."""
+    if "method" not in getattr(table, "columns", ()) or table.empty:
+        return table, ""
+    there = table["method"].unique().tolist()
+    method = there[0] if method is None else check_choice("method", method, there)
+    return table[table["method"] == method], f", {method}" if len(there) > 1 else ""
+
+
 def nothing_to_draw(ax: Axes | None = None) -> Axes:
     """Axes that say that the table had no row to draw."""
-    ax = ax or plt.subplots(figsize=(4, 2))[1]
+    ax = ax or new_axes((4, 2))
     ax.text(0.5, 0.5, "nothing to draw: no row has an estimate", ha="center", va="center",
             transform=ax.transAxes, color="0.4")  # fmt: skip
     ax.set(xticks=[], yticks=[])
@@ -130,7 +200,7 @@ def panels(
 ) -> tuple[Figure, np.ndarray]:
     """A figure of this many Axes on common scales, in rows of so many; others are left blank."""
     figure, axes = plt.subplots(-(-count // columns), columns, figsize=size, sharex=sharex,
-                                sharey=True, squeeze=False)  # fmt: skip
+                                sharey=True, squeeze=False, layout="constrained")  # fmt: skip
     for ax in axes.flat[count:]:
         ax.set_axis_off()
     return figure, axes
@@ -175,18 +245,25 @@ def signed_map(
     """
     import seaborn as sns
 
+    named = options.pop("yticklabels", True)
     largest = values.abs().max(axis=None) or 1.0
     limit = limit or largest
     bar = {"label": label, "pad": 0.02, "extend": "both" if limit < largest else "neither"}
     ax.set_facecolor("0.8")
     sns.heatmap(values, ax=ax, cmap=SIGNS, vmin=-limit, vmax=limit, rasterized=True, cbar_kws=bar,
-                **options)  # fmt: skip
-    ax.tick_params(axis="y", rotation=0)
+                yticklabels=False, **options)  # fmt: skip
+    if named:  # seaborn would turn them, and lay the figure out with names upright
+        ax.set_yticks(np.arange(len(values)) + 0.5, values.index.astype(str))
 
 
-def readable_legend(ax: Axes, place: str) -> None:
+def readable_legend(ax: Axes, place: str, **options: Any) -> None:
     """Add a legend whose markers and lines are as large as if there were few points."""
-    legend = ax.legend(fontsize=9, **_LEGENDS[place])
+    look = {**_LEGENDS[place], **options}
+    if place == "below":  # of the label of the axis, however tall the Axes are
+        down = -0.38 - 0.17 * (1 + ax.get_xlabel().count("\n")) * bool(ax.get_xlabel())
+        shift = ScaledTranslation(0, down, ax.figure.dpi_scale_trans)
+        look["bbox_transform"] = ax.transAxes + shift
+    legend = ax.legend(fontsize=9, **look)
     for handle in legend.legend_handles:
         if isinstance(handle, Line2D):
             handle.set_alpha(1)

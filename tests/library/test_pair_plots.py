@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +80,37 @@ def test_heat_map_of_other_outcomes_many_features_and_nothing():
     plots.effect_clustermap(table.assign(effect=np.nan)).canvas.draw()
 
 
+def test_of_several_methods_one_is_drawn_and_named():
+    ivw = make_table(k=4).assign(method="ivw")
+    egger = ivw.assign(method="egger", effect=-ivw["effect"])
+    both = pd.concat([ivw, egger], ignore_index=True)
+    for method, table in ((None, ivw), ("egger", egger)):
+        figure = plots.effect_clustermap(both, method=method, unit="log reads")
+        values = np.ma.filled(figure.axes[1].collections[0].get_array(), np.nan)
+        alone = plots.effect_clustermap(table).axes[1].collections[0].get_array()
+        np.testing.assert_array_equal(values, np.ma.filled(alone, np.nan))
+        assert figure.axes[2].get_ylabel() == f"effect, {method or 'ivw'} (log reads)"
+    assert len(arrows(plots.effect_graph(both, method="egger", significance=None))) == 12
+    with pytest.raises(ValueError, match="unknown method 'mm': choose one of ivw, egger"):
+        plots.effect_clustermap(both, method="mm")
+
+
+def test_forest_of_pairs_draws_the_largest_of_many():
+    table = make_table(k=9).assign(ci_low=-2.0, ci_high=2.0)
+    ax = plots.pair_forest(table, unit="log reads")
+    largest = table.loc[table["effect"].abs().nlargest(60).index].sort_index()
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), largest["effect"])
+    names = [f"{row.exposure} → {row.outcome}" for row in largest.itertuples()]
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    assert ax.get_ylabel() == "60 largest of 72 pairs"
+    assert ax.get_xlabel() == "causal effect of exposure on outcome (log reads)"
+
+
+def test_no_arrow_where_no_pair_is_told():
+    ax = plots.effect_graph(make_table(k=3).assign(q_value=1.0))
+    assert ax.get_title() == "no pair has q below 0.05"
+
+
 def arrows(ax):
     return [p for p in ax.patches if isinstance(p, matplotlib.patches.FancyArrowPatch)]
 
@@ -120,9 +152,56 @@ def test_graphs_of_any_features_lie_on_a_circle():
     assert [text.get_text() for text in ax.texts] == ["d", "c", "a", "b"]
     np.testing.assert_allclose(places, [[0, 1], [1, 0], [0, -1], [-1, 0]], atol=1e-9)
     assert [a.get_linewidth() for a in arrows(ax)] == pytest.approx([3.0, 1.74, 0.48])
-    by_hand = plots.causal_graph({("Oct4", "Sox2"): 1.0, ("Sox2", "Oct4"): -0.5})
+
+
+def test_graphs_lie_where_they_are_told_to():
+    edges = {("Oct4", "Sox2"): 1.0, ("Sox2", "Oct4"): -0.5}
+    by_hand = plots.causal_graph(edges, places={"Sox2": (0, 1), "Oct4": (-1, 0), "Nanog": (1, 0)})
     assert [a.get_linewidth() for a in arrows(by_hand)] == pytest.approx([5.0, 2.9])
-    assert [text.xy for text in by_hand.texts[:2]] == [(0, 1), (-1, 0)]
+    assert {t.get_text(): tuple(t.xy) for t in by_hand.texts} == {"Oct4": (-1, 0), "Sox2": (0, 1)}
+    with pytest.raises(ValueError, match="unknown feature 'Oct4': choose one of Sox2"):
+        plots.causal_graph(edges, places={"Sox2": (0, 1)})
+
+
+@pytest.mark.parametrize("k", [2, 3, 12, 13, 40])
+@pytest.mark.parametrize("given", [False, True])
+def test_names_in_graphs_overlap_neither_each_other_nor_nodes_nor_the_frame(k, given):
+    names = [f"chromatin_of_the_cell_line_{i:03d}" for i in range(k)]
+    ax = plt.subplots(figsize=(9, 9))[1] if given else None
+    ax = plots.causal_graph({(names[0], names[1]): 1.0}, nodes=names, ax=ax)
+    ax.figure.draw_without_rendering()
+    frame = ax.figure.bbox
+    corners = []
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+        corners.append(_corners(text))
+    nodes = [ax.transData.transform(line.get_xydata()[0]) for line in ax.lines]
+    reach = 3 * ax.figure.dpi / 72
+    for i, one in enumerate(corners):
+        assert all(not _inside(one, node, reach) for node in nodes)
+        assert all(not _inside(one, point, 0) for other in corners[i + 1 :] for point in other)
+
+
+def _corners(text):
+    """Points along the middle of a name, which may be turned."""
+    angle = text.get_rotation()
+    text.set_rotation(0)
+    box = text.get_window_extent()
+    text.set_rotation(angle)
+    x, y = text.get_transform().transform(text.get_position())
+    turn = np.exp(1j * np.radians(angle))
+    along = np.linspace(box.x0, box.x1, 9) + 1j * (box.y0 + box.y1) / 2
+    points = (along - (x + 1j * y)) * turn + (x + 1j * y)
+    return np.column_stack([points.real, points.imag])
+
+
+def _inside(name, point, reach):
+    """Whether a point is within half the height of letters, and this, of a name."""
+    first, last = name[0], name[-1]
+    share = np.clip((point - first) @ (last - first) / ((last - first) @ (last - first)), 0, 1)
+    return np.hypot(*(first + share * (last - first) - point)) < 4 + reach
 
 
 def test_effects_stand_against_the_reverse_of_the_same_sequence():

@@ -5,8 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
-from deepmr_utils import meta, mr, plots
+from deepmr_utils import deep_mr, meta, mr, plots
+from deepmr_utils.atlas import causal_atlas
 from deepmr_utils.instruments import select_instruments
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
@@ -122,3 +124,135 @@ def test_labels_of_points_keep_away_from_their_neighbours():
     assert {name: text.xy for name, text in texts.items()} == {n: (x[n], y[n]) for n in x.index}
     sides = {name: (text.get_ha(), text.get_va()) for name, text in texts.items()}
     assert sides == {"a": ("right", "top"), "b": ("left", "bottom"), "c": ("left", "bottom")}
+
+
+NAMES = [f"expression_in_the_cell_line_{name}" for name in "abc"]  # of 29 letters
+
+
+def any_effects(length=40, n=6, members=3):
+    """Effects on three features: each has a site, and the first moves the second."""
+    rng = np.random.default_rng(0)
+    effect = rng.normal(0, 0.02, (n, length, 4, 3))
+    for i in range(3):
+        effect[:, 10 * i + 3 : 10 * i + 9, :, i] += rng.normal(0, 1, (n, 6, 4))
+    effect[..., 1] += 0.5 * effect[..., 0]
+    each = effect + rng.normal(0, 0.05, (members, *effect.shape))
+    bases = rng.integers(0, 4, (n, length))
+    each[:, bases[..., None] == np.arange(4)] = np.nan
+    dims = ("sequence", "position", "allele", "feature")
+    return xr.Dataset(
+        {"effect": (dims, each.mean(0)), "se": (dims, each.std(0, ddof=1)),
+         "member_effect": (("member", *dims), each)},
+        {"sequence": [f"s{i}" for i in range(n)], "feature": NAMES, "allele": list("ACGT"),
+         "position": np.arange(length),
+         "reference": (("sequence", "position"), np.array(list("ACGT"))[bases])},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found():
+    effects = any_effects()
+    return effects, deep_mr(effects), causal_atlas(effects)
+
+
+def of_pair(table):
+    return table[(table["exposure"] == NAMES[0]) & (table["outcome"] == NAMES[1])]
+
+
+GIVEN = {
+    "pair_forest": lambda e, r, a: plots.pair_forest(r.effects, unit="log reads"),
+    "pair_forest of an atlas": lambda e, r, a: plots.pair_forest(a, method="egger"),
+    "pair_forest of a meta-analysis": lambda e, r, a: plots.pair_forest(
+        meta.global_effects(r.local, ["exposure", "outcome"])
+    ),
+    "pair_forest of one": lambda e, r, a: plots.pair_forest(r.effects.iloc[:1]),
+    "pair_forest without intervals": lambda e, r, a: plots.pair_forest(
+        r.effects.assign(ci_low=np.nan, ci_high=np.nan, tau=np.nan)
+    ),
+    "effect_clustermap": lambda e, r, a: plots.effect_clustermap(a, unit="log reads"),
+    "effect_clustermap of some": lambda e, r, a: plots.effect_clustermap(
+        r.effects.assign(effect=r.effects["effect"].where(r.effects.index > 1))
+    ),
+    "effect_graph": lambda e, r, a: plots.effect_graph(a),
+    "causal_graph": lambda e, r, a: plots.causal_graph(
+        r.effects.set_index(["exposure", "outcome"])["effect"].to_dict()
+    ),
+    "effects_against_reverse": lambda e, r, a: plots.effects_against_reverse(r.local),
+    "local_densities": lambda e, r, a: plots.local_densities(r.local, unit="log reads"),
+    "private_movers": lambda e, r, a: plots.private_movers(r.effects),
+    "forest": lambda e, r, a: plots.forest(of_pair(r.local), r.effects.iloc[0], unit="log reads"),
+    "effect_scatter": lambda e, r, a: plots.effect_scatter(
+        of_pair(r.instruments).query("sequence_id == 's0'"),
+        of_pair(r.local).query("sequence_id == 's0'"), units={NAMES[0]: "log reads"},
+    ),
+    "sequence_logo": lambda e, r, a: plots.sequence_logo(
+        e, "s0", NAMES[0], [(NAMES[0], 3, 9)], instruments=r.instruments
+    ),
+    "effect_heatmap": lambda e, r, a: plots.effect_heatmap(e, "s0", NAMES[0], unit="log reads"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("styled", [False, True])
+def test_figures_of_what_the_library_gives_save_uncut(found, name, styled):
+    with matplotlib.rc_context():
+        if styled:
+            plots.use_style()
+        drawn = GIVEN[name](*found)
+        figure = drawn.figure if hasattr(drawn, "get_xlim") else drawn
+        figure.draw_without_rendering()
+        box, size = figure.get_tightbbox(), figure.get_size_inches()
+    assert (box.min > -0.01).all()
+    assert (box.max < size + 0.01).all()
+    assert (size < 13).all()
+
+
+def test_labels_name_features_and_the_unit_that_is_given(found):
+    _, result, _ = found
+    ax = plots.forest(of_pair(result.local), unit="log reads")
+    text = f"causal effect of {NAMES[0]} on {NAMES[1]} (log reads)"
+    assert ax.get_xlabel().replace("\n", " ") == text
+    ax = GIVEN["effect_scatter"](*found)
+    assert ax.get_xlabel().replace("\n", " ") == f"effect on {NAMES[0]} (log reads) (oriented)"
+    with pytest.raises(ValueError, match="one pair; the table has 6: take one"):
+        plots.forest(result.local)
+    with pytest.raises(ValueError, match="one pair; the table has 6"):
+        plots.effect_scatter(result.instruments, of_pair(result.local))
+
+
+def letters(figure):
+    return [p for ax in figure.axes for p in ax.patches if hasattr(p, "get_path")]
+
+
+def test_long_sequences_are_drawn_in_rows_or_in_part():
+    effects = any_effects(length=250)
+    figure = plots.sequence_logo(effects, "s0", NAMES[0]).figure
+    assert [ax.get_xlim() for ax in figure.axes] == [(-1, 100), (99, 200), (199, 300)]
+    assert [len(ax.patches) for ax in figure.axes] == [100, 100, 50]
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    part = plots.sequence_logo(effects, "s0", NAMES[0], positions=slice(-30, None))
+    assert part.get_xlim() == (219, 250)
+    whole, some = letters(figure), letters(part.figure)
+    np.testing.assert_array_equal(
+        [p.get_path().vertices.mean(0) for p in whole[220:]],
+        [p.get_path().vertices.mean(0) for p in some],
+    )
+    for wrong in (slice(5, 5), slice(0, 10, 2)):
+        with pytest.raises(ValueError, match=r"at least one of 250 bases.*give slice\(0, 100\)"):
+            plots.sequence_logo(effects, "s0", NAMES[0], positions=wrong)
+
+
+def test_letters_of_instruments_have_the_colour_of_their_motif(found):
+    effects, _, _ = found
+    rows = [("s0", 3, "x"), ("s0", 3, "x"), ("s0", 4, "y"), ("s0", 5, "x"), ("s0", 5, "y"),
+            ("s0", 6, "z"), ("s1", 7, "x")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["sequence_id", "position", "motif"])
+    ax = plots.sequence_logo(
+        effects, "s0", NAMES[0], instruments=table, colours={"x": plots.BLUE, "y": plots.GREEN}
+    )
+    colours = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in letters(ax.figure)]
+    assert colours[2:8] == ["#bfbfbf", plots.BLUE, plots.GREEN, "#000000", plots.BROWN, "#bfbfbf"]
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["x", "y", "several", "others", "no instrument"]
+    with pytest.raises(ValueError, match="table of instruments needs the columns"):
+        plots.sequence_logo(effects, "s0", NAMES[0], instruments=table.drop(columns="position"))
