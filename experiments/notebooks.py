@@ -12,14 +12,12 @@ from typing import Any
 
 import nbformat
 from IPython import get_ipython
-from IPython.core.formatters import format_display_data
-from IPython.display import display
 
 from deepmr_utils._checks import check_choice, did_you_mean
+from deepmr_utils._report.glued import glue as glue
 
 from .parameter_files import assignments
 
-GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -251,19 +249,6 @@ COMMON: dict[str, Rule] = {  # rules of parameters that notebooks share
     "max_excess": "> 0",
     "effect_ratio": optional(">= 0"),
 }
-
-
-def glue(name: str, value: Any) -> None:
-    """Record a value under a name in the cell's outputs, for the book to quote.
-
-    Nothing shows in the notebook. The book quotes it by the role ``glue:text``, with the argument
-    ``/executed/notebook.ipynb::name:.2f``. Writes what myst-nb reads without importing Sphinx.
-    """
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # the repr of a NumPy scalar cannot be formatted by {glue:text}
-    data, metadata = format_display_data(value)
-    metadata["scrapbook"] = {"name": name, "mime_prefix": GLUE_PREFIX}
-    display({GLUE_PREFIX + k: v for k, v in data.items()}, raw=True, metadata=metadata)
 
 
 def tidy(path: str, *, strip: bool = False) -> None:
