@@ -80,10 +80,13 @@ def count_verdicts(found: Answer) -> pd.Series:
     return found.result.effects["verdict"].value_counts().reindex(COUNTED, fill_value=0)
 
 
-def logos(asked: Asked, effects: xr.Dataset, found: Answer, outcome: str) -> Figure:
-    """The two windows with most instruments, each where they lie closest."""
+def logos(asked: Asked, effects: xr.Dataset, found: Answer, exposure: str, outcome: str) -> Figure:
+    """The two windows in which most instruments of a pair move the outcome, around these."""
     instruments = found.result.instruments
-    counts = instruments["sequence_id"].value_counts()
+    near = instruments[instruments["exposure"].isin([exposure, outcome])]
+    pair = near[(near["exposure"] == exposure) & (near["outcome"] == outcome)]
+    counts = pair["beta_outcome"].abs().groupby(pair["sequence_id"]).sum()
+    counts = counts.sort_values(ascending=False, kind="stable")
     chosen = [*counts.index[:2], *(i for i in asked.windows["sequence_id"] if i not in counts)][:2]
     figure, axes = plt.subplots(len(chosen), 1, figsize=(10, 2.6 * len(chosen)), squeeze=False)
     exposures = found.result.effects["exposure"].unique()
@@ -91,9 +94,11 @@ def logos(asked: Asked, effects: xr.Dataset, found: Answer, outcome: str) -> Fig
     for ax, sequence_id in zip(axes[:, 0], chosen, strict=True):
         own = instruments[instruments["sequence_id"] == sequence_id]
         length = effects.sizes["position"]
-        at = np.bincount(own["position"].astype(int), minlength=length)
+        at = near.loc[near["sequence_id"] == sequence_id, "position"].astype(int)
+        at = np.bincount(at, minlength=length)
         size = min(SPAN, length)
-        start = int(np.convolve(at, np.ones(size), "valid").argmax())
+        inside = np.convolve(at, np.ones(size), "valid")
+        start = int(np.median(np.flatnonzero(inside == inside.max())))
         part = effects.isel(position=slice(start, start + size))
         plots.sequence_logo(part, sequence_id, outcome, ax=ax)
         low, high = ax.get_ylim()
@@ -105,12 +110,11 @@ def logos(asked: Asked, effects: xr.Dataset, found: Answer, outcome: str) -> Fig
                 ax.plot(places, np.full(len(places), low - step * (row + 0.5)), "s", ms=3.5,
                         color=colour, label=f"instrument for {name}")  # fmt: skip
         ax.set_ylim(low - step * (min(len(colours), len(style.SERIES)) + 0.5), high)
-        ticks = np.arange(0, size, 10)
+        ticks = np.arange(-start % 10, size, 10)
         ax.set_xticks(ticks, start + ticks)
         ax.set_title(sequence_id, fontsize=10, loc="left")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.tight_layout()
     return figure
 
 
@@ -143,8 +147,8 @@ def response(asked: Asked, found: Answer, exposure: str, outcome: str) -> Axes:
                     label="a site shuffled, mean", zorder=4)  # fmt: skip
             ends.append(np.array(place[:1]))
     if bent is not None:
-        ax.plot(bent["exposure_change"], bent["outcome_change"], ".-", color=style.ORANGE,
-                label="1, 2, ... bases of a site changed, mean")  # fmt: skip
+        ax.plot(bent["exposure_change"], bent["outcome_change"], "o-", ms=4, color=style.ORANGE,
+                label="1, 2, ... bases of a site changed, mean", zorder=3)  # fmt: skip
         ends.append(bent["exposure_change"].to_numpy())
     ends = np.concatenate(ends)
     line = np.array([ends.min(), ends.max()])
@@ -154,12 +158,12 @@ def response(asked: Asked, found: Answer, exposure: str, outcome: str) -> Axes:
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.axvline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xlabel=f"change of {exposure}", ylabel=f"change of {outcome}")
-    style.readable_legend(ax, "below")
+    ax.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return ax
 
 
 def both_ways(found: Answer) -> Axes:
-    """Effects of pairs against their reverse, in the features' own responses."""
+    """Effects of every two features in both directions, in the features' own responses."""
     table = found.result.effects
     back = table.rename(columns={"exposure": "outcome", "outcome": "exposure"})
     both = table.merge(back, on=["exposure", "outcome"], suffixes=("", "_back"))
@@ -170,19 +174,18 @@ def both_ways(found: Answer) -> Axes:
     both = both.loc[both["own_effect"].abs().nlargest(MOST).index]
     if both.empty:
         return style.nothing_to_draw()
-    ax = plt.subplots(figsize=(5.6, 4.6))[1]
-    x, y = both["own_effect"], both["own_effect_back"]
-    ends = [style.bars(both, f"own_effect{e}", f"own_ci_low{e}", f"own_ci_high{e}")
-            for e in ("_back", "")]  # fmt: skip
-    ax.errorbar(x, y, *ends, fmt="o", ms=5, lw=1, capsize=2, color=style.BLUE)
-    limits = [min(0, x.min(), y.min()), max(x.max(), y.max())]
-    ax.plot(limits, limits, color="0.7", lw=0.8, zorder=0)
-    ax.axhline(0, color="0.8", lw=0.8, zorder=0)
-    for row in both.head(10).itertuples():
-        ax.annotate(f"{row.exposure} → {row.outcome}", (row.own_effect, row.own_effect_back),
-                    (4, 6), textcoords="offset points", fontsize=8)  # fmt: skip
-    ax.margins(x=0.2)
-    ax.set(xlabel="effect, in own responses", ylabel="effect of the outcome\non the exposure")
+    ax = plt.subplots(figsize=(6.4, 1.6 + 0.42 * len(both)))[1]
+    place = np.arange(len(both))
+    looks = (("", -0.12, style.BLUE, "first on second"), ("_back", 0.12, style.ORANGE, "reverse"))
+    for end, beside, colour, label in looks:
+        columns = [f"own_{name}{end}" for name in ("effect", "ci_low", "ci_high")]
+        ax.errorbar(both[columns[0]], place + beside, xerr=style.bars(both, *columns), fmt="o",
+                    ms=5, lw=1.2, capsize=3, color=colour, label=label)  # fmt: skip
+    ax.axvline(0, color="0.7", lw=0.8, zorder=0)
+    ax.set_yticks(place, [f"{row.exposure}, {row.outcome}" for row in both.itertuples()])
+    ax.invert_yaxis()
+    ax.set(xlabel="effect, in own responses")
+    ax.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return ax
 
 
