@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 from IPython import get_ipython
 
+from deepmr_utils import _report
 from deepmr_utils._checks import check_choice, did_you_mean
 from deepmr_utils._report.glued import glue as glue
 
@@ -277,7 +278,25 @@ def tidy(path: str, *, strip: bool = False) -> None:
     nbformat.write(notebook, path)
 
 
+def bare(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook without outputs and without what a run left: what the package ships."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata.pop("papermill", None)
+    return notebook
+
+
+def pack(path: str) -> None:
+    """Write the packaged copy of a notebook that the package ships, if it is one of these."""
+    copy = Path(_report.__file__).with_name(Path(path).name)
+    if copy.exists():
+        nbformat.write(bare(nbformat.read(path, as_version=4)), copy)
+
+
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         if argument != "--strip":
             tidy(argument, strip="--strip" in sys.argv)
+            if "--strip" in sys.argv:
+                pack(argument)

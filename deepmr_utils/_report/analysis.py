@@ -20,8 +20,6 @@ from ..mutagenesis import saturation_mutagenesis
 from ..sequences import one_hot
 from .parameters import Asked
 
-LABELLED = 100  # windows with labels, below which nothing is corrected by them
-
 
 class Answer(NamedTuple):
     """What was found, with the instances of motifs and effects of lost sites, where there are."""
@@ -54,13 +52,16 @@ def answer(asked: Asked, effects: xr.Dataset) -> Answer:
     if asked.motifs:
         instances = find_instances(asked.x, ids, asked.motifs)
         drawn = site_edits(asked.x, ids, instances, asked.motifs, seed=p["seed"])
-        edits = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids,
-                             features=p["features"] or None, device=p["device"])  # fmt: skip
-        if asked.labels is not None and len(asked.labels) >= LABELLED:
+        if (drawn["status"] == "ok").any():
+            edits = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids,
+                                 features=p["features"] or None, device=p["device"])  # fmt: skip
+        else:
+            notes.append("No site could be knocked out: each shares bases with another one's.")
+        if edits is not None and asked.labels is not None:
             try:
                 corrected = _corrected(asked, edits, list(effects["feature"].to_numpy()))
             except ValueError as error:
-                notes.append(f"Labels correct nothing: {error}.")
+                notes.append(f"The labels correct nothing, because {error}.")
     return Answer(
         deep_mr(
             effects, exposures=asked.exposures, outcomes=asked.outcomes,

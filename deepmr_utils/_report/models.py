@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def _load_file(path: Path, weights: Sequence[str]) -> nn.Module:
     try:
         if path.suffix == ".pt2":
             return torch.export.load(path).module()
-        return torch.jit.load(path, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the format: it is still in use
+            return torch.jit.load(path, map_location="cpu")
     except (RuntimeError, ValueError, OSError, KeyError, AttributeError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ValueError(

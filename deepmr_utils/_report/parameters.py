@@ -25,7 +25,7 @@ from .._checks import (
 )
 from .._members import declared_names
 from ..instruments import DESIGNS
-from ..motifs import Motif, read_meme, shipped_motifs
+from ..motifs import Motif, find_instances, read_meme, shipped_motifs
 from ..mr.registry import check_methods
 from ..negative_controls import check_nulls
 from ..regions import CENTRES, read_fasta, read_regions
@@ -40,7 +40,7 @@ KINDS: dict[str, type] = {
     "method": str, "design": str, "null_windows": int, "device": str, "max_memory": int,
     "seed": int, "results_directory": str,
 }  # fmt: skip
-LEAST = {"max_memory": 2**20}  # of whole numbers; 0 elsewhere
+LEAST = {"max_memory": 10**6}  # of whole numbers; 0 elsewhere
 GIVEN = {  # how papermill and the command line give what is no text and no number
     list: "a list, as in -y 'NAME: [a, b]'", dict: "names and values, as in -y 'NAME: {a: b}'",
 }  # fmt: skip
@@ -84,7 +84,10 @@ class _Problems(list):
         self.parameters = parameters
 
     def add(self, name: str, message: object) -> None:
-        self.append(f"parameter {name}: {message}; got {self.parameters.get(name)!r}")
+        text = str(message)
+        text = text.removeprefix(f"{name} ") if text.startswith(f"{name} must ") else text
+        got = "" if "; got " in text else f"; got {self.parameters.get(name)!r}"
+        self.append(f"parameter {name}: {text}{got}")
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -140,6 +143,9 @@ def check(parameters: Mapping[str, Any]) -> Asked:
             names = _names(members, p["features"])
     motifs = _read_motifs(p, names, demo, problems)
     chosen = _check_names(p, names, motifs, problems)
+    if x is not None and chosen[0] is not None and p["design"] in ("", "motif"):
+        with problems.of("motif_of"):
+            _check_sites(x, windows, {n: m for n, m in motifs.items() if n in chosen[0]})
     labels = None
     if pool is not None:
         labels = _read_labels(p, pool, names, demo, problems)
@@ -365,6 +371,20 @@ def _check_names(
     return exposures, outcomes, nulls
 
 
+def _check_sites(x: torch.Tensor, windows: pd.DataFrame, motifs: Mapping[str, Motif]) -> None:
+    """Raise where an exposure has no site in any window."""
+    if not motifs:
+        return
+    found = find_instances(x, windows["sequence_id"].tolist(), motifs)["factor"].unique()
+    for name, motif in motifs.items():
+        if name not in found:
+            raise ValueError(
+                f"instruments lie in sites, and none of {len(windows)} windows has one of "
+                f"{motif.name} ({motif.consensus}, {motif.width} bases): give other windows, leave "
+                f"{name} out, or give design 'strongest'"
+            )
+
+
 def _null_pairs(texts: Sequence[str]) -> list[tuple[str, str]] | str | None:
     """Pairs of texts "exposure -> outcome"."""
     if list(texts) == ["most"]:
@@ -431,8 +451,8 @@ def _read_tracks(tracks: Mapping[str, str], pool: pd.DataFrame) -> pd.DataFrame:
             if unknown:
                 raise ValueError(f"{path} has no chromosome {unknown[0]!r}")
             sums = [
-                np.nansum(file.values(row.chrom, max(row.start, 0), min(row.end, sizes[row.chrom])))
-                for row in pool.itertuples()
+                np.sum(file.values(c, max(a, 0), min(b, sizes[c]), fillna=0))
+                for c, a, b in pool[["chrom", "start", "end"]].itertuples(index=False)
             ]
         table[feature] = np.log1p(sums)
     return table

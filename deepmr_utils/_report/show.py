@@ -227,10 +227,8 @@ def limits(
         says.append("No motifs were named: instruments are what moves the exposure most, no site "
                     "was knocked out, and a verdict of acts rests on the slope alone.")  # fmt: skip
     if counts["acts"] and found.corrected is None:
-        says.append("What all members have wrong together is in no interval"
-                    + (": labels of sequences that none was trained on would show it."
-                       if asked.labels is None or asked.motifs
-                       else ": labels correct knock-outs, which need motifs."))  # fmt: skip
+        says.append("What all members have wrong together is in no interval: labels of sequences "
+                    "that none was trained on, with motifs, would show it.")  # fmt: skip
     if asked.null_pairs is None:
         says.append("No null pairs were named, so intervals are not calibrated by pairs that are "
                     "known to have no effect.")  # fmt: skip
