@@ -35,6 +35,10 @@ CENTRAL = {
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
         "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
     ],
+    "deep_mr": [
+        "Sox2.Oct4.effect", "Sox2.Oct4.ci_low", "Sox2.Oct4.knockout", "Nanog.Klf4.effect",
+        "truth.Sox2.Oct4", "pearson.Oct4", "null.weights_shuffled.spread",
+    ],
     "corrections": [
         "truth", "pairs.both.own", "pairs.none.mispaired", "stored.none.ivw.local_coverage",
         "stored.none.egger_robust.slope", "stored.isotonic.ivw.local_width",
