@@ -100,7 +100,8 @@ def _write(given: dict[str, Any]) -> int:
 
 
 def _page(path: Path) -> str:
-    """The page of an executed notebook, without its code, in one file."""
+    """The page of an executed notebook, without its code and progress bars, in one file."""
+    import nbformat
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -111,4 +112,9 @@ def _page(path: Path) -> str:
         embed_images=True, mathjax_url="", require_js_url="", mermaid_js_url="",
         config=Config(TagRemovePreprocessor=quiet),
     )  # fmt: skip
-    return exporter.from_filename(str(path))[0]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["title"] = "Deep MR: a report"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    return exporter.from_notebook_node(notebook)[0]

@@ -57,7 +57,7 @@ def verdict_table(asked: Asked, found: Answer) -> pd.DataFrame:
     }  # fmt: skip
     for name, words in (("truth", "true slope"), ("knockout_truth", "true knock-out")):
         if name in table:
-            rows[words] = [f"{value:.2f}" for value in table[name]]
+            rows[words] = [_two(value) for value in table[name]]
     return pd.DataFrame(rows).head(MOST).reset_index(drop=True)
 
 
@@ -70,9 +70,14 @@ def _with_truth(asked: Asked, table: pd.DataFrame) -> pd.DataFrame:
 def _intervals(table: pd.DataFrame, name: str, prefix: str) -> list[str]:
     low, high = table[f"{prefix}ci_low"], table[f"{prefix}ci_high"]
     return [
-        "–" if np.isnan(v) else f"{v:.2f}" + ("" if np.isnan(a) else f" [{a:.2f}, {b:.2f}]")
+        _two(v) + ("" if np.isnan(a) else f" [{_two(a)}, {_two(b)}]")
         for v, a, b in zip(table[name], low, high, strict=True)
     ]
+
+
+def _two(value: float) -> str:
+    """Two decimals, without a sign before zeros."""
+    return "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
 def count_verdicts(found: Answer) -> pd.Series:

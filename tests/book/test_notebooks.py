@@ -49,7 +49,7 @@ def test_the_notebooks_are_there():
         "simulation.ipynb",
         "sweeps.ipynb",
         "verdicts.ipynb",
-        "your_own_model.ipynb",
+        "splicing.ipynb",
     }
     makefile = (ROOT / "Makefile").read_text()
     names = re.search(r"^NAMES \?= (.*)$", makefile, re.MULTILINE).group(1).split()
