@@ -21,10 +21,10 @@ SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
 CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
-EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb your_own_model.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb splicing.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 # The longest first, here too
-NAMES ?= bpnet deepsea simulation corrections sweeps your_own_model estimators one_sample verdicts quickstart
+NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing estimators one_sample verdicts quickstart
 NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
 PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
 

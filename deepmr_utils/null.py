@@ -9,7 +9,7 @@ your estimates with those of several null models, and do not read significance a
 The size of the variant effects tells these models from trained ones where the causal effects do
 not. Shuffled sequences ask another question: what the background gives. A short motif occurs by
 chance, so its effects stay, while what needs two motifs or a long one goes. The notebook
-``your_own_model`` shows all of this on a published network.
+``splicing`` shows all of this on a published network.
 """
 
 import itertools

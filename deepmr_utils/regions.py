@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._checks import check_choice, check_installed, check_number, check_rows, require, whole_numbers
+from ._checks import (
+    check_choice,
+    check_columns,
+    check_installed,
+    check_number,
+    check_rows,
+    require,
+    whole_numbers,
+)
 from ._files import text_lines
 from .sequences import check_letters, reverse_complement, unknown_base
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["read_fasta", "read_regions"]
 
 EDGES = ("raise", "pad", "drop")
+CENTRES = ("middle", "summit")
 _FAR = 1 << 16  # bytes; longer is no header
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,13 +92,14 @@ def read_regions(
     length: int | None = None,
     *,
     edge: str = "raise",
+    centre: str = "middle",
 ) -> pd.DataFrame:
     """Read the sequences of genomic regions.
 
     Parameters
     ----------
     bed : path or pd.DataFrame
-        A BED file (plain or gzipped; also narrowPeak, whose summit is not used), of which
+        A BED file (plain or gzipped; also narrowPeak), of which
         chromosome, start (0-based), end (exclusive), name and strand are used; or a table with the
         columns ``chrom``, ``start``, ``end`` and, where they exist, ``name`` and ``strand``. Names
         of chromosomes are text: read a CSV with ``dtype={"chrom": str}, keep_default_na=False``.
@@ -103,6 +113,9 @@ def read_regions(
     edge : {"raise", "pad", "drop"}
         What to do with windows that run off a chromosome: an error, unknown bases N in place of
         what is missing, or leave them out. The latter two are counted and logged.
+    centre : {"middle", "summit"}
+        What windows of a `length` lie around: the middle of the region, or its summit, which column
+        10 of a narrowPeak file, or the column ``summit`` of a table, gives as an offset from start.
 
     Returns
     -------
@@ -129,7 +142,11 @@ def read_regions(
     ``end - 1 - p`` on strand "-". A strand "." counts as "+".
     """
     check_choice("edge", edge, EDGES)
-    table = check_regions(bed if isinstance(bed, pd.DataFrame) else read_bed(bed))
+    check_choice("centre", centre, CENTRES)
+    given = bed if isinstance(bed, pd.DataFrame) else read_bed(bed, summits=centre == "summit")
+    table = check_regions(given)
+    if centre == "summit":
+        table["summit"] = _summits(given, table)
     table = _windows(table, length)
     with open_indexed(fasta) as genome:
         sizes = {name: len(record) for name, record in genome.items()}
@@ -191,8 +208,13 @@ def _is_header(line: str) -> bool:
     return not words or line.startswith("#") or (words[0] in ("track", "browser") and not region)
 
 
-def read_bed(path: str | Path) -> pd.DataFrame:
-    """Columns chrom, start, end, name and strand of a BED file as text, by line number."""
+def read_bed(path: str | Path, *, summits: bool = False) -> pd.DataFrame:
+    """Columns chrom, start, end, name and strand of a BED file as text, by line number.
+
+    With `summits` also the tenth of narrowPeak, ``summit``.
+    """
+    columns = {"chrom": 0, "start": 1, "end": 2, "name": 3, "strand": 5}
+    columns |= {"summit": 9} if summits else {}
     rows = {}
     for number, line in text_lines(path):
         if _is_header(line):
@@ -203,12 +225,11 @@ def read_bed(path: str | Path) -> pd.DataFrame:
                 f"{path}, line {number}: a BED line needs chromosome, start and end, separated "
                 f"by tabs; got {line[:60]!r}"
             )
-        fields += ["."] * (6 - len(fields))
-        rows[number] = [fields[column].strip() for column in (0, 1, 2, 3, 5)]
+        fields += ["."] * (10 - len(fields))
+        rows[number] = [fields[column].strip() for column in columns.values()]
     if not rows:
         raise ValueError(f"{path} holds no region: a BED file needs at least one line")
-    columns = ["chrom", "start", "end", "name", "strand"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(columns))
     table.attrs["file"] = str(path)  # for errors
     return table.rename_axis("line")
 
@@ -233,11 +254,25 @@ def check_regions(bed: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def _summits(bed: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+    """Offsets of summits from the starts of regions, which must lie within them."""
+    check_columns(bed, ["summit"], "a table of regions with summits")
+    summit = whole_numbers(bed, "summit", "column 10 of narrowPeak, from the start of the region")
+    beyond = summit >= table["end"] - table["start"]
+    rule = "a summit must lie within its region"
+    check_rows(table.assign(summit=summit), beyond, rule, "start", "end", "summit")
+    return summit
+
+
 def _windows(table: pd.DataFrame, length: int | None) -> pd.DataFrame:
     """Cut or widen regions to a length around their centres, or check that they have one."""
+    if "summit" in table and length is None:
+        raise ValueError("windows around summits need a length; got None: give length")
     if length is not None:
         length = check_number("length", length, 1, whole=True)
-        start = (table["start"] + table["end"]) // 2 - length // 2
+        middle = (table["start"] + table["end"]) // 2
+        start = table["start"] + table["summit"] if "summit" in table else middle
+        start = start - length // 2
         table = table.assign(start=start, end=start + length)
     lengths = table["end"] - table["start"]
     if lengths.nunique() > 1:

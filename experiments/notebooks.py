@@ -12,14 +12,13 @@ from typing import Any
 
 import nbformat
 from IPython import get_ipython
-from IPython.core.formatters import format_display_data
-from IPython.display import display
 
+from deepmr_utils import _report
 from deepmr_utils._checks import check_choice, did_you_mean
+from deepmr_utils._report.glued import glue as glue
 
 from .parameter_files import assignments
 
-GLUE_PREFIX = "application/papermill.record/"  # what myst-nb and scrapbook read
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -253,19 +252,6 @@ COMMON: dict[str, Rule] = {  # rules of parameters that notebooks share
 }
 
 
-def glue(name: str, value: Any) -> None:
-    """Record a value under a name in the cell's outputs, for the book to quote.
-
-    Nothing shows in the notebook. The book quotes it by the role ``glue:text``, with the argument
-    ``/executed/notebook.ipynb::name:.2f``. Writes what myst-nb reads without importing Sphinx.
-    """
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # the repr of a NumPy scalar cannot be formatted by {glue:text}
-    data, metadata = format_display_data(value)
-    metadata["scrapbook"] = {"name": name, "mime_prefix": GLUE_PREFIX}
-    display({GLUE_PREFIX + k: v for k, v in data.items()}, raw=True, metadata=metadata)
-
-
 def tidy(path: str, *, strip: bool = False) -> None:
     """Make an executed notebook byte-reproducible: drop times, paths and random cell ids.
 
@@ -292,7 +278,25 @@ def tidy(path: str, *, strip: bool = False) -> None:
     nbformat.write(notebook, path)
 
 
+def bare(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook without outputs and without what a run left: what the package ships."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata.pop("papermill", None)
+    return notebook
+
+
+def pack(path: str) -> None:
+    """Write the packaged copy of a notebook that the package ships, if it is one of these."""
+    copy = Path(_report.__file__).with_name(Path(path).name)
+    if copy.exists():
+        nbformat.write(bare(nbformat.read(path, as_version=4)), copy)
+
+
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         if argument != "--strip":
             tidy(argument, strip="--strip" in sys.argv)
+            if "--strip" in sys.argv:
+                pack(argument)

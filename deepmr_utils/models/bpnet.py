@@ -80,6 +80,11 @@ class BPNet(nn.Module):
         self.control_profile = nn.Parameter(torch.zeros(len(tasks), control_tracks[0]))
         self.control_counts = nn.Parameter(torch.zeros(len(tasks), control_tracks[1]))
 
+    def reset_parameters(self) -> None:
+        """Start from no influence of control tracks; layers draw their own weights."""
+        nn.init.zeros_(self.control_profile)
+        nn.init.zeros_(self.control_counts)
+
     def _body(self, x: Tensor) -> Tensor:
         x = self.first(x)
         for block in self.blocks:

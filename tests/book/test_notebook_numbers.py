@@ -31,9 +31,13 @@ CENTRAL = {
         "selected.3.null.cross_fit.coverage", "weights.equal.3", "bpnet.Sox2.Oct4.corrected",
         "mtsplice.there.instruments",
     ],
-    "your_own_model": [
+    "splicing": [
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
         "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
+    ],
+    "deep_mr": [
+        "Sox2.Oct4.effect", "Sox2.Oct4.ci_low", "Sox2.Oct4.knockout", "Nanog.Klf4.effect",
+        "truth.Sox2.Oct4", "pearson.Oct4", "null.weights_shuffled.spread",
     ],
     "corrections": [
         "truth", "pairs.both.own", "pairs.none.mispaired", "stored.none.ivw.local_coverage",
@@ -86,7 +90,7 @@ BENT = [
     ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
      "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
     ("one_sample", ["known.10.null.plain.bias"], "mr", "estimate", "result['causal_effect'] *= 1.02"),
-    ("your_own_model", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],
+    ("splicing", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],
      "mr", "local_mr", "result[['causal_effect', 'se']] *= 1.02"),
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -113,6 +114,25 @@ def test_the_snippet_of_the_readme_runs_as_printed(distributions, tmp_path):
     )  # fmt: skip
     assert said.stdout.split() == printed.split()
     assert len(snippet.splitlines()) <= 26
+
+
+def test_a_report_is_made_by_the_wheel_in_an_empty_folder(distributions, tmp_path):
+    with zipfile.ZipFile(distributions[2]) as archive:
+        archive.extractall(tmp_path / "site")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    said = subprocess.run(
+        [sys.executable, "-m", "deepmr_utils", "report", "--n_windows", "12", "--null_windows", "0"],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert [path.name for path in folder.iterdir()] == ["results"]
+    page = (folder / "results" / "deep_mr" / "report.html").read_text()
+    assert "5 networks" in page
+    effects = pd.read_csv(folder / "results" / "deep_mr" / "effects.csv")
+    sox2 = effects.set_index(["exposure", "outcome"]).loc[("Sox2", "Oct4")]
+    assert sox2["verdict"] == "acts"
 
 
 def test_versions_agree():

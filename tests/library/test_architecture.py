@@ -32,6 +32,7 @@ ORDER = (
     {"pairs", "analysis", "atlas", "direct", "_atlas_plan", "_atlas_sums", "_atlas_store"}
     | {"negative_controls", "_verdict"},
     {"plots"},
+    {"_report"},
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 HEAVY = {"torch", "xarray", "matplotlib", "statsmodels", "sklearn"}
