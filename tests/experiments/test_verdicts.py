@@ -265,7 +265,7 @@ def test_a_world_that_is_none_is_refused(tmp_path):
 def test_the_parameters_of_the_book_describe_worlds_that_there_are():
     units, folder = open_study("verdicts", "book/parameters/verdicts.yml")
     assert folder == "book/results"
-    assert len(units) == 4 * 13 + 3 * 20 + 60 + 11 + 2 * 8 + 2 * 13 + 1  # the table
+    assert len(units) == 4 * 13 + 3 * 23 + 63 + 11 + 2 * 8 + 2 * 13 + 1  # the table
 
 
 def test_a_perfect_model_says_what_the_loss_of_sites_does():
