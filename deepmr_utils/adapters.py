@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_choice, listed
+from ._checks import check_choice, did_you_mean, listed
 from ._members import as_module, declared_names, heads_of
 from .sequences import ALPHABET, UNKNOWN
 
@@ -263,7 +264,7 @@ def load_model(
             f"{path} is a file of Keras: read it with keras.saving.load_model, with the "
             "environment variable KERAS_BACKEND=torch, and adapt(model, layout='NLC')"
         )
-    read = _reader(path)
+    read = network_reader(path)
     if read is not None:
         if network is not None:
             raise ValueError(f"{path} holds a network of its own: leave out network")
@@ -277,7 +278,7 @@ def load_model(
     return module.eval()
 
 
-def _reader(path: Path) -> Callable[[Path], nn.Module] | None:
+def network_reader(path: Path) -> Callable[[Path], nn.Module] | None:
     """What reads a file that holds a network, and not weights alone."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -323,7 +324,13 @@ def _made(network: Any, hyperparameters: dict[str, Any], path: Path) -> nn.Modul
         raise ValueError(f"{path} holds weights alone: give the network that takes them")
     if isinstance(network, nn.Module):
         return network
-    network = _named(network) if isinstance(network, str) else network
+    if isinstance(network, str):
+        place, _, name = network.rpartition(":")
+        if not place or not name:
+            raise ValueError(
+                f"network must be 'package.module:Class' or 'file.py:function'; got {network!r}"
+            )
+        network = find_named(place, name)
     if not callable(network):
         raise TypeError(f"network must be an nn.Module, or make one; got {network!r}")
     try:
@@ -339,25 +346,38 @@ def _made(network: Any, hyperparameters: dict[str, Any], path: Path) -> nn.Modul
     return made
 
 
-def _named(name: str) -> Any:
-    """What ``"package.module:Class"`` or ``"file.py:function"`` names."""
-    where, _, attribute = name.rpartition(":")
-    if not where or not attribute:
-        raise ValueError(
-            f"network must be 'package.module:Class' or 'file.py:function'; got {name!r}"
-        )
+def find_named(place: str, name: str) -> Any:
+    """What a Python file, or a module that can be imported, calls by a name."""
+    if place.endswith(".py"):
+        path = Path(place).expanduser().resolve()
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        sys.path.insert(0, str(path.parent))  # what stands beside it can be imported from it
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # so that its classes can be pickled
+        run = spec.loader.exec_module
+    else:
+        module, run = None, None
     try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+        if run is None:
+            if str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
         else:
-            module = importlib.import_module(where)
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise ValueError(f"cannot import {where}, for network={name!r}: {error}") from error
-    if not hasattr(module, attribute):
-        raise ValueError(f"{where} has no {attribute!r}")
-    return getattr(module, attribute)
+            run(module)
+    except Exception as error:
+        raise ValueError(
+            f"{place} must be Python that can be imported; it raised {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    if not callable(getattr(module, name, None)):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ValueError(
+            f"{place} has no function {name!r}; it has {', '.join(names) or 'none'}"
+            f"{did_you_mean(name, names)}"
+        )
+    return getattr(module, name)
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

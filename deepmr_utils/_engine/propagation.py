@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from . import windows
 from .layers import LAYERS, Dense, is_view, pointwise, reads_absolute
 from .layout import LayoutError
-from .recording import Ref, Step, UnsupportedError, narrow_last_layers, record, substitute
+from .recording import Step, UnsupportedError, narrow_last_layers, record
 from .windows import (
     Action,
     Batch,
@@ -321,12 +321,11 @@ class Propagator(Network):
 
     def _work(self, step: Step) -> int:
         """Multiplications and additions of a step in the recorded pass, about."""
-        fill = lambda ref: self.values[ref.index]  # noqa: E731
         output = [self.values[i] for i in step.outputs]
         count = flop_registry.get(step.op.overloadpacket)
         if count is None:
             return sum(value.numel() for value in output)
-        args, kwargs = substitute((step.of_one_sequence), Ref, fill)
+        args, kwargs = step.arguments(self.values, self.n_recorded)
         return count(*args, **kwargs, out_val=output[0])
 
     def _find_needed(self) -> None:

@@ -1,6 +1,6 @@
 """The operations of one forward pass, recorded so that they can be run again on other inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,15 +136,21 @@ class Step:
         if bad:
             raise self.unsupported(why)
 
-    def run(self, values: dict[int, Tensor], n: int) -> None:
-        """Run on `values` of n sequences, and add the outputs to them."""
+    def arguments(
+        self, values: Mapping[int, Tensor] | Sequence[Tensor], n: int
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Arguments for `values` of n sequences."""
 
         def fill(leaf: Ref | Rows | PerSequence) -> Any:
             if isinstance(leaf, Ref):
                 return values[leaf.index]
             return leaf.each * n if isinstance(leaf, Rows) else leaf.whole(n)
 
-        args, kwargs = substitute((self.args, self.kwargs), (Ref, Rows, PerSequence), fill)
+        return substitute((self.args, self.kwargs), (Ref, Rows, PerSequence), fill)
+
+    def run(self, values: dict[int, Tensor], n: int) -> None:
+        """Run on `values` of n sequences, and add the outputs to them."""
+        args, kwargs = self.arguments(values, n)
         outputs = leaves(self.function(*args, **kwargs), Tensor)
         values.update(zip(self.outputs, outputs, strict=True))
 

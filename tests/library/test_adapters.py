@@ -413,8 +413,8 @@ def test_networks_are_read(tmp_path):
         (lambda: weights() | {"4.bias": torch.ones(3)}, network, "size mismatch for 4.bias"),
         (weights, Lit, "cannot be made of the hyperparameters of the file, which has none: .*chan"),
         (weights, "Lit", "must be 'package.module:Class' or 'file.py:function'; got 'Lit'"),
-        (weights, "nowhere.to_be:Found", "cannot import nowhere.to_be"),
-        (weights, f"{__name__}:Lid", "has no 'Lid'"),
+        (weights, "nowhere.to_be:Found", "nowhere.to_be must be Python that can be imported"),
+        (weights, f"{__name__}:Lid", "has no function 'Lid'"),
     ],
 )
 def test_bad_files_raise(content, made_by, message, tmp_path):
