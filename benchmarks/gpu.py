@@ -296,11 +296,15 @@ def throughput(run: Run) -> Found:
 
 def peer(run: Run) -> Found:
     """A published engine in the same process, where it is installed."""
-    network, x = run.network("bpnet")
-    x = x[:4]
-    for fast in (True, False)[: 1 + run.tiny]:
-        taken = run.seconds(lambda: ism.peer(network, x, fast, str(run.device)), 1)  # noqa: B023
-        yield f"fast={fast}", {"substitutions_a_second": 3 * x.shape[2] * len(x) / taken}
+    for name, sequences in (("bpnet", 4), ("chrombpnet", 1)):
+        if name not in run.networks:
+            continue
+        network, x = run.network(name)
+        x = x[:sequences]
+        for fast in (True, False):
+            taken = run.seconds(lambda: ism.peer(network, x, fast, str(run.device)), 1)  # noqa: B023
+            rate = 3 * x.shape[2] * len(x) / taken
+            yield f"{name} fast={fast}", {"substitutions_a_second": rate}
 
 
 def layers(run: Run) -> Found:
