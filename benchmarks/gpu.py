@@ -198,10 +198,11 @@ def memory(run: Run) -> Found:
     x = x[:4]
     options = {"device": run.device, "positions": range(0, x.shape[2], 4)}
     expected = saturation_mutagenesis(network, x, **options)["effect"]
+    index = run.device.index or 0
     for share in (0.1, 0.03, 0.01) if run.is_gpu else ():
         torch.cuda.empty_cache()
         held = torch.cuda.memory_allocated(run.device)
-        torch.cuda.set_per_process_memory_fraction(share, run.device)
+        torch.cuda.set_per_process_memory_fraction(share, index)
         try:
             with messages() as lines:  # planned as if all were free
                 got = saturation_mutagenesis(network, x, **options)["effect"]
@@ -214,7 +215,7 @@ def memory(run: Run) -> Found:
                 },
             )
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, run.device)
+            torch.cuda.set_per_process_memory_fraction(1.0, index)
     yield "in float32, largest effect", np.abs(expected).max().item()
 
 
@@ -245,10 +246,13 @@ def share_of_gpu(run: Run) -> Found:
         x = x[: 2 if run.tiny else 8]
         saturation_mutagenesis(network, x, device=run.device)
         run.wait()
+        options = {"activities": activities[run.is_gpu :]}
         start = time.perf_counter()
-        with torch.profiler.profile(activities=activities[run.is_gpu :]) as seen:
-            saturation_mutagenesis(network, x, device=run.device)
-            run.wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of cycles of the profiler, of which there is one
+            with torch.profiler.profile(**options) as seen:
+                saturation_mutagenesis(network, x, device=run.device)
+                run.wait()
         wall = time.perf_counter() - start
         kind = "self_device_time_total" if run.is_gpu else "self_cpu_time_total"
         parts = sorted(seen.key_averages(), key=lambda event: -getattr(event, kind))

@@ -32,7 +32,8 @@ class Limits:
         self.batch_size, self.memory, self.bytes_per_site = batch_size, memory, 1
         self.max_sites = MAX_SITES.get(device.type, MAX_SITES["cuda"])
         # a CPU works fastest on windows that stay in its cache, a GPU on large ones
-        self.window = min(2**22, memory // 16) if device.type == "cpu" else memory // 32
+        on_cpu = device.type == "cpu"
+        self.window = min(2**22, memory // 16) if on_cpu else min(2**30, memory // 32)
 
     def sites(self) -> int:
         """Sites whose mutants are predicted at a time."""
@@ -244,10 +245,13 @@ def _streamed(predictions: Iterator[Predictions], sequence: np.ndarray) -> Momen
 
 def _on_host(*tensors: torch.Tensor) -> list[np.ndarray]:
     """Arrays of tensors, which leave a GPU through pinned memory and are waited for once."""
-    arrays = [tensor.to("cpu", non_blocking=True).numpy() for tensor in tensors]
-    if tensors[0].device.type == "cuda":
-        torch.cuda.synchronize(tensors[0].device)
-    return arrays
+    if tensors[0].device.type != "cuda":
+        return [tensor.numpy() for tensor in tensors]
+    pinned = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+    for home, tensor in zip(pinned, tensors, strict=True):
+        home.copy_(tensor, non_blocking=True)
+    torch.cuda.synchronize(tensors[0].device)
+    return [home.numpy() for home in pinned]
 
 
 def _together(
