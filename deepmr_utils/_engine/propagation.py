@@ -357,7 +357,7 @@ class Propagator(Network):
         n = sum(action is None for action in self.actions)
         reason = self.refused[0] if self.refused else "an output has one value a position"
         return (
-            f"{self.share:.0%} of the arithmetic is done only where a mutant differs; {n} of "
-            f"{len(self.steps)} operations, {1 - self.share:.0%}, are done over all positions: "
+            f"{self.share:.1%} of the arithmetic is done only where a mutant differs; {n} of "
+            f"{len(self.steps)} operations, {1 - self.share:.1%}, are done over all positions: "
             f"{reason}"
         )
