@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import flop_registry
 
 from . import windows
+from .fourier import as_convolutions
 from .layers import LAYERS, Dense, is_view, pointwise, reads_absolute
 from .layout import LayoutError
 from .recording import Step, UnsupportedError, narrow_last_layers, record
@@ -70,6 +71,7 @@ class Propagator(Network):
         heads, self.columns = map(list, zip(*wanted, strict=True))
         super().__init__(record(member, heads, probe, options.max_memory), options)
         self.recorded = self._gather(dict(enumerate(self.values)))
+        self.steps = as_convolutions(self.steps, self.outputs, self.values)
         self.columns = narrow_last_layers(self.steps, self.outputs, self.columns)
         self.length = probe.shape[2]
         self.dense: list[Dense] = []

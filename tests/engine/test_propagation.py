@@ -131,6 +131,21 @@ class Bins(nn.Module):
         return (x * weight.softmax(-1)).sum(-1)
 
 
+class Fourier(nn.Module):
+    """A convolution over all channels by a transform of all positions, as in Puffin."""
+
+    def __init__(self, channels, width=5):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(channels, channels, width, dtype=torch.float64))
+
+    def forward(self, x):
+        n, width = x.shape[-1], self.kernel.shape[-1]
+        kernel = torch.fft.rfft(self.kernel.to(x.dtype), n + 2 * width)
+        x = torch.fft.rfft(F.pad(x, (width, width)), dim=-1)
+        x = torch.einsum("ncf,cof->nof", x, kernel)
+        return torch.fft.irfft(x, n + 2 * width)[..., width : width + n]
+
+
 def last(layer):
     """A layer of the last axis, on the channels of each position."""
     return nn.Sequential(
@@ -158,6 +173,7 @@ def channel_layer(kind, channels):
         ),
         "controls": Call(lambda x: torch.cat([x, x.new_zeros(len(x), 2, x.shape[-1])], 1)),
         "bins": Bins(channels, 3),
+        "fourier": Fourier(channels),
         "up": nn.Upsample(scale_factor=2),
         "squeeze": Call(lambda x: x * x.mean(-1, keepdim=True).sigmoid()),
         "along": Call(lambda x: x.softmax(-1)),
@@ -170,7 +186,8 @@ def channel_layer(kind, channels):
 
 
 LOCAL = ["norm", "rms", "dense", "softmax", "log", "glu", "chunk", "centred", "where", "fill",
-         "strand", "paced", "positions", "controls", "bins", "up"]  # fmt: skip
+         "strand", "paced", "positions", "controls", "bins",
+         "up", "fourier"]  # fmt: skip
 ALONG = ["squeeze", "along", "cumulative", "groups"]
 SIMPLE = ["conv", "conv", "conv", "act", "act", "pool", "norm", "skip", "join", "gate", "cut", "pad",
           "permute", "dropout"]  # fmt: skip
@@ -430,6 +447,19 @@ def test_what_is_read_bounds_the_windows_from_behind(monkeypatch):
     widths = {net.needed[step.outputs[0]] for step in net.steps if step.name == "convolution"}
     assert widths == {(55, 150), (70, 135), (85, 120), (100, 105)}
     assert max(rows) < 60  # 95 without: the window of a site meets what is read
+
+
+def test_a_transform_that_is_no_short_convolution_is_computed_over_all_positions():
+    torch.manual_seed(0)
+    parts = {
+        "long": Fourier(8, 30),
+        "wraps": Call(lambda x: torch.fft.irfft(torch.fft.rfft(x) * 1j, x.shape[-1])),
+        "squared": Call(lambda x: torch.fft.irfft(torch.fft.rfft(x) ** 2, x.shape[-1])),
+    }
+    for name, part in parts.items():
+        net, x = around(part, LENGTH)
+        net = assert_exact(net.double(), x.double())
+        assert bool(net.completed) == (name != "long"), name
 
 
 class Placed(nn.Module):
