@@ -134,7 +134,7 @@ def one_thread(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with seeded(seed, device):
+        with seeded(seed, resolve_device(device)):
             yield
     finally:
         torch.set_num_threads(threads)
