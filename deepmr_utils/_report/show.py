@@ -163,6 +163,7 @@ def response(asked: Asked, found: Answer, exposure: str, outcome: str) -> Axes:
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.axvline(0, color="0.8", lw=0.8, zorder=0)
     ax.set(xlabel=f"change of {exposure}", ylabel=f"change of {outcome}")
+    ax.locator_params(axis="x", nbins=5)
     ax.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return ax
 
@@ -178,7 +179,7 @@ def both_ways(found: Answer) -> Axes:
     both = both[~pd.Series(names, both.index, dtype=object).duplicated()]
     both = both.loc[both["own_effect"].abs().nlargest(MOST).index]
     if both.empty:
-        return style.nothing_to_draw()
+        return style.nothing_to_draw(message="no two features were asked both ways")
     ax = plt.subplots(figsize=(6.4, 1.6 + 0.42 * len(both)))[1]
     place = np.arange(len(both))
     looks = (("", -0.12, style.BLUE, "first on second"), ("_back", 0.12, style.ORANGE, "reverse"))
@@ -203,7 +204,9 @@ def arrows(found: Answer) -> Axes:
     effects = edges.set_index(["exposure", "outcome"])["effect"].to_dict()
     if len(names) > 40:
         names = [name for name in names if any(name in pair for pair in effects)]
-    return plots.causal_graph(effects, nodes=names) if names else style.nothing_to_draw()
+    if not effects:
+        return style.nothing_to_draw(message="no pair has the verdict acts")
+    return plots.causal_graph(effects, nodes=names)
 
 
 def limits(

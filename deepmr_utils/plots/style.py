@@ -186,10 +186,10 @@ def one_method(table: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, s
     return table[table["method"] == method], f", {method}" if len(there) > 1 else ""
 
 
-def nothing_to_draw(ax: Axes | None = None) -> Axes:
+def nothing_to_draw(ax: Axes | None = None, message: str = "no row has an estimate") -> Axes:
     """Axes that say that the table had no row to draw."""
     ax = ax or new_axes((4, 2))
-    ax.text(0.5, 0.5, "nothing to draw: no row has an estimate", ha="center", va="center",
+    ax.text(0.5, 0.5, f"nothing to draw: {message}", ha="center", va="center",
             transform=ax.transAxes, color="0.4")  # fmt: skip
     ax.set(xticks=[], yticks=[])
     return ax
