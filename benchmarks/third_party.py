@@ -23,45 +23,19 @@ from deepmr_utils._engine.engines import propagator
 from deepmr_utils._engine.windows import Options
 from deepmr_utils.mutagenesis import saturation_mutagenesis
 from deepmr_utils.sequences import one_hot
-
-
-class Residual(nn.Module):
-    """A block of SpliceAI."""
-
-    def __init__(self, channels: int, width: int, dilation: int) -> None:
-        super().__init__()
-        options = {"dilation": dilation, "padding": "same"}
-        parts = (
-            (nn.BatchNorm1d(channels), nn.ReLU(), nn.Conv1d(channels, channels, width, **options))
-            for _ in range(2)
-        )
-        self.layers = nn.Sequential(*(layer for part in parts for layer in part))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (N, C, L)."""
-        return x + self.layers(x)
+from experiments.splicing.network import SpliceNetwork
 
 
 class SpliceAI(nn.Module):
-    """SpliceAI-10k (Jaganathan et al., 2019), read at two positions."""
+    """SpliceAI-10k with random weights: probabilities of acceptor and donor at two positions."""
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        widths, dilations = np.repeat([11, 11, 21, 41], 4), np.repeat([1, 4, 10, 25], 4)
-        self.first, self.last = nn.Conv1d(4, channels, 1), nn.Conv1d(channels, 3, 1)
-        pairs = zip(widths.tolist(), dilations.tolist(), strict=True)
-        self.blocks = nn.ModuleList(Residual(channels, w, d) for w, d in pairs)
-        self.skips = nn.ModuleList(nn.Conv1d(channels, channels, 1) for _ in range(5))
+        self.network = SpliceNetwork()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Probabilities of acceptor and donor at two positions, (N, 4)."""
-        x = self.first(x)
-        skip = self.skips[0](x)
-        for i, block in enumerate(self.blocks, start=1):
-            x = block(x)
-            if i % 4 == 0:
-                skip = skip + self.skips[i // 4](x)
-        return self.last(skip[:, :, 5000:-5000]).softmax(1)[:, 1:, [150, 250]].flatten(1)
+        """Probabilities (N, 4)."""
+        return self.network(x).softmax(1)[:, 1:, [150, 250]].flatten(1)
 
 
 def networks() -> Iterator[tuple[str, Callable[[], nn.Module], int]]:

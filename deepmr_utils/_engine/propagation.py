@@ -354,9 +354,9 @@ class Propagator(Network):
     @property
     def summary(self) -> str | None:
         """What is computed over all positions, and what that costs; None where nothing is."""
-        if not self.completed:
-            return None
         n = sum(action is None for action in self.actions)
+        if not self.completed or not n:
+            return None
         reason = self.refused[0] if self.refused else "an output has one value a position"
         return (
             f"{self.share:.1%} of the arithmetic is done only where a mutant differs; {n} of "
