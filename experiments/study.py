@@ -34,7 +34,7 @@ STUDIES = {
     "simulation": "cooperativity.rounds", "sweeps": "cooperativity.sweeps",
     "shared_error": "cooperativity.shared_error", "bpnet": "binding.genomes",
     "own_responses": "binding.own_responses", "deepsea": "chromatin.draws", "atlas": "atlas_shares",
-    "verdicts": "verdicts",
+    "verdicts": "verdicts", "exon_definition": "splicing.exons",
 }  # fmt: skip
 OF_A_UNIT = ("scenario", "graph")  # parameters that differ between the units of a study
 S = TypeVar("S")  # a dataclass of settings, with those of the data in its ``parameters``
