@@ -1,12 +1,12 @@
 """Exon definition: what substitutions around human exons do to the splice sites that networks see.
 
-A unit is an exon of `data/exons.csv`, on the transcribed strand. Every base from 60 before its
-acceptor to 30 behind its donor is mutated, and the dinucleotides of both sites are exchanged. What
+A unit is an analysed exon of `data/exons.csv`, on the transcribed strand. Every base from 60 before
+its acceptor to 30 behind its donor is mutated, and both sites lose their dinucleotides. What
 is read: the log-odds of its own two sites, of the nearest sites across its introns where these have
 at most 4,500 bases, and of sites of other genes that the networks can see from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,14 +156,15 @@ def compute(directory: Path, exon_id: str, device: str = "cpu") -> None:
     land(directory / f"{exon_id}.npz", write)
 
 
-def exon_units(exon_ids: Sequence[str], device: str = "cpu") -> dict[str, Unit]:
+def exon_units(exon_ids: Iterable[str], device: str = "cpu") -> dict[str, Unit]:
     """A unit an exon."""
     return {e: Unit((f"{e}.npz",), partial(compute, exon_id=e, device=device)) for e in exon_ids}
 
 
 def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
-    order = read_exons().sort_values(["analysed", "length"], ascending=[False, True])
-    return exon_units(order.index, device)
+    table = read_exons().sort_values("length")
+    controls = [e for e in table.index if len(read_exon(e).sites) > len(SITES + ACROSS)]
+    return exon_units(dict.fromkeys([*controls, *table.index[table["analysed"]]]), device)
 
 
 STUDY = Study(_units)

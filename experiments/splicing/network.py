@@ -66,6 +66,7 @@ class ReadOut(nn.Module):
     network : SpliceNetwork
     sites : sequence of (str, int)
         "acceptor" or "donor", and the base of the sequence at which it is read, counted from 0.
+        Sequences must have 5,000 bases at either side of it.
     """
 
     def __init__(self, network: SpliceNetwork, sites: Sequence[tuple[str, int]]) -> None:
@@ -76,7 +77,13 @@ class ReadOut(nn.Module):
         """Log-odds (N, K) of sequences (N, 4, L)."""
         logits = self.network(x)
         read = []
+        last = x.shape[2] - CONTEXT - 1
         for kind, position in self.sites:
+            if not CONTEXT <= position <= last:
+                raise ValueError(
+                    f"a site needs {CONTEXT} bases at either side, which leaves {CONTEXT} to "
+                    f"{last}; got {position}: give a longer sequence"
+                )
             column = logits[:, :, position - CONTEXT]
             k = CLASSES.index(kind)
             others = [i for i in range(len(CLASSES)) if i != k]
