@@ -23,7 +23,10 @@ LOOKS = {
 COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)
 LINES = dict(zip(SCENARIOS, zip("osD^", COLOURS, strict=True), strict=True))
 BANDS = {"slope": (0.95, 1.05), "coverage": (0.9, 1.0)}
-LABELS = {"slope": "slope of estimates on truths", "coverage": "share of intervals that contain\nthe truth"}  # fmt: skip
+LABELS = {
+    "slope": "slope of estimates on truths",
+    "coverage": "share of rounds whose interval\ncontains the truth",
+}
 
 
 def draw_rounds(table: pd.DataFrame) -> Figure:
@@ -110,15 +113,14 @@ def _binomial(share: float, count: float) -> tuple[float, float]:
     return found.low, found.high
 
 
-def draw_local(
-    coverage: pd.DataFrame, calibration: pd.DataFrame, names: Sequence[str]
-) -> Figure:
+def draw_local(coverage: pd.DataFrame, calibration: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Coverage of local intervals by true effect, and mean truth by estimate; columns: analyses.
 
     ``coverage`` and ``calibration`` are `.stored_rounds.local_coverage` and
     `.stored_rounds.truth_by_estimate`.
     """
     figure, axes = plt.subplots(2, len(names), figsize=(7.4, 7.2), sharey="row", squeeze=False)
+    calibration = calibration.loc[list(names)]
     for (above, below), name in zip(axes.T, names, strict=True):
         above.axhline(0.95, color="black", lw=1, ls="--", zorder=0)
         for k, (scenario, (marker, colour)) in enumerate(LINES.items()):

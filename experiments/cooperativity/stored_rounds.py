@@ -14,6 +14,7 @@ SCENARIOS = {
     "none": "no confounding", "sequence_independent": "sequence-independent",
     "sequence_dependent": "sequence-dependent", "both": "both",
 }  # fmt: skip
+RULES = "plain", "mean", "rubin", "rubin, moderated", "rubin_few", "rubin_few, moderated"
 COMPONENTS = {"small": "weak", "large": "strong"}
 EDGES = [-np.inf, 0.003, 0.03, 0.3, 0.7, np.inf]  # of true effects, as a share of the largest
 SIZES = ["below 0.3", "0.3 to 3", "3 to 30", "30 to 70", "above 70"]
@@ -107,8 +108,8 @@ def local_table(found: Mapping[str, Iterable[RoundResult]]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        ``analysis, scenario, round, stratum, true, estimate, contains``. Only sequences with a
-        truth and an estimate; rounds whose ratio of beta to alpha is 0 are left out.
+        ``analysis, scenario, round, stratum, truth, estimate, between, contains``. Only sequences
+        with a truth and an estimate; rounds whose ratio of beta to alpha is 0 are left out.
     """
     parts = []
     for name, results in found.items():
@@ -123,6 +124,7 @@ def local_table(found: Mapping[str, Iterable[RoundResult]]) -> pd.DataFrame:
                 "analysis": name, "scenario": rows["scenario"], "round": rows["round"],
                 "stratum": rows["stratum"].astype(str), "truth": rows["truth"] / largest,
                 "estimate": rows["causal_effect"] / largest,
+                "between": rows["between_se"] / largest,
                 "contains": rows["truth"].between(*ends),
             }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
@@ -187,3 +189,76 @@ def _effect_row(rows: pd.DataFrame) -> dict[str, str]:
         "Rounds covered": f"{held.mean():.0%}",
         "Sequences covered": f"{local:.0%}",
     }
+
+
+def miss_table(local: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Coverage, error and deviation between members by size of the truth, in words.
+
+    ``local`` is `local_table`, of which the analyses ``names`` are shown.
+    """
+    size = pd.cut(local["truth"], EDGES, labels=SIZES)
+    error = (local["estimate"] - local["truth"]) ** 2
+    table = local.assign(size=size, error=error, between=local["between"] ** 2)
+    groups = table.groupby(["analysis", "size"], observed=True)
+    found = groups.agg(
+        covered=("contains", "mean"), error=("error", "mean"), between=("between", "mean")
+    )
+    words = pd.DataFrame({
+        "Covered": found["covered"].map("{:.0%}".format),
+        "Error": (found["error"] ** 0.5).map("{:.2f}".format),
+        "Between": (found["between"] ** 0.5).map("{:.2f}".format),
+    })  # fmt: skip
+    parts = []
+    for name in names:
+        mutants = "no mutants" if name == "without_mutants" else "mutants"
+        part = words.loc[name]
+        parts.append(part.set_axis([f"{column}, {mutants}" for column in part], axis=1))
+    return pd.concat(parts, axis=1).rename_axis(index=None, columns="True effect, %")
+
+
+def strength_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Inverse-variance weighting by scenario, in words.
+
+    ``scores`` are `.round_scores.score_table`, indexed by ``scenario, method``.
+    """
+    rows = scores.xs("ivw", level="method").reindex(list(SCENARIOS))
+    shares = {
+        "Rounds covered": "total_coverage", "Sequences covered": "local_total_coverage",
+        "End below": "local_below",
+    }  # fmt: skip
+    numbers = {"Slope": "slope", "Naive slope": "slope_naive", "Width": "total_width"}
+    words = {name: rows[key].map("{:.3f}".format) for name, key in numbers.items()}
+    words |= {name: rows[key].map("{:.0%}".format) for name, key in shares.items()}
+    table = pd.DataFrame(words).rename(SCENARIOS)
+    return table.rename_axis(index=None, columns="Scenario")
+
+
+def rule_words(rules: pd.DataFrame) -> pd.DataFrame:
+    """Inverse-variance weighting under every rule of `.round_scores.rule_table`, in words."""
+    rows = rules.xs(("ivw", "none"), level=("method", "calibration"))
+    rows = rows.loc[sorted(rows.index, key=RULES.index)]
+    names = {"total": "Rounds", "both": "Both motifs", "exposure": "Exposure only"}
+    words = {}
+    for key, name in names.items():
+        coverage, width = rows[f"{key}_coverage"], rows[f"{key}_width"]
+        words[f"{name}, covered"] = coverage.map("{:.0%}".format).where(coverage.notna(), "")
+        words[f"{name}, width"] = width.map("{:.2f}".format).where(width.notna(), "")
+    return pd.DataFrame(words).rename_axis(index=None, columns="Rule")
+
+
+def published_table(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The rounds of `.round_scores.published_rounds`, scored again, in words."""
+    rounds = rounds.assign(
+        error=(rounds["ce_est"] - rounds["true_ce"]) ** 2,
+        held=rounds["true_ce"].between(rounds["ce_lower"], rounds["ce_upper"]),
+    )
+    rows = {}
+    for scenario, name in SCENARIOS.items():
+        part = rounds[rounds["scenario"] == scenario]
+        if len(part):
+            rows[name] = {
+                "Correlation": f"{part['ce_est'].corr(part['true_ce']):.3f}",
+                "RMSE": f"{part['error'].mean() ** 0.5:.3f}",
+                "Confidence interval contains the truth": f"{part['held'].mean():.0%}",
+            }
+    return pd.DataFrame(rows).T.rename_axis(index=None, columns="Scenario")
