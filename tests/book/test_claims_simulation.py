@@ -88,8 +88,6 @@ def swept(setting):
 def recomputed(notebook, key):
     parts = key.split(".")
     if notebook == "sweeps":
-        if key == "half.coverage":
-            return swept("baseline")["held"].mean()
         name = parts[0]
         if name in SCENARIOS:
             table = swept("baseline")
