@@ -26,7 +26,8 @@ PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results
 # The longest first, here too
 NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing estimators one_sample verdicts quickstart
 NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
-PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
+# Figures of executed notebooks are SVG: book/kernels has a python3 that makes them.
+PAPERMILL := TQDM_DISABLE=1 JUPYTER_PATH=$(CURDIR)/book $(BIN)/papermill --no-progress-bar -k python3
 
 # One thread a notebook: threads of two that share a core wait for each other.
 book: $(INSTALLED)

@@ -17,6 +17,7 @@ from binascii import a2b_base64
 from pathlib import Path
 from typing import ClassVar
 
+from data_frames import is_frame, tidy_rows
 from docutils import nodes
 from docutils.parsers.rst import directives as spec
 from myst_nb.ext.glue.utils import (
@@ -26,6 +27,9 @@ from myst_nb.ext.glue.utils import (
 )
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
+
+# As myst-nb writes them: the name of a picture's file is the hash of its bytes.
+PICTURES = {"png": a2b_base64, "svg+xml": lambda text: "\n".join(text.splitlines()).encode()}
 
 
 class _Glued(SphinxDirective):
@@ -84,11 +88,9 @@ class GlueRows(SphinxPostTransform):
                 continue
             for raw in list(table.findall(nodes.raw)):
                 text = raw.astext()
-                if "<thead>" not in text:
+                if not is_frame(text):
                     raise ValueError(f"{self.env.docname}: what is glued as a table is none")
-                rows = text[text.index("<thead>") : text.index("</tbody>") + len("</tbody>")]
-                rows = rows.replace(' style="text-align: right;"', "")
-                new = nodes.raw("", rows, format="html")
+                new = nodes.raw("", tidy_rows(text), format="html")
                 outer = raw
                 while outer.parent is not table:
                     outer = outer.parent
@@ -118,11 +120,12 @@ def write_images(app, env):
     out = Path(app.outdir) / "_images"
     for cache in Path(env.mystnb_config.output_folder).rglob("*.glue.json"):
         for item in json.loads(cache.read_text()).values():
-            png = item["data"].get("image/png")
-            if png:
-                raw = a2b_base64(png)
-                out.mkdir(parents=True, exist_ok=True)
-                (out / f"{hashlib.sha256(raw).hexdigest()}.png").write_bytes(raw)
+            for kind, decode in PICTURES.items():
+                if picture := item["data"].get(f"image/{kind}"):
+                    raw = decode(picture)
+                    out.mkdir(parents=True, exist_ok=True)
+                    name = f"{hashlib.sha256(raw).hexdigest()}.{kind[:3]}"
+                    (out / name).write_bytes(raw)
 
 
 def setup(app):
