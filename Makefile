@@ -1,5 +1,5 @@
 # make book    execute the notebooks, render the book, print its path
-# make test    lint, unit tests, notebooks, the strict book and its links
+# make test    lint, unit tests, notebooks, the strict book, its links and its pages in a browser
 # make unit-3.13  the library's tests on Python 3.13
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what is missing of all that the book shows (resumable; hours from nothing)
@@ -80,14 +80,14 @@ results: $(INSTALLED)
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/book/test_book_html.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_book_browser.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py --ignore tests/book/test_book_browser.py \
 	  --ignore tests/book/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
 
 # The library's tests on the newest Python that it supports, in an environment of its own.

@@ -12,8 +12,9 @@ from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 NUMBER = re.compile(r"[\s\d.,:+\-−–%e\[\]()<>=±≥≤]*|inf|-inf|NaN|None|NaT|<NA>|\.\.\.")
+COUNTS = {str(i) for i in range(1000)}
 MISSING = {"NaN", "NaT", "None", "<NA>"}
-ZERO = re.compile(r"-(0(?:\.0*)?)(?![\d.])")
+ZERO = re.compile(r"(?<![\w.])-(0(?:\.0*)?)(?![\d.])")
 
 
 def is_frame(html):
@@ -41,16 +42,22 @@ def _merge_names(head):
 
 
 def _drop_counts(head, body):
-    """Leave out row labels without a name that only count the rows."""
-    labels = [row.findall("th") for row in body]
-    counted = all(len(th) == 1 and _text(th[0]) == str(i) for i, th in enumerate(labels))
-    if len(head) == 1 and len(labels) and counted and not _text(head[0][0]):
-        for row in [*head, *body]:
-            row.remove(row[0])
+    """Leave out labels without a name that only count rows: 0, 1, 2, perhaps again from 0."""
+    labels = [_text(row.findall("th")[-1]) for row in body if row.find("th") is not None]
+    follows = zip(["-1", *labels], labels, strict=False)
+    if len(head) != 1 or not labels or len(labels) != len(body) or not set(labels) <= COUNTS:
+        return
+    place = len(body[0].findall("th")) - 1
+    if not _text(head[0][place]) and all(b == "0" or int(b) == int(a) + 1 for a, b in follows):
+        for row in body:
+            row.remove(row.findall("th")[-1])
+        head[0].remove(head[0][place])
 
 
 def _align(head, body):
     """Mark the columns of words; columns are counted from the right, where no label is missing."""
+    for cell in list(head[-1])[: len(body[0].findall("th"))] if len(body) else []:
+        cell.set("class", "words")
     cells = [[cell for cell in row if cell.tag == "td"] for row in body]
     for i in range(1, max(map(len, cells), default=0) + 1):
         column = [row[-i] for row in cells if len(row) >= i]

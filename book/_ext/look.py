@@ -1,6 +1,7 @@
 """What the theme lacks: code that is folded, words for search engines and cards, buttons that fit.
 
-1. The code of notebooks is folded, except on the pages of ``unfolded_notebooks``.
+1. The code of notebooks is folded, cells without output with the next, except on the pages of
+   ``unfolded_notebooks``.
 2. Every page has a description, its first paragraph, and the tags of which other sites make a
    card; its picture is ``social_card``, relative to ``html_baseurl``.
 3. The edit button of an executed notebook leads to the notebook that is in the repository.
@@ -10,6 +11,7 @@ import re
 from html import escape
 
 from docutils import nodes
+from myst_nb.sphinx_ import HideCodeCellNode
 from sphinx import addnodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
@@ -32,6 +34,37 @@ class FoldCode(SphinxPostTransform):
                 what = "parameters" if "parameters" in classes else "code"
                 cell["hide_mode"] = "input"
                 cell["prompt_show"], cell["prompt_hide"] = f"Show {what}", f"Hide {what}"
+
+
+class JoinFolds(SphinxPostTransform):
+    """One fold for cells that follow each other and show nothing in between."""
+
+    default_priority = 200
+    formats = ("html",)
+
+    def run(self):
+        for cell in list(self.document.findall(nodes.container)):
+            if cell.get("nb_element") != "cell_code" or not _only_folded(cell):
+                continue
+            following = cell.next_node(descend=False, siblings=True)
+            fold = following[0] if _is_cell(following) else None
+            if isinstance(fold, HideCodeCellNode) and fold["prompt_show"] == cell[0]["prompt_show"]:
+                for source in reversed(cell[0].children):
+                    fold.insert(0, source)
+                cell.parent.remove(cell)
+
+
+def _is_cell(node):
+    return isinstance(node, nodes.container) and node.get("nb_element") == "cell_code" and len(node)
+
+
+def _only_folded(cell):
+    """Whether a cell has folded code and no output that shows."""
+    return (
+        len(cell)
+        and isinstance(cell[0], HideCodeCellNode)
+        and not any(part.children for part in cell[1:])
+    )
 
 
 def description(doctree):
@@ -79,7 +112,7 @@ def fit_buttons(app, pagename, templatename, context, doctree):
     def fit(buttons):
         for button in buttons:
             fit(button.get("buttons", []))
-            if "url" in button:
+            if button.get("url", "").startswith("http"):
                 button["url"] = button["url"].replace(f"/{pagename}.ipynb", own)
 
     fit(context.get("header_buttons", []))
@@ -90,6 +123,7 @@ def setup(app):
     app.add_config_value("social_card", "", "html")
     app.add_config_value("social_card_alt", "", "html")
     app.add_post_transform(FoldCode)
+    app.add_post_transform(JoinFolds)
     app.connect("html-page-context", add_tags)
     app.connect("html-page-context", fit_buttons, priority=900)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

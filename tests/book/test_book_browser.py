@@ -86,6 +86,7 @@ function pale(win) {
 }
 
 async function look(page) {
+  localStorage.clear();  // as on a first visit
   const frame = document.createElement("iframe");
   frame.style.cssText = `width: ${WIDTH}px; height: 844px; border: 0`;
   const loaded = new Promise((go) => (frame.onload = () => go(true)));

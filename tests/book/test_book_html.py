@@ -182,3 +182,10 @@ def test_pictures_have_alternative_text(pages):
             if not alt or FILE_NAME.match(alt)
         ]
     )
+
+
+def test_no_figure_is_shown_as_text(pages):
+    """Where a page finds no picture of a figure, myst-nb writes what Python calls it."""
+    words = {page: re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8")) for page in pages}
+    named = re.compile(r"&lt;(Figure size \d|Axes\b)")
+    report([f"{p.relative_to(HTML)}: {m.group()}" for p in pages for m in named.finditer(words[p])])
