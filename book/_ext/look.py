@@ -4,7 +4,8 @@
    ``unfolded_notebooks``.
 2. Every page has a description, its first paragraph, and the tags of which other sites make a
    card; its picture is ``social_card``, relative to ``html_baseurl``.
-3. The edit button of an executed notebook leads to the notebook that is in the repository.
+3. A term that leads to the glossary has the first sentence of its definition as its title.
+4. The edit button of an executed notebook leads to the notebook that is in the repository.
 """
 
 import re
@@ -103,6 +104,30 @@ def add_tags(app, pagename, templatename, context, doctree):
     )
 
 
+def definitions(env):
+    """First sentences of the glossary, by the fragment of the term."""
+    found = {}
+    for item in env.get_doctree(env.config.glossary_page).findall(nodes.definition_list_item):
+        text = " ".join(item[-1].astext().split())
+        sentence = re.split(r"(?<=[a-z)\]][.!?]) (?=[A-Z])", text)[0]
+        for term in item.findall(nodes.term):
+            found.update(dict.fromkeys(term["ids"], sentence))
+    return found
+
+
+def add_definitions(app, doctree, docname):
+    glossary = app.config.glossary_page
+    if not glossary or docname == glossary or glossary not in app.env.found_docs:
+        return
+    known = app.env.temp_data.get("definitions") or definitions(app.env)
+    app.env.temp_data["definitions"] = known
+    for link in doctree.findall(nodes.reference):
+        if any("std-term" in inside.get("classes", []) for inside in link.findall(nodes.inline)):
+            fragment = link.get("refid") or link.get("refuri", "").partition("#")[2]
+            if fragment in known:
+                link["reftitle"] = known[fragment]
+
+
 def fit_buttons(app, pagename, templatename, context, doctree):
     name = pagename.removeprefix("executed/")
     if name == pagename:
@@ -124,6 +149,8 @@ def setup(app):
     app.add_config_value("social_card_alt", "", "html")
     app.add_post_transform(FoldCode)
     app.add_post_transform(JoinFolds)
+    app.add_config_value("glossary_page", "", "html")
+    app.connect("doctree-resolved", add_definitions)
     app.connect("html-page-context", add_tags)
     app.connect("html-page-context", fit_buttons, priority=900)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}
