@@ -21,10 +21,10 @@ SCALE := book/parameters/simulation_paper_scale.yml
 SWEEPS := book/parameters/sweeps_paper_scale.yml
 CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
-EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb splicing.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb splicing.ipynb exon_definition.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 # The longest first, here too
-NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing estimators one_sample verdicts quickstart
+NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing exon_definition estimators one_sample verdicts quickstart
 NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
 # Figures of executed notebooks are SVG: book/kernels has a python3 that makes them.
 PAPERMILL := TQDM_DISABLE=1 JUPYTER_PATH=$(CURDIR)/book $(BIN)/papermill --no-progress-bar -k python3
@@ -53,6 +53,7 @@ executed/corrections.ipynb: $(wildcard book/results/*/settings.json)
 executed/bpnet.ipynb: $(wildcard book/results/bpnet/*/*/*.json)
 executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 executed/bpnet.ipynb executed/verdicts.ipynb: book/results/verdicts.csv
+executed/exon_definition.ipynb: $(wildcard book/results/exon_definition/*.npz)
 
 executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | $(INSTALLED)
 	mkdir -p executed
@@ -74,13 +75,13 @@ _build/html/index.html: $(EXECUTED) $(PAGES)
 # Every study of the book: its name, and the file of its parameters
 STUDIES := simulation/simulation_paper_scale simulation/calibration sweeps/sweeps_paper_scale \
   simulation/simulation_motif shared_error/shared_error bpnet/bpnet_demo_scale own_responses/own_responses deepsea/deepsea_demo_scale \
-  verdicts/verdicts
+  exon_definition/exon_definition verdicts/verdicts
 results: $(INSTALLED)
 	set -e; for study in $(STUDIES); do \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_book_browser.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_book_browser.py tests/book/test_claims.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,6 +21,9 @@ NAMES = {
     "shuffled": "networks with shuffled weights",
     "tissues": "splicing in four tissues",
     "additive": "additive networks",
+    "replicates": "additive networks, one output twice",
+    "exon definition": "exon definition",
+    "other genes": "splice sites of different genes",
 }
 KEYS = {DEFAULT: "deep_mr", LABELS: "labels", PUBLISHED: "published"}  # in names of glued numbers
 PAPER = "paper"

@@ -18,7 +18,7 @@ from deepmr_utils.pairs import PAIR
 
 from .analyses import ANALYSES
 from .study import Study, Unit, table_units
-from .worlds import WORLDS, Case
+from .worlds import NOT_THE_WORLDS, WORLDS, Case
 
 DEFAULT, LABELS, PUBLISHED = "deep_mr", "deep_mr, labels", "published"
 VERDICTS = ("acts", "no effect", "undetermined", "not distinguishable")
@@ -50,7 +50,7 @@ def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     keys = [(name, run) for run in range(runs) for name, w in worlds.items() if run < w["runs"]]
 
     def rows(name: str, run: int) -> pd.DataFrame:
-        world = {k: v for k, v in worlds[name].items() if k not in ("kind", "runs")}
+        world = {k: v for k, v in worlds[name].items() if k not in NOT_THE_WORLDS}
         cases = cache.cache(WORLDS[worlds[name]["kind"]], ignore=["device"])(world, run, device)
         return answers(cases).assign(world=name, run=run)[COLUMNS]
 

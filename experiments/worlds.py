@@ -17,6 +17,7 @@ from torch import nn
 
 from deepmr_utils._checks import check_choice
 from deepmr_utils.edits import edit_effects, site_edits
+from deepmr_utils.knockouts import knockout_effects
 from deepmr_utils.models import mtsplice
 from deepmr_utils.models.bpnet import BPNet
 from deepmr_utils.motifs import Motif, find_instances, get_motif, log_odds, occupancy
@@ -33,11 +34,14 @@ from .cooperativity.one_round import FEATURES, Settings, draw_round, fit_round
 from .cooperativity.rounds import simulation_settings
 from .cooperativity.simulation import Round, local_truth
 from .planting import plant
+from .splicing import answers, exons
 from .study import make_settings
 from .training import one_thread, train_ensemble
 
 ABSENT = 0.01  # a true effect below this is none, as in `.binding.graph_scores.answers`
 NULLS = ("untrained", "shuffled")
+AGAIN = ", again"
+NOT_THE_WORLDS = ("kind", "runs", "tuning")  # how much to run, and what is scored
 
 
 class Case(NamedTuple):
@@ -124,7 +128,7 @@ def simulation(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
 
 def simulation_knock_outs(values: Mapping[str, Any], run: int) -> pd.DataFrame:
     """Knock-outs of `simulation` with a perfect model: `true_knockouts` of the same edits."""
-    values = {name: value for name, value in values.items() if name not in ("kind", "runs")}
+    values = {name: value for name, value in values.items() if name not in NOT_THE_WORLDS}
     data, _, _, test, motifs = _draw(values, run, n_train=100, n_augmented=0)  # nothing is trained
     x, ids = one_hot(test["sequence"].tolist()), [f"s{i}" for i in range(len(test))]
     edits = _sites(x, ids, find_instances(x, ids, motifs), motifs, run)
@@ -209,11 +213,16 @@ def separate_network(size: int, filters: int, width: int) -> nn.Module:
 
 
 def additive(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
-    """Networks in which no feature can act: each has filters of its own, whose scores add up."""
-    length, n, motifs = 60, values["n_train"], {m: get_motif(m) for m in values["motifs"]}
+    """Networks in which no feature can act: each has filters of its own, whose scores add up.
+
+    What is in ``again`` is measured twice, with other noise, and has two outputs, by name and with
+    `AGAIN`: one thing, whose effect on itself is 1.
+    """
+    length, n, planted = 60, values["n_train"], {m: get_motif(m) for m in values["motifs"]}
     rng = np.random.default_rng([values["seed"], run])
     codes = rng.integers(0, 4, (n + 500, length), dtype=np.uint8)
-    plant(codes, motifs, p_site=0.6, sharpness=2.0, rng=rng)
+    plant(codes, planted, p_site=0.6, sharpness=2.0, rng=rng)
+    motifs = planted | {name + AGAIN: planted[name] for name in values.get("again", [])}
     x = one_hot(codes)
     true = torch.stack([occupancy(x, log_odds(motif)) for motif in motifs.values()], 1)
     labels = true + values["noise"] * torch.from_numpy(rng.normal(size=true.shape)).float()
@@ -225,11 +234,38 @@ def additive(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
         weight_decay=0.01, device=device,
     ).members  # fmt: skip
     sequences = decode(codes[n : n + values["n_analysed"]])
-    truth = _truth(dict.fromkeys(permutations(motifs, 2), 0.0))
+    truth = _truth(
+        {pair: float(motifs[pair[0]] is motifs[pair[1]]) for pair in permutations(motifs, 2)}
+    )
+    truth["truth"] = truth["truth"].replace("acts", "same")
     return [_mutated(members, sequences, motifs, truth, run, device, "published_simulation")]
+
+
+def exon_definition(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
+    """Both sites of human exons by CI-SpliceAI, exons of a class of length in each run.
+
+    That a site helps the other is known from experiments; how much, by `true_effect`, is what the
+    networks answer to its knock-out.
+    """
+    stored, table = values["stored"], exons.read_exons()
+    kind = exons.LENGTH_CLASSES[run]
+    chosen = [e for e in answers.stored_exons(stored) if table["length_class"][e] == kind]
+    effects, edits = exons.load(stored, chosen)
+    knocked = knockout_effects(edits).set_index(PAIR)["knockout"]
+    return [Case(effects, {"edits": edits}, _truth(knocked.to_dict()))]
+
+
+def other_genes(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
+    """Sites of an exon and sites of another gene, within reach of the networks: one exon a run."""
+    exon_id = answers.with_other_genes(values["stored"])[run]
+    foreign = [name for name in exons.read_exon(exon_id).sites if answers.is_foreign(name, exon_id)]
+    effects, edits = exons.load(values["stored"], [exon_id], [*exons.SITES, *foreign])
+    pairs = [(own, other) for own in exons.SITES for other in foreign]
+    return [Case(effects, {"edits": edits, "pairs": pairs}, _truth(dict.fromkeys(pairs, 0.0)))]
 
 
 WORLDS: dict[str, Callable[[Mapping[str, Any], int, str], list[Case]]] = {
     "simulation": simulation, "genome": genome, "chromatin": chromatin, "null": null_models,
-    "tissues": tissues, "additive": additive,
+    "tissues": tissues, "additive": additive, "exon_definition": exon_definition,
+    "other_genes": other_genes,
 }  # fmt: skip

@@ -1,12 +1,12 @@
 """Exon definition: what substitutions around human exons do to the splice sites that networks see.
 
-A unit is an exon of `data/exons.csv`, on the transcribed strand. Every base from 60 before its
-acceptor to 30 behind its donor is mutated, and the dinucleotides of both sites are exchanged. What
+A unit is an analysed exon of `data/exons.csv`, on the transcribed strand. Every base from 60 before
+its acceptor to 30 behind its donor is mutated, and both sites lose their dinucleotides. What
 is read: the log-odds of its own two sites, of the nearest sites across its introns where these have
 at most 4,500 bases, and of sites of other genes that the networks can see from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,25 +124,26 @@ def knock_outs(exon_id: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(status="ok")
 
 
-def compute(directory: Path, exon_id: str, device: str = "cpu") -> None:
-    """Predict all of an exon and store it."""
+def mutate(
+    exon_id: str, positions: np.ndarray | None = None, device: str = "cpu"
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Effects of substitutions around an exon, at all of its positions or some, and knock-outs."""
     exon, networks = read_exon(exon_id), load_ensemble()
     members = [ReadOut(network, list(exon.sites.values())) for network in networks]
     x, options = one_hot([exon.sequence]), {"sequence_ids": [exon_id], "device": device}
     options["features"] = list(exon.sites)
     edited = edit_effects(members, x, knock_outs(exon_id), **options)
-    mutated = saturation_mutagenesis(
-        members, x, positions=exon.mutated, keep_members=True, max_memory=MEMORY, **options
-    )
-    store(directory, exon_id, list(exon.sites), mutated, edited)
+    positions = exon.mutated if positions is None else positions
+    return saturation_mutagenesis(
+        members, x, positions=positions, keep_members=True, max_memory=MEMORY, **options
+    ), edited
 
 
-def store(
-    directory: Path, exon_id: str, names: Sequence[str], mutated: xr.Dataset, edited: xr.Dataset
-) -> None:
-    """Write what members predict: a tenth of a per cent of an effect is enough (float16)."""
+def compute(directory: Path, exon_id: str, device: str = "cpu") -> None:
+    """Predict all of an exon and store it: a tenth of a per cent is enough (float16)."""
+    mutated, edited = mutate(exon_id, device=device)
     held = {
-        "features": np.array(names),
+        "features": mutated["feature"].to_numpy(),
         "effect": mutated["member_effect"].values[:, 0].astype(np.float16),
         "edited": edited["member_effect"].values.astype(np.float32),
         "reference": mutated["reference_prediction"].values[0].astype(np.float32),
@@ -155,10 +156,15 @@ def store(
     land(directory / f"{exon_id}.npz", write)
 
 
+def exon_units(exon_ids: Iterable[str], device: str = "cpu") -> dict[str, Unit]:
+    """A unit an exon."""
+    return {e: Unit((f"{e}.npz",), partial(compute, exon_id=e, device=device)) for e in exon_ids}
+
+
 def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
-    table = read_exons()
-    first = table.sort_values(["analysed", "length"], ascending=[False, True]).index
-    return {e: Unit((f"{e}.npz",), partial(compute, exon_id=e, device=device)) for e in first}
+    table = read_exons().sort_values("length")
+    controls = [e for e in table.index if len(read_exon(e).sites) > len(SITES + ACROSS)]
+    return exon_units(dict.fromkeys([*controls, *table.index[table["analysed"]]]), device)
 
 
 STUDY = Study(_units)

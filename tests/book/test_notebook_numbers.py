@@ -35,6 +35,10 @@ CENTRAL = {
         "forward.effect", "forward.se", "forward.tau", "reverse.effect", "lowest", "highest",
         "null.real.effect", "null.dna.effect", "null.sd_most", "null.pooled_highest",
     ],
+    "exon_definition": [
+        "donor.effect", "donor.ci_low", "acceptor.effect", "donor.knockout", "donor.rank.rank",
+        "donor.across.intron", "donor.length.below.effect", "donor.error.predicted",
+    ],
     "deep_mr": [
         "Sox2.Oct4.effect", "Sox2.Oct4.ci_low", "Sox2.Oct4.knockout", "Nanog.Klf4.effect",
         "truth.Sox2.Oct4", "pearson.Oct4", "null.weights_shuffled.spread",

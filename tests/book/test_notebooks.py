@@ -44,6 +44,7 @@ def test_the_notebooks_are_there():
         "deep_mr.ipynb",
         "deepsea.ipynb",
         "estimators.ipynb",
+        "exon_definition.ipynb",
         "one_sample.ipynb",
         "quickstart.ipynb",
         "simulation.ipynb",

@@ -77,3 +77,13 @@ def test_a_prediction_reads_5000_bases_at_either_side(members, golden):
 
     assert changed(acceptor + CONTEXT + 1) == 0
     assert changed(acceptor - 2) < -5  # the A of its AG
+
+
+def test_bases_alone_are_predicted_as_among_others(members, golden):
+    x = one_hot([str(golden["npad.sequence"])])
+    bases = [CONTEXT, CONTEXT + 123, x.shape[2] - CONTEXT - 1]
+    for member in members[:2]:
+        with torch.no_grad():
+            every, some = member(x), member.at(x, bases)
+        for base, logits in zip(bases, some, strict=True):
+            np.testing.assert_allclose(logits, every[:, :, base - CONTEXT], rtol=0, atol=2e-5)
