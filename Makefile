@@ -1,5 +1,5 @@
 # make book    execute the notebooks, render the book, print its path
-# make test    lint, unit tests, notebooks, the strict book and its links
+# make test    lint, unit tests, notebooks, the strict book, its links and its pages in a browser
 # make unit-3.13  the library's tests on Python 3.13
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what is missing of all that the book shows (resumable; hours from nothing)
@@ -26,7 +26,8 @@ PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results
 # The longest first, here too
 NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing exon_definition estimators one_sample verdicts quickstart
 NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
-PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
+# Figures of executed notebooks are SVG: book/kernels has a python3 that makes them.
+PAPERMILL := TQDM_DISABLE=1 JUPYTER_PATH=$(CURDIR)/book $(BIN)/papermill --no-progress-bar -k python3
 
 # One thread a notebook: threads of two that share a core wait for each other.
 book: $(INSTALLED)
@@ -80,14 +81,14 @@ results: $(INSTALLED)
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_claims.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_book_browser.py tests/book/test_claims.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py --ignore tests/book/test_book_browser.py \
 	  --ignore tests/book/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
 
 # The library's tests on the newest Python that it supports, in an environment of its own.
