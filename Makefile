@@ -17,11 +17,9 @@ else
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 endif
-SCALE := book/parameters/simulation_paper_scale.yml
-SWEEPS := book/parameters/sweeps_paper_scale.yml
 CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
-EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb splicing.ipynb exon_definition.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb corrections.ipynb simulation.ipynb splicing.ipynb exon_definition.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 # The longest first, here too
 NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing exon_definition estimators one_sample verdicts quickstart
@@ -55,17 +53,8 @@ executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 executed/bpnet.ipynb executed/verdicts.ipynb: book/results/verdicts.csv
 executed/exon_definition.ipynb: $(wildcard book/results/exon_definition/*.npz)
 
-executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | $(INSTALLED)
-	mkdir -p executed
-	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
-	$(BIN)/python -m experiments.notebooks executed/.paper_scale.ipynb
-	mv executed/.paper_scale.ipynb $@
-
-executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | $(INSTALLED)
-	mkdir -p executed
-	$(PAPERMILL) $< executed/.sweeps_paper_scale.ipynb -f $(SWEEPS) -p workers $(WORKERS)
-	$(BIN)/python -m experiments.notebooks executed/.sweeps_paper_scale.ipynb
-	mv executed/.sweeps_paper_scale.ipynb $@
+executed/simulation.ipynb: $(wildcard book/results/simulation*/*/*.json book/results/simulation_motif/*/*/*.json)
+executed/sweeps.ipynb: $(wildcard book/results/sweeps/*/settings.json)
 
 # Strict: an unresolved reference, a missing file or any other warning fails the build.
 _build/html/index.html: $(EXECUTED) $(PAGES)
