@@ -38,7 +38,7 @@ ROLE = re.compile(r"\{glue:\w*\}`/executed/(\w+)\.ipynb::([^`]+?)(?::[^:`]*)?`")
 TAKEAWAYS = re.compile(r"^(:{3,})\{admonition\}[^\n]*\n:class: takeaways\n(.*?)^\1$", re.M | re.S)
 ABSTRACT = re.compile(r"^## Abstract\n(.*?)(?=^## )", re.M | re.S)
 # whose take-aways test_claims_exons.py and test_claims_simulation.py recompute
-ELSEWHERE = {"exon_definition", "simulation"}
+ELSEWHERE = {"exon_definition", "simulation", "intervals_compared", "sweeps"}
 TUNING = 3  # runs of each world that chose the rule of verdicts, and are not scored
 SCENARIOS = ("none", "sequence_independent", "sequence_dependent", "both")
 
