@@ -70,11 +70,10 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        Indexed by chain: ``auroc`` (mean over runs: do absolute effects on accessibility tell its
-        causes from other factors), ``auroc_reverse`` (the same of accessibility's effects on
-        factors), ``causes_found`` (share of causes whose total interval lies on the right side of
-        0), ``covers_zero`` and ``covers_zero_reverse`` (share of the others' total intervals that
-        hold 0), ``covers_truth`` and ``covers_nonzero`` (of effects that are not 0), ``roles``
+        Indexed by chain: ``auroc`` (mean over runs: do absolute effects on accessibility separate
+        its causes from other factors), ``causes_found`` (share of causes whose total interval is on
+        the right side of 0), ``covers_zero`` and ``covers_zero_reverse`` (share of the others'
+        total intervals that contain 0), ``covers_nonzero`` (of effects that are not 0), ``roles``
         (share of factors that `classify` names right), and ``runs``.
     """
     acting, followers = causes(ACCESSIBILITY), [k for k, v in ROLES.items() if v == "follower"]
@@ -91,11 +90,9 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
             rows.append({
                 "chain": chain, "run": result.record["run"],
                 "auroc": roc_auc_score(causal, there["effect"].abs()),
-                "auroc_reverse": roc_auc_score(reverse, back["effect"].abs()),
                 "causes_found": right[causal].mean(),
                 "covers_zero": _holds(there[~causal], 0).mean(),
                 "covers_zero_reverse": _holds(back[~reverse], 0).mean(),
-                "covers_truth": _holds(table, table["truth"]).mean(),
                 "covers_nonzero": _holds(table, table["truth"])[table["truth"] != 0].mean(),
                 "roles": (named == named.index.map(ROLES)).mean(),
             })  # fmt: skip
