@@ -80,7 +80,7 @@ results: $(INSTALLED)
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/book/test_book_html.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_claims.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

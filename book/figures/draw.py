@@ -452,14 +452,6 @@ def dag_unconfoundedness():
     save(fig, "dag_unconfoundedness.svg")
 
 
-def dag_relevance():
-    fig, ax = canvas(4.64, 2.5)
-    triangle(ax)
-    edge(ax, Z, X, width=3.4)
-    ax.text(1.47, 0.92, r"$\beta_X \neq 0$", ha="center", fontsize=11.5, weight="bold")
-    save(fig, "dag_relevance.svg")
-
-
 def dag_exclusion():
     fig, ax = canvas(4.64, 2.6)
     lift = 0.62
@@ -546,31 +538,6 @@ def dag_inside():
     save(fig, "inside.svg")
 
 
-def local_linearity():
-    """A saturating response with a tangent: good close by, wrong far away."""
-    fig, _ = canvas(4.64, 2.9)
-    ax = inset(fig, 0.6, 0.5, 3.8, 2.25)
-    x = np.linspace(-4.2, 5.0, 200)
-    f = lambda v: 3 / (1 + np.exp(-v))  # noqa: E731
-    x0 = 0.9
-    slope = f(x0) * (1 - f(x0) / 3)
-    ax.axvspan(x0 - 0.9, x0 + 0.9, color=PALE, lw=0)
-    ax.plot(x, f(x), color=INK, lw=2.2)
-    tangent = np.array([-2.2, 2.9])
-    ax.plot(tangent, f(x0) + slope * (tangent - x0), color=GREEN, lw=2.2, ls=(0, (4, 2)))
-    ax.plot(x0, f(x0), "o", ms=8, color=INK)
-    ax.text(x0 - 0.15, f(x0) + 0.22, "reference", ha="right", fontsize=10)
-    near = np.array([-0.75, -0.4, 0.6])
-    ax.plot(x0 + near, f(x0 + near), "o", ms=6, color=BLUE)
-    ax.plot(-2.9, f(-2.9), "o", ms=6, color=ORANGE)
-    ax.text(-4.0, 1.25, "binding lost:\noff the tangent", fontsize=9.5, color=ORANGE, va="center")
-    ax.text(1.95, 0.55, "small steps:\nthe tangent serves", fontsize=9.5, color=BLUE, va="center")
-    ax.set(xlim=(-4.2, 5.2), ylim=(0, 3.5))
-    ax.set_xlabel("exposure", fontsize=10, color=BLUE)
-    ax.set_ylabel("outcome", fontsize=10, color=ORANGE)
-    save(fig, "local_linearity.svg")
-
-
 def dag_model():
     """The cell, the data and the model: what is estimated lives in the model."""
     fig, ax = canvas(4.64, 3.1)
@@ -653,10 +620,8 @@ if __name__ == "__main__":
         figure_idea,
         dag_iv,
         dag_unconfoundedness,
-        dag_relevance,
         dag_exclusion,
         dag_inside,
-        local_linearity,
         dag_model,
         calibration,
     ):
