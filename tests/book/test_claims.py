@@ -216,6 +216,11 @@ CLAIMS = [
     *claims("estimators", "No estimator is right everywhere", "estimators",
             kept("estimators", "directional.ivw.coverage", "directional.egger_robust.coverage",
                  "correlated.egger.coverage")),
+    *claims("corrections", "Times the published truth, and times ours", "corrections",
+            kept("corrections", *(f"definition.both.{truth}.{end}" for truth in ("published", "truth")
+                                  for end in ("min", "max")))),
+    *claims("corrections", "A reverse effect that does not exist", "simulation",
+            kept("simulation", "perfect.reverse.all")),
     *claims("splicing", "Effects of cortex on muscle, and of muscle on cortex", "splicing",
             kept("splicing", *(f"{way}.{end}" for way in ("forward", "reverse")
                                for end in ("effect", "ci_low", "ci_high")))),
