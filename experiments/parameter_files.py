@@ -16,7 +16,7 @@ from deepmr_utils._checks import check_choice
 NOT_SETTINGS = (
     "scenarios", "training_scenarios", "rounds", "runs", "graphs", "workers", "device", "shares",
     "results_directory", "analyses", "training", "stored_error", "other_rounds", "sets",
-    "deepmr_utils", "tuning",
+    "stored_rounds", "stored_sweeps", "deepmr_utils", "tuning",
 )  # fmt: skip
 
 

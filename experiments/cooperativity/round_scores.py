@@ -1,10 +1,9 @@
 """How well global and local effects of many rounds meet the truth: tables of effects and scores."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from deepmr_utils import intervals, meta
 from deepmr_utils._checks import as_list
@@ -114,11 +113,10 @@ def score_table(
     pd.DataFrame
         ``rounds``; ``r``, ``bias`` and ``rmse`` of the global effect against the true one,
         ``slope`` through the origin and ``relative_rmse``, the RMSE over the mean truth;
-        ``trend`` and ``trend_se``, the slope of a line with an intercept; ``r_naive`` and
-        ``slope_naive``; shares of rounds whose 95 % intervals hold the truth (``ci_coverage``,
-        given the model, ``total_coverage``, ``sample_coverage``, ``pi_coverage``, and
-        ``heterogeneity_coverage`` of effect -/+ 2 tau) with their median widths (``ci_width`` ...);
-        over sequences ``local_coverage, local_total_coverage, local_below, local_total_below,
+        ``r_naive`` and ``slope_naive``; shares of rounds whose 95 % intervals contain the truth
+        (``ci_coverage``, given the model, ``total_coverage``, ``sample_coverage``, ``pi_coverage``,
+        and ``heterogeneity_coverage`` of effect -/+ 2 tau) with their median widths (``ci_width``
+        ...); over sequences ``local_coverage, local_total_coverage, local_below, local_total_below,
         local_width, local_total_width, local_bias, local_rmse``.
     """
     rows = []
@@ -126,14 +124,12 @@ def score_table(
     for key, group in globals_.groupby(by, sort=False):
         truth, error = group["truth"], group["effect"] - group["truth"]
         rmse = np.sqrt((error**2).mean())
-        trend, trend_se = _trend(truth, group["effect"])
         row = dict(zip(by, key, strict=True)) | {
             "rounds": len(group), "r": _correlation(group["effect"], truth),
             "r_naive": _correlation(group["naive"], truth), "bias": error.mean(), "rmse": rmse,
             "relative_rmse": _ratio(rmse, abs(truth.mean())),
             "slope": _ratio((group["effect"] * truth).sum(), (truth**2).sum()),
             "slope_naive": _ratio((group["naive"] * truth).sum(), (truth**2).sum()),
-            "trend": trend, "trend_se": trend_se,
         }  # fmt: skip
         for name in ("ci", "total_ci", "sample_ci", "pi", "heterogeneity"):
             low, high = group[f"{name}_low"], group[f"{name}_high"]
@@ -205,103 +201,15 @@ def _coverage(local: pd.DataFrame, keys: list[str], prefix: str) -> pd.DataFrame
     })  # fmt: skip
 
 
-def coverage_by_truth(
-    results: Iterable[RoundResult], method: str = "ivw", calibration: str = "none"
-) -> pd.DataFrame:
-    """Where local intervals miss: by scenario and size of the truth, exposure motif only.
-
-    Parameters
-    ----------
-    results : iterable of RoundResult
-    method, calibration : str
-        Whose local effects are scored.
-
-    Returns
-    -------
-    pd.DataFrame
-        By ``scenario, size``: the truth as a share of what it would be with both motifs, the root
-        of the round's ratio of beta to alpha ("none", "chance", "weak", "strong", parted at 0.3 %,
-        3 % and 30 %). ``sequences``, ``coverage`` of the total interval, ``rmse`` of the estimate
-        and ``between``, the root mean square standard deviation between members. Rounds whose ratio
-        is 0 have no share and are left out.
-    """
-    results = list(results)
-    local = pd.concat([result.local for result in results], ignore_index=True)
-    chosen = (local["method"] == method) & (local["calibration"] == calibration)
-    local = local[chosen & (local["stratum"] == "exposure motif only")]
-    local = local.dropna(subset=["truth", "causal_effect", "between_se"])
-    ratio = np.array(_effect_ratios(results, local))
-    local, ratio = local[ratio > 0], ratio[ratio > 0]
-    edges, names = [-np.inf, 0.003, 0.03, 0.3, np.inf], ["none", "chance", "weak", "strong"]
-    local = local.assign(
-        size=pd.cut(local["truth"] / np.sqrt(ratio), edges, labels=names),
-        coverage=local["truth"].between(local["total_ci_low"], local["total_ci_high"]),
-        rmse=(local["causal_effect"] - local["truth"]) ** 2,
-        between=local["between_se"] ** 2,
-    )
-    table = local.groupby(["scenario", "size"], sort=False, observed=False).agg(
-        sequences=("truth", "size"), coverage=("coverage", "mean"),
-        rmse=("rmse", "mean"), between=("between", "mean"),
-    )  # fmt: skip
-    table[["rmse", "between"]] **= 0.5
-    return table.sort_index(level="size", sort_remaining=False)
-
-
 def with_component(globals_: pd.DataFrame, parameters: simulation.Parameters) -> pd.DataFrame:
     """Add ``component``: "small" or "large", the nearer mean of the mixture of effect ratios."""
     large = globals_["effect_ratio"] > np.mean(parameters.ratio_means)
     return globals_.assign(component=np.where(large, "large", "small"))
 
 
-def compare_analyses(
-    tables: Mapping[str, pd.DataFrame], parameters: simulation.Parameters
-) -> pd.DataFrame:
-    """Score several analyses on the rounds that all of them have.
-
-    Parameters
-    ----------
-    tables : mapping of str to pd.DataFrame
-        `global_table` of one method and calibration, by name. One without rows is left out.
-    parameters : simulation.Parameters
-        See `with_component`.
-
-    Returns
-    -------
-    pd.DataFrame
-        By ``analysis, scenario, component, stratum``; component "all" has both. ``rounds``;
-        ``slope`` and ``rmse`` of global effects on truths, ``coverage`` of the truth by the total
-        interval and ``width``, its median, as in `score_table`.
-    """
-    there = {name: table for name, table in tables.items() if len(table)}
-    keys = ["scenario", "round"]
-    held = [set(table[keys].itertuples(index=False, name=None)) for table in there.values()]
-    common = pd.DataFrame(sorted(set.intersection(*held) if held else set()), columns=keys)
-    parts = [
-        with_component(table.merge(common, on=keys), parameters).assign(analysis=name)
-        for name, table in there.items()
-    ]
-    levels = ["analysis", "scenario", "component", "stratum"]
-    scores = ["rounds", "slope", "rmse", "coverage", "width"]
-    if common.empty:
-        return pd.DataFrame(columns=[*levels, *scores]).set_index(levels)
-    table = pd.concat(parts, ignore_index=True)
-    table = pd.concat([table, table.assign(component="all")], ignore_index=True)
-    names = {"total_coverage": "coverage", "total_width": "width"}
-    table = score_table(table, levels).rename(columns=names)
-    return table.set_index(levels)[scores].sort_index()
-
-
 def _ratio(numerator: float, denominator: float) -> float:
     """Quotient; NaN where all truths are 0."""
     return numerator / denominator if denominator else np.nan
-
-
-def _trend(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Slope of a line with an intercept, and its standard error; NaN below three rounds."""
-    if len(x) < 3 or x.nunique() < 2:
-        return np.nan, np.nan
-    fit = scipy.stats.linregress(x, y)
-    return float(fit.slope), float(fit.stderr)
 
 
 def published_rounds() -> pd.DataFrame:

@@ -184,3 +184,74 @@ def read_sweep_table(path: Path) -> pd.DataFrame:
         if not whole or table["git_revision"].isna().any():
             raise ValueError("its end is missing")
     return table
+
+
+def stored_sweeps(directory: str | Path) -> pd.DataFrame:
+    """All stored tables of a sweep, the baseline first, with their ``setting``; forward only."""
+    tables = []
+    for path in Path(directory).glob("*/*/round-*.csv"):
+        table = read_sweep_table(path)
+        if len(table) and not path.parts[-3].startswith("direction"):
+            tables.append(table.assign(setting=_setting(path.parts[-3])))
+    table = pd.concat(tables, ignore_index=True)
+    order = table["setting"].map(lambda name: (name != "baseline", *_parts(name)))
+    return (
+        table.assign(order=order).sort_values(["order", "scenario", "round"]).drop(columns="order")
+    )
+
+
+def _setting(folder: str) -> str:
+    return re.sub("^n ", "n_", folder.replace("-", " "))
+
+
+def _parts(setting: str) -> tuple[str, float]:
+    name, _, value = setting.rpartition(" ")
+    return (name, float(value)) if re.fullmatch(r"[\d.]+", value) else (setting, 0.0)
+
+
+WORDS = {
+    "instruments pooled": "pooled rule at {:g}", "instruments wald": "Wald rule at {:g}",
+    "n_members": "{:g} members", "n_train": "{:,.0f} sequences",
+    "n_augmented": "{:,.0f} labelled mutants", "epochs": "{:g} epochs",
+    "confounding": "confounders × {:g}", "calibrations isotonic": "isotonic recalibration",
+    "ivw": "inverse-variance weighting", "egger": "MR-Egger", "egger_robust": "robust MR-Egger",
+    "median_weighted": "weighted median",
+}  # fmt: skip
+
+
+def in_words(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with names of settings and methods spelled out."""
+    settings = {}
+    for setting in scores["setting"].unique():
+        name, value = _parts(setting)
+        settings[setting] = WORDS.get(name, setting).format(value)
+    return scores.replace({"setting": settings, "method": WORDS})
+
+
+ARMS = {
+    "same data": "the same data", "own data": "data of its own", "4 x data": "four times the data",
+    "60 epochs": "three times the epochs",
+}  # fmt: skip
+
+
+def shared_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """The stored table of the study ``shared_error``, in words: a row a scenario and training."""
+    names = {"none": "no confounding", "both": "both"}
+    mean = scores.groupby(["scenario", "arm", "stratum"])[
+        ["slope", "coverage", "rmse", "between"]
+    ].mean()
+    rows = {}
+    for scenario, name in names.items():
+        for arm, words in ARMS.items():
+            whole, few = (
+                mean.loc[(scenario, arm, stratum)]
+                for stratum in ("both motifs", "exposure motif only")
+            )
+            rows[f"{name}, {words}"] = {
+                "Slope": f"{whole['slope']:.3f}",
+                "Covered, both motifs": f"{whole['coverage']:.0%}",
+                "Error, exposure only": f"{few['rmse']:.2f}",
+                "Between, exposure only": f"{few['between']:.2f}",
+                "Covered, exposure only": f"{few['coverage']:.0%}",
+            }
+    return pd.DataFrame(rows).T.rename_axis(index=None, columns="Scenario, each member")

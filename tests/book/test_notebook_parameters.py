@@ -149,14 +149,15 @@ def test_a_folder_that_cannot_be_written_is_refused(check, tmp_path, name):
 def test_what_may_be_left_out(check):
     check("corrections", effect_ratio=None, stored_rounds=None, stored_calibration=None)
     check("simulation", other_methods=[], other_parameters={"eta": 40, "background": [0.25] * 4})
-    check("sweeps", analyses={}, stored_error=None)
+    check("sweeps", analyses={})
     check("bpnet", results_directory=None, stored_verdicts=None)
     check("deepsea", stored_directory=None)
 
 
 STORES = {
     "corrections": ("stored_rounds", "stored_calibration"),
-    "sweeps": ("stored_error",),
+    "simulation": ("other_rounds", "stored_rounds"),
+    "sweeps": ("stored_error", "stored_sweeps"),
     "bpnet": ("results_directory", "stored_verdicts"),
     "deepsea": ("stored_directory",),
     "verdicts": ("stored",),

@@ -13,7 +13,7 @@ from torch import nn
 
 from deepmr_utils import calibration, intervals, meta
 from experiments import training
-from experiments.cooperativity import one_round, round_scores, rounds, simulation
+from experiments.cooperativity import one_round, round_scores, rounds, simulation, stored_rounds
 from experiments.study import open_study, stored_settings
 
 STORED = Path(__file__).parents[2] / "book" / "results" / "simulation"
@@ -260,9 +260,6 @@ def test_global_and_score_tables_by_hand():
     truth = np.arange(4) + 1.1
     slope = (truth * (truth + 0.1)).sum() / (truth**2).sum()
     assert scores.loc["both motifs", "slope"] == pytest.approx(slope)
-    assert scores.loc["both motifs", ["trend", "trend_se"]].tolist() == pytest.approx(
-        [1, 0], abs=1e-6
-    )
     assert scores.loc["both motifs", "relative_rmse"] == pytest.approx(0.1 / truth.mean())
     assert np.isnan(scores.loc["both motifs", "total_coverage"])  # no members, no total interval
 
@@ -322,40 +319,52 @@ def test_rules_compared_by_hand(result):
     assert rubin["sample_width"] == pytest.approx(scores.query(same)["sample_width"].item())
 
 
-def test_analyses_are_compared_on_the_rounds_that_all_have():
-    table = round_scores.global_table(make_local())
-    table["effect_ratio"] = np.where(table["round"] < 2, 1.0, 10.0)
-    other = table[table["round"] > 0].assign(effect=lambda t: 2 * t["truth"])
-    given = {"one": table, "two": other, "none": table.iloc[:0]}
-    found = round_scores.compare_analyses(given, simulation.Parameters())
-    assert found.index.unique("analysis").tolist() == ["one", "two"]
-    rounds_of = found.loc["one", "none"]["rounds"].unstack()["both motifs"]
-    assert rounds_of.to_dict() == {"small": 1, "large": 2, "all": 3}
-    both = found.xs("both motifs", level="stratum")
-    assert both.loc[("two", "none", "large"), "slope"] == pytest.approx(2)
-    assert both.loc[("one", "none", "all"), "rmse"] == pytest.approx(0.1)
-    nothing = {"one": table, "two": other[other["round"] > 9], "three": other.iloc[:0]}
-    found = round_scores.compare_analyses(nothing, simulation.Parameters())
-    assert found.index.unique("analysis").tolist() == ["one"]
-    assert round_scores.compare_analyses({}, simulation.Parameters()).empty
-
-
-def test_misses_by_size_of_the_truth_by_hand():
-    """Three sequences with truth 0, 0.1 and 1 of a ratio of 4: shares 0, 5 % and 50 %."""
+def rounds_of_two(analyses):
+    """By hand: truth 0, 0.1 and 1 with a ratio of 4, so that shares are 0, 5 % and 50 %."""
     local = pd.DataFrame({
         "scenario": "none", "round": 0, "method": "ivw", "calibration": "none",
-        "stratum": "exposure motif only", "truth": [0.0, 0.1, 1.0], "between_se": 0.5,
-        "causal_effect": [0.0, 0.3, 1.0], "total_ci_low": [-1, 0.2, 0.9],
+        "sequence_id": list("abc"), "stratum": "exposure motif only", "truth": [0.0, 0.1, 1.0],
+        "truth_published": 0.0, "naive": 0.0, "se": 0.1, "ci_low": -9.0, "ci_high": 9.0,
+        "between_se": 0.5, "causal_effect": [0.0, 0.3, 1.0], "total_ci_low": [-1, 0.2, 0.9],
         "total_ci_high": [1, 0.4, 1.1],
     })  # fmt: skip
     record = {"scenario": "none", "round": 0, "rates": {"alpha": 1.0, "beta": 4.0}}
-    table = round_scores.coverage_by_truth([one_round.RoundResult(local, pd.DataFrame(), record)])
-    table = table.loc["none"]
-    assert table["sequences"].to_dict() == {"none": 1, "chance": 0, "weak": 1, "strong": 1}
-    assert table.loc["weak", "coverage"] == 0
-    assert table.loc["weak", "rmse"] == pytest.approx(0.2)
-    assert table.loc[["none", "strong"], "coverage"].tolist() == [1, 1]
-    assert table["between"].dropna().to_numpy() == pytest.approx(0.5)
+    return {name: [one_round.RoundResult(local, pd.DataFrame(), record)] for name in analyses}
+
+
+def test_local_effects_of_stored_rounds_by_hand():
+    local = stored_rounds.local_table(rounds_of_two(["without_mutants", "with_mutants"]))
+    coverage = stored_rounds.local_coverage(local).loc["without_mutants"]["coverage"]
+    assert coverage["none"].to_dict() == {"below 0.3": 1, "3 to 30": 0, "30 to 70": 1}
+    assert coverage["all"].equals(coverage["none"])
+    misses = stored_rounds.miss_table(local, ["with_mutants"])
+    assert misses.loc["3 to 30"].tolist() == ["0%", "0.10", "0.25"]
+    by_estimate = stored_rounds.truth_by_estimate(local, fewest=1).loc[("with_mutants", "none")]
+    assert by_estimate["estimate"].tolist() == pytest.approx([0, 0.15, 0.5])
+    assert by_estimate["truth"].tolist() == pytest.approx([0, 0.05, 0.5])
+
+
+def test_analyses_of_stored_rounds_by_hand():
+    table = round_scores.global_table(make_local())
+    table["effect_ratio"] = np.where(table["round"] < 2, 1.0, 10.0)
+    table = round_scores.with_component(table, simulation.Parameters()).assign(
+        analysis="with_mutants", low=lambda t: t["truth"] - 1, high=lambda t: t["truth"] + 1
+    )
+    table["contains"] = table["round"] > 0
+    scores = stored_rounds.analysis_scores(table).loc["with_mutants"]
+    both = scores.xs("both motifs", level="stratum")
+    assert both["rounds"].to_dict() == {
+        (scenario, size): count
+        for scenario in ("all", "none")
+        for size, count in (("all", 4), ("large", 2), ("small", 2))
+    }
+    assert both.loc[("none", "small"), "coverage"] == 0.5
+    assert both.loc[("all", "all"), ["coverage", "width"]].tolist() == [0.75, 2]
+    assert stored_rounds.width_ratio(table[table["stratum"] == "all"].assign(low=lambda t: t["truth"] - 3), table[table["stratum"] == "all"]) == 2  # fmt: skip
+    words = stored_rounds.effect_table(table[table["stratum"] == "all"])
+    assert words.index.tolist() == ["no confounding, weak", "no confounding, strong", "all"]
+    assert words["Rounds"].tolist() == ["2", "2", "4"]
+    assert words.loc["all", "Sequences covered"] == "nan%"  # no members, no total interval
 
 
 def test_published_rounds():
