@@ -14,7 +14,7 @@ from .registry import BALANCED, INSIDE, OUTLIERS, REGISTRY, VERBANCK_2018, WEAK,
 __all__ = ["SummaryData", "score", "simulate"]
 
 SCENARIOS = {
-    "none": "every instrument is valid",
+    "valid": "every instrument is valid",
     "balanced": "all have direct effects, which cancel on average",
     "directional": "all have direct effects, most of them positive",
     "outliers": "a fifth have large positive direct effects",
@@ -98,7 +98,7 @@ def assumed(method: str, scenario: str) -> bool:
     assumption = REGISTRY[method].assumption
     tolerant = "half" in assumption or "largest group" in assumption or OUTLIERS in assumption
     return {
-        "none": True,
+        "valid": True,
         "balanced": assumption.startswith((BALANCED, INSIDE)),
         "directional": assumption.startswith(INSIDE),
         "outliers": tolerant or assumption.startswith(INSIDE),

@@ -4,11 +4,11 @@ The scatter with every method's line is `deepmr_utils.plots.effects.effect_scatt
 sequences `deepmr_utils.plots.effects.forest`.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from . import style
 
@@ -121,37 +121,36 @@ def leave_one_out(left_out: pd.DataFrame, whole: pd.Series, *, ax: Axes | None =
     return ax
 
 
-@style.figure_of("bias", "scenario method rmse coverage assumed")
+@style.figure_of("bias coverage", "scenario method assumed")
 def method_scores(scores: pd.DataFrame) -> Figure:
-    """Draw bias, spread and coverage of methods, one panel a scenario.
+    """Draw a map of methods by scenarios: the coverage of their intervals, and their bias.
 
     Parameters
     ----------
     scores : pd.DataFrame
-        See `deepmr_utils.mr.benchmark.score`. A point is the bias, its bar one standard deviation
-        of the estimates to either side, its colour the coverage. Squares mark methods whose
-        assumptions do not hold.
+        See `deepmr_utils.mr.benchmark.score`. The colour of a cell is the coverage, its words are
+        coverage and bias. Frames mark cells in which the assumptions of the method hold.
     """
     scenarios, methods = scores["scenario"].unique(), scores["method"].unique()
-    height = 0.8 + -(-len(scenarios) // 3) * (1 + 0.21 * len(methods))
-    figure, axes = style.panels(len(scenarios), min(3, len(scenarios)), (7.6, height), False)
-    for ax, scenario in zip(axes.flat, scenarios, strict=False):
-        one = scores[scores["scenario"] == scenario]
-        spread = np.sqrt(np.fmax(one["rmse"] ** 2 - one["bias"] ** 2, 0))
-        at = pd.Index(methods).get_indexer(one["method"])
-        ax.hlines(at, one["bias"] - spread, one["bias"] + spread, color="0.5", lw=1.2, zorder=1)
-        for holds, marker in ((True, "o"), (False, "s")):
-            chosen = (one["assumed"] == holds).to_numpy()
-            mesh = ax.scatter(one["bias"][chosen], at[chosen], c=one["coverage"][chosen], vmin=0,
-                              vmax=1, cmap="cividis", marker=marker, s=34, edgecolor="black",
-                              linewidth=0.6, zorder=2)  # fmt: skip
-        ax.axvline(0, color="black", ls="--", lw=1, zorder=0)
-        ax.set(title=scenario, xlabel="bias ± sd")
-        ax.xaxis.set_major_locator(MaxNLocator(3))
-    axes[0, 0].set_yticks(range(len(methods)), methods)
-    axes[0, 0].invert_yaxis()
-    for ax in axes[:, 0]:
-        ax.tick_params(axis="y", labelsize=9)
-    bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.6, aspect=40)
-    bar.set_label("coverage of 95 % intervals (squares: an assumption fails)")
+    size = 2.4 + 0.72 * len(scenarios), 1.4 + 0.42 * len(methods)
+    figure, ax = plt.subplots(figsize=size, layout="constrained")
+    coverage = scores.pivot(index="method", columns="scenario", values="coverage")
+    mesh = ax.imshow(coverage.loc[methods, scenarios], vmin=0, vmax=1, cmap="cividis",
+                     aspect="auto")  # fmt: skip
+    columns, rows = (pd.Index(names) for names in (scenarios, methods))
+    for one in scores.itertuples():
+        x, y = columns.get_loc(one.scenario), rows.get_loc(one.method)
+        ink = "white" if one.coverage < 0.5 else "black"
+        ax.text(x, y, f"{one.coverage:.0%}\n{one.bias:+z.2f}", ha="center", va="center",
+                fontsize=9, color=ink)  # fmt: skip
+        if one.assumed:
+            corner = x - 0.44, y - 0.42
+            ax.add_patch(plt.Rectangle(corner, 0.88, 0.84, fill=False, lw=1.8, edgecolor=ink))
+    ax.set_xticks(range(len(scenarios)), scenarios, rotation=30, ha="left")
+    ax.set_yticks(range(len(methods)), methods)
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
+    bar = figure.colorbar(mesh, ax=ax, location="bottom", shrink=0.7, aspect=40)
+    bar.set_label("coverage of 95 % intervals; below it in a cell: bias")
     return figure

@@ -199,6 +199,40 @@ CLAIMS = [
         "chromatin.deep_mr.open.share": CALL(open_share, "chromatin"),
         "simulation 0.09.deep_mr.false.share": CALL(false_share, "simulation 0.09"),
     }),
+    *claims("verdicts", "Of the effects and absent effects of the default graph", "verdicts", {
+        "default.deep_mr.found.share": CALL(found_share, "default"),
+        "default.deep_mr.false.share": CALL(false_share, "default"),
+        "default.published.false.share": CALL(false_share, "default", "published"),
+    }),
+    *claims("verdicts", "Targets are missed in two worlds", "verdicts", {
+        "chromatin.deep_mr.open.share": CALL(open_share, "chromatin"),
+        "simulation 0.09.deep_mr.false.share": CALL(false_share, "simulation 0.09"),
+    }),
+    *claims("verdicts", "Where one thing is measured twice", "verdicts", {
+        f"tissues.{name}.wrong.share": CALL(wrong_share_of_readings, name)
+        for name in ("published", "deep_mr")
+    }),
+    *claims("estimators", "An effect that does not exist", "simulation",
+            kept("simulation", "perfect.reverse.all", "perfect.reverse.motif")),
+    *claims("estimators", "No estimator is right everywhere", "estimators",
+            kept("estimators", "directional.ivw.coverage", "directional.egger_robust.coverage",
+                 "correlated.egger.coverage")),
+    *claims("corrections", "Times the published truth, and times ours", "corrections",
+            kept("corrections", *(f"definition.both.{truth}.{end}" for truth in ("published", "truth")
+                                  for end in ("min", "max")))),
+    *claims("corrections", "A reverse effect that does not exist", "simulation",
+            kept("simulation", "perfect.reverse.all")),
+    *claims("splicing", "Effects of cortex on muscle, and of muscle on cortex", "splicing",
+            kept("splicing", *(f"{way}.{end}" for way in ("forward", "reverse")
+                               for end in ("effect", "ci_low", "ci_high")))),
+    *claims("splicing", "The verdict acts is wrong", "splicing", kept("splicing", "acts")),
+    *claims("one_sample", "Shared errors make a slope", "one_sample",
+            kept("one_sample", "known.3.null.plain.bias", "members.3.null.plain.bias",
+                 "members.3.null.corrected.bias")),
+    *claims("one_sample", "The correction moves no slope", "one_sample",
+            kept("one_sample", "bpnet.moved")),
+    *claims("your_own_model", "Verdicts on the demo genome", "deep_mr",
+            kept("deep_mr", "acts", "no_effect")),
     *claims("assumptions", "The absent effect of Oct4 on Sox2", "bpnet",
             kept("bpnet", "perfect.strong.Oct4.Sox2", "perfect.motif.Oct4.Sox2")),
     *claims("assumptions", "Networks without labelled mutants give ...", SIMULATION, {

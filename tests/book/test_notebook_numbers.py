@@ -23,8 +23,9 @@ ENVIRONMENT = {
 CENTRAL = {
     "quickstart": ["true_effect", "effect", "se", "ci_low", "ci_high", "knockout"],
     "estimators": [
-        "global.ivw.effect", "global.ivw.se", "global.ivw.tau", "global.egger_robust.effect",
-        "none.ivw.coverage", "outliers.egger_robust.rmse", "weak.F", "bent.both.10.egger_robust",
+        "global.ivw.effect", "global.ivw.ci_low", "global.egger_robust.effect",
+        "directional.egger_robust.coverage", "outliers.ivw.coverage", "weak.F",
+        "bent.both.10.egger_robust",
     ],
     "one_sample": [
         "known.10.null.plain.bias", "members.3.null.wrong.bias", "members.3.null.corrected.coverage",
@@ -88,7 +89,7 @@ OUTCOME = "result['effect'].loc[{'feature': 'outcome'}] *= 1.02"
 BENT = [
     ("quickstart", ["effect", "ci_low", "ci_high"], "mutagenesis", "saturation_mutagenesis", OUTCOME),
     ("quickstart", ["effect", "within_se"], "meta", "global_effects", "result[['effect', 'se']] *= 1.02"),
-    ("estimators", ["none.ivw.coverage", "weak.divw.coverage", "correlated.egger_robust.coverage"],
+    ("estimators", ["balanced.ivw.coverage", "weak.divw.coverage", "correlated.ivw_robust.coverage"],
      "mr.benchmark", "score", POOLED.format("coverage", "coverage")),
     ("one_sample", ["known.10.null.plain.bias"], "mr", "estimate", "result['causal_effect'] *= 1.02"),
     ("splicing", ["forward.tau", "forward.effect", "reverse.effect", "lowest", "highest"],

@@ -15,7 +15,7 @@ def test_direct_effects(scenario):
     share = (data.direct != 0).mean()
     # 12,000 instruments: shares are within 1.5 %, means within 0.006.
     expected = {
-        "none": (0, 0),
+        "valid": (0, 0),
         "balanced": (1, 0),
         "directional": (1, 0.1),
         "outliers": (0.2, 0.1),
@@ -33,12 +33,12 @@ def test_direct_effects(scenario):
 
 def test_standard_errors_are_those_of_the_noise():
     # the same seed, so that only the errors of the exposure differ
-    plain, weak = simulate("none", 400, seed=2), simulate("weak", 400, seed=2)
+    plain, weak = simulate("valid", 400, seed=2), simulate("weak", 400, seed=2)
     spread = (weak.beta_exposure - plain.beta_exposure).std()
     assert spread == pytest.approx(0.4 - 0.05, rel=0.03)
-    residual = plain.beta_outcome - simulate("none", 400, effect=0.0, seed=2).beta_outcome
+    residual = plain.beta_outcome - simulate("valid", 400, effect=0.0, seed=2).beta_outcome
     assert np.abs(residual).max() <= 0.1
-    noise = simulate("none", 400, effect=0.0, seed=2).beta_outcome
+    noise = simulate("valid", 400, effect=0.0, seed=2).beta_outcome
     assert (noise / plain.se_outcome).std() == pytest.approx(1, rel=0.03)
 
 
@@ -47,21 +47,21 @@ def test_seed_and_unknown_scenario():
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (simulate("outliers", 3, seed=6).beta_outcome != first.beta_outcome).all()
-    with pytest.raises(ValueError, match="unknown scenario 'bad': choose one of none, balanced"):
+    with pytest.raises(ValueError, match="unknown scenario 'bad': choose one of valid, balanced"):
         simulate("bad", 1)
 
 
 def test_assumptions_of_every_method():
     holds = {name: {s for s in SCENARIOS if assumed(name, s)} for name in mr.REGISTRY}
-    assert holds["ivw_fixed"] == {"none"}
-    assert holds["ivw"] == {"none", "balanced"}
-    assert holds["egger"] == {"none", "balanced", "directional", "outliers"}
+    assert holds["ivw_fixed"] == {"valid"}
+    assert holds["ivw"] == {"valid", "balanced"}
+    assert holds["egger"] == {"valid", "balanced", "directional", "outliers"}
     assert holds["egger_robust"] == {*holds["egger"], "correlated"}
-    assert holds["median_weighted"] == {"none", "outliers", "correlated"}
+    assert holds["median_weighted"] == {"valid", "outliers", "correlated"}
     assert holds["conmix"] == holds["mode_simple"] == holds["hetpen"] == holds["median_weighted"]
-    assert holds["presso"] == {"none", "outliers"}
-    assert holds["divw"] == {"none", "balanced", "weak"}
-    assert holds["raps_simple_tukey"] == {"none", "outliers", "correlated", "weak"}
+    assert holds["presso"] == {"valid", "outliers"}
+    assert holds["divw"] == {"valid", "balanced", "weak"}
+    assert holds["raps_simple_tukey"] == {"valid", "outliers", "correlated", "weak"}
 
 
 def test_score_counts():
@@ -83,9 +83,9 @@ def test_score_counts():
 
 
 def test_score_passes_options_and_counts_failures():
-    table = score(["ivw", "egger"], ["none"], datasets=5, instruments=2,
+    table = score(["ivw", "egger"], ["valid"], datasets=5, instruments=2,
                   options={"ivw": {"distribution": "t"}})  # fmt: skip
     assert table["failed"].tolist() == [0, 1]
     assert table["bias"].isna().tolist() == [False, True]
     with pytest.raises(ValueError, match="unknown option of ivw 'phi'"):
-        benchmark.score(["ivw"], ["none"], datasets=2, options={"ivw": {"phi": 1}})
+        benchmark.score(["ivw"], ["valid"], datasets=2, options={"ivw": {"phi": 1}})
