@@ -56,7 +56,7 @@ def _answer(row: dict, opposite: dict | None) -> Answer:
 
 
 def _told(row: dict) -> bool:
-    """Whether the slope is told from 0; corrected by labels, too, where there are some."""
+    """Whether the slope is significant; corrected by labels, too, where there are some."""
     low, high = row["corrected_ci_low"], row["corrected_ci_high"]
     return row["q_value"] < LEVEL and not low <= 0 <= high
 
@@ -70,20 +70,20 @@ def _where_told(row: dict, opposite: dict | None) -> Answer:
         why = f"lost sites change the outcome by less than {NEGLIGIBLE:g} own responses"
         return Answer("no effect", why)
     if known and not agrees:
-        return Answer("undetermined", "the slope is told from 0, the knock-out is not")
+        return Answer("undetermined", "the slope is significant, the knock-out is not")
     if against:
-        why = f"told from 0, but {row['private_share']:.0%} of what moves the exposure leaves the "
+        why = f"significant, but {row['private_share']:.0%} of what moves the exposure leaves the "
         return Answer("undetermined", why + "outcome alone")
     if opposite is not None and _told(opposite) and not opposite["private_ci_low"] > PRIVATE:
         if not known:
-            why = "both directions are told from 0, and no site was knocked out"
+            why = "both directions are significant, and no site was knocked out"
             return Answer("not distinguishable", why)
         if abs(row["own_effect"]) < min(NEGLIGIBLE, abs(opposite["own_effect"])):
-            why = f"told from 0, but below {NEGLIGIBLE:g} own responses and beside a larger effect "
-            return Answer("undetermined", why + "the other way")
+            why = f"significant, but below {NEGLIGIBLE:g} own responses and next to a larger "
+            return Answer("undetermined", why + "effect the other way")
     if not known:
-        return Answer("acts", "the slope is told from 0; no site was knocked out")
-    return Answer("acts", "slope and knock-out are told from 0 and have one sign")
+        return Answer("acts", "the slope is significant; no site was knocked out")
+    return Answer("acts", "slope and knock-out are significant and have one sign")
 
 
 def _where_not(row: dict) -> Answer:
@@ -91,12 +91,12 @@ def _where_not(row: dict) -> Answer:
         why = f"the interval lies within {NEGLIGIBLE:g} own responses around 0"
         return Answer("no effect", why)
     if _negligible(row):
-        why = f"the interval holds 0, and lost sites change less than {NEGLIGIBLE:g} own responses"
-        return Answer("no effect", why)
+        why = "the interval contains 0, and lost sites change less than "
+        return Answer("no effect", f"{why}{NEGLIGIBLE:g} own responses")
     if row["private_ci_low"] > MOSTLY:
-        why = f"the interval holds 0, and {row['private_share']:.0%} of what moves the exposure "
+        why = f"the interval contains 0, and {row['private_share']:.0%} of what moves the exposure "
         return Answer("no effect", why + "leaves the outcome alone")
-    why = f"the interval holds 0 and more than {NEGLIGIBLE:g} own responses"
+    why = f"the interval contains 0 and more than {NEGLIGIBLE:g} own responses"
     return Answer("undetermined", why)
 
 

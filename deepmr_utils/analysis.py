@@ -188,7 +188,7 @@ def deep_mr(
       or Y by 0.15 of its own response; or fewer than 10 sequences with instruments (``k``).
     - "undetermined": no standard error; or labels do not tell the response of X to its own sites.
     - If told: "no effect" where the knock-out is negligible and either is opposed by private movers
-      or does not agree, that is, its interval holds 0 or it has the other sign; "undetermined"
+      or does not agree, that is, its interval contains 0 or it has the other sign; "undetermined"
       where a knock-out does not agree, or private movers oppose; "not distinguishable" where Y -> X
       is told, too, unopposed, and no site of X was knocked out; "undetermined" where Y -> X is told
       so, sites were knocked out, and ``own_effect`` is below 0.1 in size and smaller than that of

@@ -22,7 +22,7 @@ HEADS = ("gaussian", "poisson", "logistic")
 TOLD = 2.0  # standard errors of the exposure's own response from 0, below which a ratio is none
 NORMAL = 1.959964  # its 0.975 quantile
 DIMENSIONS = ("member", "sequence", "feature")
-UNTOLD = "the exposure's own response, corrected, is not told from 0"
+UNTOLD = "the exposure's own response, corrected, is not significant"
 
 
 def correct(

@@ -314,11 +314,11 @@ def test_tables_of_the_page_name_every_world_and_mark_what_misses():
 
 def test_reasons_are_counted_without_the_numbers_of_single_pairs():
     given = pd.DataFrame({"reason": [
-        "told from 0, but 50% of what moves; weak instruments (F = 1.7)",
-        "told from 0, but 7% of what moves", "only 9 of the 10 sequences",
+        "significant, but 50% of what moves; weak instruments (F = 1.7)",
+        "significant, but 7% of what moves", "only 9 of the 10 sequences",
     ]})  # fmt: skip
     assert verdict_tables.reasons(given).to_dict() == {
-        "told from 0, but a share of what moves": 2, "too few of the 10 sequences": 1,
+        "significant, but a share of what moves": 2, "too few of the 10 sequences": 1,
     }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_verdicts():
     effects, instances = world(noise=1.0)
     verdicts = deep_mr(effects, instances=instances).effects
     assert verdicts.loc[1, "verdict"] == "undetermined"
-    assert "holds 0" in verdicts.loc[1, "reason"]
+    assert "contains 0" in verdicts.loc[1, "reason"]
     few = effects.isel(sequence=slice(9))
     verdicts = deep_mr(few, instances=instances).effects
     assert set(verdicts["verdict"]) == {"not distinguishable"}
@@ -118,7 +118,7 @@ def test_both_ways_told_without_a_knock_out_are_not_distinguishable():
     assert (both["q_value"] < 0.05).all()
     assert (both["correlation"] < 0.95).all()
     assert set(both["verdict"]) == {"not distinguishable"}
-    assert both["reason"].str.startswith("both directions are told from 0").all()
+    assert both["reason"].str.startswith("both directions are significant").all()
     one = deep_mr(effects, instances=instances, pairs=[("X", "Y")]).effects
     assert one["verdict"].item() == "acts"
 
@@ -294,7 +294,7 @@ def test_a_model_and_its_motifs_are_all_that_is_needed():
     assert forward["knockout"] == pytest.approx(slope, rel=0.02)
     assert forward["knockout_ci_low"] < slope < forward["knockout_ci_high"]
     assert forward["verdict"] == "acts"
-    assert forward["reason"] == "slope and knock-out are told from 0 and have one sign"
+    assert forward["reason"] == "slope and knock-out are significant and have one sign"
     assert back["verdict"] == "no effect"
     assert "knock-out 2" in found.report()
     # edits of sites are instruments, too

@@ -221,7 +221,7 @@ def test_an_exposure_without_a_response_has_no_ratio():
     predictions.loc[{"feature": "A"}] = 0
     found = corrected((edits, predictions, dead, scores))
     assert found.loc["A", ["knockout", "se", "p", "learned_response"]].isna().all(axis=None)
-    assert (found.loc["A", "status"] == "the exposure's own response, corrected, is not told from 0").all()  # fmt: skip
+    assert (found.loc["A", "status"] == "the exposure's own response, corrected, is not significant").all()  # fmt: skip
     assert found.loc["B", "knockout"].notna().all()
 
 
