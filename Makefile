@@ -1,5 +1,5 @@
 # make book    execute the notebooks, render the book, print its path
-# make test    lint, unit tests, notebooks, the strict book and its links
+# make test    lint, unit tests, notebooks, the strict book, its links and its pages in a browser
 # make unit-3.13  the library's tests on Python 3.13
 # make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
 # make results compute what is missing of all that the book shows (resumable; hours from nothing)
@@ -17,16 +17,15 @@ else
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 endif
-SCALE := book/parameters/simulation_paper_scale.yml
-SWEEPS := book/parameters/sweeps_paper_scale.yml
 CODE := $(shell find deepmr_utils experiments -type f -not -name "*.pyc" -not -path "*.egg-info/*")
 # The longest first, so that none is left to run alone.
-EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb simulation_paper_scale.ipynb corrections.ipynb simulation.ipynb splicing.ipynb exon_definition.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb sweeps_paper_scale.ipynb)
+EXECUTED := $(addprefix executed/,bpnet.ipynb deepsea.ipynb deep_mr.ipynb corrections.ipynb simulation.ipynb splicing.ipynb exon_definition.ipynb sweeps.ipynb estimators.ipynb one_sample.ipynb verdicts.ipynb quickstart.ipynb)
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path 'book/results/*' -not -name '*.pyc')
 # The longest first, here too
 NAMES ?= bpnet deepsea deep_mr simulation corrections sweeps splicing exon_definition estimators one_sample verdicts quickstart
 NOTEBOOKS := $(NAMES:%=notebooks/%.ipynb)
-PAPERMILL := TQDM_DISABLE=1 $(BIN)/papermill --no-progress-bar -k python3
+# Figures of executed notebooks are SVG: book/kernels has a python3 that makes them.
+PAPERMILL := TQDM_DISABLE=1 JUPYTER_PATH=$(CURDIR)/book $(BIN)/papermill --no-progress-bar -k python3
 
 # One thread a notebook: threads of two that share a core wait for each other.
 book: $(INSTALLED)
@@ -54,17 +53,8 @@ executed/deepsea.ipynb: $(wildcard book/results/deepsea/*.json)
 executed/bpnet.ipynb executed/verdicts.ipynb: book/results/verdicts.csv
 executed/exon_definition.ipynb: $(wildcard book/results/exon_definition/*.npz)
 
-executed/simulation_paper_scale.ipynb: notebooks/simulation.ipynb $(SCALE) $(CODE) | $(INSTALLED)
-	mkdir -p executed
-	$(PAPERMILL) $< executed/.paper_scale.ipynb -f $(SCALE) -p workers $(WORKERS)
-	$(BIN)/python -m experiments.notebooks executed/.paper_scale.ipynb
-	mv executed/.paper_scale.ipynb $@
-
-executed/sweeps_paper_scale.ipynb: notebooks/sweeps.ipynb $(SWEEPS) $(CODE) | $(INSTALLED)
-	mkdir -p executed
-	$(PAPERMILL) $< executed/.sweeps_paper_scale.ipynb -f $(SWEEPS) -p workers $(WORKERS)
-	$(BIN)/python -m experiments.notebooks executed/.sweeps_paper_scale.ipynb
-	mv executed/.sweeps_paper_scale.ipynb $@
+executed/simulation.ipynb: $(wildcard book/results/simulation*/*/*.json book/results/simulation_motif/*/*/*.json)
+executed/sweeps.ipynb: $(wildcard book/results/sweeps/*/settings.json)
 
 # Strict: an unresolved reference, a missing file or any other warning fails the build.
 _build/html/index.html: $(EXECUTED) $(PAGES)
@@ -80,14 +70,14 @@ results: $(INSTALLED)
 	  OMP_NUM_THREADS=1 $(BIN)/python -m experiments $${study%/*} book/parameters/$${study#*/}.yml --workers $(WORKERS); done
 
 test: lint unit notebooks book
-	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_claims.py
+	$(BIN)/python -m pytest -q tests/book/test_book_html.py tests/book/test_book_browser.py tests/book/test_claims.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --ignore tests/book/test_book_html.py --ignore tests/book/test_book_browser.py \
 	  --ignore tests/book/test_notebook_numbers.py -n $(WORKERS) --dist loadfile
 
 # The library's tests on the newest Python that it supports, in an environment of its own.

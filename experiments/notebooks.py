@@ -22,6 +22,9 @@ from .parameter_files import assignments
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
+PICTURES = ("image/svg+xml", "image/png")
+LARGEST_SVG = 300_000  # characters, of which a server sends about a fifth, compressed
+
 LIMITS = {
     ">=": (operator.ge, "{} or more"),
     ">": (operator.gt, "more than {}"),
@@ -274,8 +277,23 @@ def tidy(path: str, *, strip: bool = False) -> None:
         if strip and cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})]
             for output in cell.outputs:
-                output.get("data", {}).pop("image/png", None)
+                for kind in PICTURES:
+                    output.get("data", {}).pop(kind, None)
+                    output.get("metadata", {}).pop(kind, None)
+        for output in cell.get("outputs", []):
+            _choose_picture(output)
     nbformat.write(notebook, path)
+
+
+def _choose_picture(output: Mapping[str, Any]) -> None:
+    """Of a figure as lines and as pixels keep the lines, unless its many points make it large."""
+    data, metadata = output.get("data", {}), output.get("metadata", {})
+    vector, pixels = ([key for key in data if key.endswith(kind)] for kind in PICTURES)
+    if vector and pixels:
+        small = len(data[vector[0]]) <= LARGEST_SVG
+        for key in pixels if small else vector:
+            del data[key]
+            metadata.pop(key, None)
 
 
 def bare(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

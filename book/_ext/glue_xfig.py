@@ -7,18 +7,22 @@
 3. ``:alt:`` gives the picture its text for readers who do not see it.
 4. ``{glue-xtable} key`` with ``:doc:``: a numbered, captioned table, made of a DataFrame
    that is glued on another page; it looks like the tables of the book.
-5. The picture of a ``glue(..., display=False)`` figure is written to ``_images``
+5. A figure may be SVG, which myst-nb glues across pages as text.
+6. The picture of a ``glue(..., display=False)`` figure is written to ``_images``
    (without this the cross-page ``<img>`` is broken, with no warning).
 """
 
 import hashlib
 import json
+import os
 from binascii import a2b_base64
 from pathlib import Path
 from typing import ClassVar
 
+from data_frames import is_frame, tidy_rows
 from docutils import nodes
 from docutils.parsers.rst import directives as spec
+from myst_nb.ext.glue.crossref import read_glue_cache
 from myst_nb.ext.glue.utils import (
     PendingGlueReference,
     PendingGlueReferenceError,
@@ -26,6 +30,15 @@ from myst_nb.ext.glue.utils import (
 )
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
+
+# As myst-nb writes them: the name of a picture's file is the hash of its bytes.
+PICTURES = {"png": a2b_base64, "svg+xml": lambda text: "\n".join(text.splitlines()).encode()}
+
+
+def file_of(kind, picture):
+    """Name and bytes of the file of a glued picture."""
+    raw = PICTURES[kind](picture)
+    return f"{hashlib.sha256(raw).hexdigest()}.{kind[:3]}", raw
 
 
 class _Glued(SphinxDirective):
@@ -84,15 +97,29 @@ class GlueRows(SphinxPostTransform):
                 continue
             for raw in list(table.findall(nodes.raw)):
                 text = raw.astext()
-                if "<thead>" not in text:
+                if not is_frame(text):
                     raise ValueError(f"{self.env.docname}: what is glued as a table is none")
-                rows = text[text.index("<thead>") : text.index("</tbody>") + len("</tbody>")]
-                rows = rows.replace(' style="text-align: right;"', "")
-                new = nodes.raw("", rows, format="html")
+                new = nodes.raw("", tidy_rows(text), format="html")
                 outer = raw
                 while outer.parent is not table:
                     outer = outer.parent
                 table.replace(outer, new)
+
+
+class GlueVectors(SphinxPostTransform):
+    """Put pictures that are SVG in place, which myst-nb (priority 5) shows as text."""
+
+    default_priority = 4
+
+    def run(self):
+        page = (Path(self.app.outdir) / self.env.docname).parent
+        folder = Path(self.app.outdir) / self.app.builder.imagedir
+        for ref in list(self.document.findall(PendingGlueReference)):
+            data = read_glue_cache(self.env.mystnb_config.output_folder, ref.refdoc)
+            svg = data.get(ref.key, {"data": {}})["data"].get("image/svg+xml")
+            if svg and ref.gtype != "text":
+                uri = os.path.relpath(folder / file_of("svg+xml", svg)[0], page)
+                ref.replace_self(nodes.image("", uri=uri, candidates={"*": uri}))
 
 
 class GlueAlt(SphinxPostTransform):
@@ -118,17 +145,18 @@ def write_images(app, env):
     out = Path(app.outdir) / "_images"
     for cache in Path(env.mystnb_config.output_folder).rglob("*.glue.json"):
         for item in json.loads(cache.read_text()).values():
-            png = item["data"].get("image/png")
-            if png:
-                raw = a2b_base64(png)
-                out.mkdir(parents=True, exist_ok=True)
-                (out / f"{hashlib.sha256(raw).hexdigest()}.png").write_bytes(raw)
+            for kind in PICTURES:
+                if picture := item["data"].get(f"image/{kind}"):
+                    name, raw = file_of(kind, picture)
+                    out.mkdir(parents=True, exist_ok=True)
+                    (out / name).write_bytes(raw)
 
 
 def setup(app):
     app.add_directive("glue-xfig", GlueXFig)
     app.add_directive("glue-xtable", GlueXTable)
     app.add_post_transform(GlueRows)
+    app.add_post_transform(GlueVectors)
     app.add_post_transform(GlueAlt)
     app.connect("doctree-read", note_dependencies)
     app.connect("env-check-consistency", write_images)

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from scipy import stats
 
 from deepmr_utils.held_out import NORMAL
 from deepmr_utils.negative_controls import FEWEST
 from deepmr_utils.pairs import PAIR
-from deepmr_utils.plots import style
 
 from .. import verdicts
 from .genomes import calibrated, global_effects
-from .graph_scores import BINS
+from .graph_scores import BIN_NAMES, BINS
 from .one_genome import Run
 
 GENOME = ["graph", "run"]
@@ -92,8 +90,7 @@ def local_errors(runs: Sequence[Run], least: float = LEAST) -> pd.DataFrame:
     error = (table["estimate"] - table["truth"]).abs()
     ends = table.reindex(columns=["ci_low", "ci_high"])
     miss = error / (ends["ci_high"] - ends["ci_low"]) * 2
-    names = [str(one) for one in pd.IntervalIndex.from_breaks(BINS)]
-    table["bin"] = pd.cut(table["distance"], BINS, labels=names).astype(object)
+    table["bin"] = pd.cut(table["distance"], BINS, labels=list(BIN_NAMES)).astype(object)
     table["given"] = (error < NORMAL * table["se"]).astype(float)
     table["members"] = (miss < 1).astype(float).where(miss.notna())
     table["miss"] = miss
@@ -132,26 +129,6 @@ def local_scores(errors: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         statistics["wider"] = lambda t: t["miss"].quantile(0.9)
     scores |= {name: lambda t, f=f: jackknife(t, f) for name, f in statistics.items()}
     return _scores(dict(list(errors.groupby(list(by), sort=False))), scores, by)
-
-
-def in_both(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of two tables of `local_errors` that are of the same genomes, windows and pairs."""
-    keys = [*GENOME, "sequence_id", *PAIR]
-    return one.merge(other[keys], on=keys), other.merge(one[keys], on=keys)
-
-
-def bin_coverage(runs: Sequence[Run], least: float = LEAST) -> pd.DataFrame:
-    """Share of intervals of mean effects in a bin of distance that hold the true mean.
-
-    Of effects of the chain "motif" that truly are at least ``least``; indexed by ``graph, bin``,
-    and by ``score``, which is ``mean``; columns as in `local_scores`.
-    """
-    parts = [one.globals_.assign(**{n: one.record[n] for n in GENOME}) for one in runs]
-    table = pd.concat(parts, ignore_index=True)
-    table = table[(table["chain"] == "motif") & (table["truth"].abs() >= least)]
-    inside = table["truth"].between(table["total_ci_low"], table["total_ci_high"])
-    groups = table.assign(inside=inside).groupby(["graph", "bin"])
-    return _scores(dict(list(groups)), {"mean": lambda t: _share(t["inside"], t)}, ["graph", "bin"])
 
 
 def held_out(table: pd.DataFrame, first: int = TUNING) -> pd.DataFrame:
@@ -269,30 +246,6 @@ def null_calibration(runs: Sequence[Run], first: int = 13, first_null: int = 20)
     return pd.concat({name: interval_scores(table) for name, table in tables.items()})
 
 
-def beside_rules(table: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """Learned responses by held-out reads, and by the rules of the genome.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        Of the study `experiments.verdicts`.
-    known : pd.DataFrame
-        Of the study `.own_responses`.
-
-    Returns
-    -------
-    pd.DataFrame
-        Indexed by ``graph, run, exposure``: ``reads, low, high`` and ``true``, of the genomes that
-        both have.
-    """
-    names = {"learned_response": "reads", "learned_ci_low": "low", "learned_ci_high": "high"}
-    keys = [*GENOME, "exposure"]
-    own = held_out(table, first=0)
-    own = own[own["analysis"] == verdicts.LABELS].drop_duplicates(keys).rename(columns=names)
-    true = known[known["exposure"] == known["feature"]].set_index(keys)["whole_site"]
-    return own.set_index(keys)[list(names.values())].join(true.rename("true"), how="inner")
-
-
 def direct_scores(runs: Sequence[Run]) -> pd.DataFrame:
     """Direct effects in all windows beside the truth.
 
@@ -318,34 +271,3 @@ def direct_scores(runs: Sequence[Run]) -> pd.DataFrame:
     tables = dict(list(direct.groupby("graph")))
     some = {graph: own for graph, own in tables.items() if own["mediated"].any()}
     return pd.concat([_scores(tables, scores, ["graph"]), _scores(some, mediated, ["graph"])])
-
-
-def draw_knockouts(table: pd.DataFrame, ax: Axes) -> None:
-    """Draw knock-out ratios of `held_out` against the true ones, each graph in a colour."""
-    for (graph, own), colour in zip(table.groupby("graph"), style.SERIES, strict=False):
-        ax.plot(own["knockout_truth"], own["knockout"], "o", ms=3, alpha=0.6, color=colour,
-                mew=0, label=graph)  # fmt: skip
-    ax.axline((0, 0), slope=1, ls="--", color="black", lw=1, zorder=0)
-    ax.set(xlabel="true knock-out ratio", ylabel="estimated knock-out ratio", aspect="equal")
-
-
-def planted_instances(
-    instances: pd.DataFrame, windows: pd.DataFrame, sites: pd.DataFrame, within: int = 4
-) -> pd.DataFrame:
-    """Instances that lie where a site of their factor was planted, by so many bases at most.
-
-    Parameters
-    ----------
-    instances : pd.DataFrame
-        Of `.knock_outs.factor_instances`.
-    windows : pd.DataFrame
-        ``sequence_id, chrom, start``.
-    sites : pd.DataFrame
-        Of `.genome.read_sites`.
-    within : int
-    """
-    place = windows[["sequence_id", "chrom", "start"]].rename(columns={"start": "offset"})
-    known = sites[["chrom", "factor", "start"]].rename(columns={"start": "planted"})
-    table = instances.merge(place, on="sequence_id").merge(known, on=["chrom", "factor"])
-    near = (table["offset"] + table["start"] - table["planted"]).abs() <= within
-    return table.loc[near, instances.columns.tolist()].drop_duplicates(ignore_index=True)

@@ -8,6 +8,9 @@ import pandas as pd
 from deepmr_utils.pairs import PAIR, PairEffects, summarise
 
 BINS = (0, 35, 70, 150, 1000)  # bases between motifs, as published
+BIN_NAMES = {  # the last ends with the window
+    "(0, 35]": "to 35", "(35, 70]": "to 70", "(70, 150]": "to 150", "(150, 1000]": "beyond",
+}  # fmt: skip
 # in figures of graphs: helpers above what they help; a fifth factor aside
 PLACES = {"Sox2": (0, 1), "Oct4": (-1, 0), "Nanog": (1, 0), "Klf4": (0, -1), "hidden": (-2, -1)}
 

@@ -3,6 +3,7 @@
 Sites of seven factors are planted in windows of real human DNA. Pioneers bind wherever their motif
 is and open the chromatin, a repressor closes it, followers bind where it is open, bystanders bind
 and do nothing. Labels are draws of the probabilities that follow, as peaks of an experiment are.
+Factors are named by their roles: they borrow motifs of real factors, but nothing else.
 """
 
 from collections.abc import Mapping
@@ -24,16 +25,16 @@ from .. import DATA
 from ..planting import plant, site_affinity
 
 ACCESSIBILITY = "accessibility"
-ROLES = MappingProxyType({
-    "Oct4": "pioneer", "Sox2": "pioneer", "Nanog": "follower", "Klf4": "follower",
-    "TAL1": "bystander", "decoy": "bystander", "GATA": "repressor",
+_MOTIFS = MappingProxyType({  # shipped; that of "bystander 2" is made up
+    "pioneer 1": "Oct4_core", "pioneer 2": "Sox2_core", "follower 1": "Nanog", "follower 2": "Klf4",
+    "bystander 1": "TAL1_known1", "bystander 2": "", "repressor": "GATA_disc1",
 })  # fmt: skip
+ROLES = MappingProxyType({name: name.split()[0] for name in _MOTIFS})
 FACTORS = tuple(ROLES)
 FEATURES = (*FACTORS, ACCESSIBILITY)
 PIONEER, FOLLOWER, REPRESSOR = "pioneer", "follower", "repressor"
 SPLITS = MappingProxyType({"train": (0, 70), "validation": (70, 80), "test": (80, 100)})  # tiles
 MIN_CHANGE = 0.2  # of an exposure's log-odds; a slope on smaller changes says nothing
-_SHIPPED = {"Oct4": "Oct4_core", "Sox2": "Sox2_core", "TAL1": "TAL1_known1", "GATA": "GATA_disc1"}
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Parameters:
 
 
 def factor_motif(factor: str) -> Motif:
-    """The motif of a factor; that of the decoy is TAL1's read backwards, which nothing binds."""
-    if factor == "decoy":
-        return Motif(factor, get_motif(_SHIPPED["TAL1"]).probabilities[::-1])
-    return get_motif(_SHIPPED.get(check_choice("factor", factor, FACTORS), factor))
+    """The motif of a factor; the made-up one is that of bystander 1 read backwards."""
+    if name := _MOTIFS[check_choice("factor", factor, FACTORS)]:
+        return get_motif(name)
+    return Motif(factor, get_motif(_MOTIFS["bystander 1"]).probabilities[::-1])
 
 
 @cache

@@ -182,3 +182,18 @@ def test_pictures_have_alternative_text(pages):
             if not alt or FILE_NAME.match(alt)
         ]
     )
+
+
+def test_no_figure_is_shown_as_text(pages):
+    """Where a page finds no picture of a figure, myst-nb writes what Python calls it."""
+    words = {page: re.sub(r"<[^>]*>", "", page.read_text(encoding="utf-8")) for page in pages}
+    named = re.compile(r"&lt;(Figure size \d|Axes\b)")
+    report([f"{p.relative_to(HTML)}: {m.group()}" for p in pages for m in named.finditer(words[p])])
+
+
+def test_terms_show_their_definition(pages):
+    """Under the pointer: a link to the glossary has a title."""
+    links = re.compile(r'<a [^>]*glossary\.html#term-[^>]*>(?=<span class="xref)')
+    found = [(p, link) for p in pages for link in links.findall(p.read_text(encoding="utf-8"))]
+    assert found
+    report([f"{p.relative_to(HTML)}: {link}" for p, link in found if 'title="' not in link])

@@ -37,7 +37,8 @@ BOOK, RESULTS, EXECUTED = ROOT / "book", ROOT / "book" / "results", ROOT / "exec
 ROLE = re.compile(r"\{glue:\w*\}`/executed/(\w+)\.ipynb::([^`]+?)(?::[^:`]*)?`")
 TAKEAWAYS = re.compile(r"^(:{3,})\{admonition\}[^\n]*\n:class: takeaways\n(.*?)^\1$", re.M | re.S)
 ABSTRACT = re.compile(r"^## Abstract\n(.*?)(?=^## )", re.M | re.S)
-ELSEWHERE = {"exon_definition"}  # whose take-aways test_claims_exons.py recomputes
+# whose take-aways test_claims_exons.py and test_claims_simulation.py recompute
+ELSEWHERE = {"exon_definition", "simulation", "intervals_compared", "sweeps"}
 TUNING = 3  # runs of each world that chose the rule of verdicts, and are not scored
 SCENARIOS = ("none", "sequence_independent", "sequence_dependent", "both")
 
@@ -175,7 +176,7 @@ def kept(notebook, *keys):
     return {key: functools.partial(stored, notebook, key) for key in keys}
 
 
-SIMULATION, CALL = "simulation_paper_scale", functools.partial
+SIMULATION, CALL = "simulation", functools.partial
 CLAIMS = [
     *claims("index", "Networks learn average effects", SIMULATION,
             by_scenario("without_mutants", "slope", slope) | by_scenario("with_mutants", "slope", slope)),

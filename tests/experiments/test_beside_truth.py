@@ -82,17 +82,6 @@ def test_local_errors_of_runs_without_intervals_have_no_coverage_by_members():
     assert scores.index.tolist() == ["given", "slope", "r", "rmse", "spread"]
 
 
-def test_rows_of_both_sets_are_the_same_windows():
-    rng = np.random.default_rng(3)
-    short, longer = a_run("default", 0, rng), a_run("default", 0, rng)
-    some = short.local[short.local["sequence_id"] != "w3"]
-    errors = [beside_truth.local_errors([one]) for one in (short._replace(local=some), longer)]
-    one, other = beside_truth.in_both(*errors)
-    assert one["sequence_id"].tolist() == other["sequence_id"].tolist()
-    assert len(one) == 10
-    assert not one["estimate"].equals(other["estimate"])
-
-
 def answered(rng, n=6):
     """Rows of the study of verdicts: labels take an error of 0.1 off, and one world has none."""
     rows = []
@@ -157,26 +146,6 @@ def test_empty_genomes_calibrate_the_others_and_each_other():
     assert beside_truth.null_calibration(runs[:9]).empty
 
 
-def test_mean_effects_in_a_bin_are_counted_where_they_truly_are_there():
-    runs = [a_run("default", number, np.random.default_rng(number)) for number in range(4)]
-    found = beside_truth.bin_coverage(runs).loc[("default", "all", "mean")]
-    both = pd.concat(one.globals_ for one in runs).query("truth > 0.01")
-    inside = both["truth"].between(both["total_ci_low"], both["total_ci_high"])
-    assert found["value"] == inside.mean()
-    assert found["n"] == 8
-
-
-def test_learned_responses_by_reads_stand_beside_those_by_the_rules():
-    table = answered(np.random.default_rng(6), n=2)
-    known = pd.DataFrame({
-        "graph": "reverse", "run": [0, 0, 1], "exposure": ["Oct4", "Oct4", "Klf4"],
-        "feature": ["Oct4", "Sox2", "Klf4"], "true": 1.0, "whole_site": [0.52, np.nan, 0.61],
-    })  # fmt: skip
-    found = beside_truth.beside_rules(table, known)
-    assert found.index.tolist() == [("reverse", 0, "Oct4"), ("reverse", 1, "Klf4")]
-    np.testing.assert_allclose(found[["reads", "true"]], [[0.5, 0.52], [0.6, 0.61]])
-
-
 def test_direct_effects_are_covered_and_mediated_ones_are_means():
     runs = [a_run("default", number, np.random.default_rng(number)) for number in range(4)]
     parts = []
@@ -192,17 +161,6 @@ def test_direct_effects_are_covered_and_mediated_ones_are_means():
     inside = every["truth"].between(every["total_ci_low"], every["total_ci_high"])
     missed = inside & (every["exposure"] == "Oct4") & (every["outcome"] == "Sox2")
     assert scores["direct_covered"] == pytest.approx((inside & ~missed).mean())
-
-
-def test_instances_that_were_planted_are_those_near_a_site_of_their_factor():
-    instances = pd.DataFrame({
-        "sequence_id": ["a", "a", "a", "b"], "factor": ["Oct4", "Oct4", "Sox2", "Oct4"],
-        "start": [11, 60, 10, 10],
-    })  # fmt: skip
-    windows = pd.DataFrame({"sequence_id": ["a", "b"], "chrom": "chr2", "start": [100, 500]})
-    sites = pd.DataFrame({"chrom": ["chr2", "chr1"], "factor": "Oct4", "start": [110, 510]})
-    found = beside_truth.planted_instances(instances, windows, sites)
-    assert found.to_numpy().tolist() == [["a", "Oct4", 11]]
 
 
 def test_the_runs_that_chose_the_rule_are_the_same_everywhere():

@@ -93,7 +93,7 @@ def test_the_graph():
     base = simulated.propagate(sites, P)[0]
     accessible = -1.5 + 3 / 2 + 3 / 2 - 3 / 2
     assert base[-1].item() == pytest.approx(accessible)
-    follower = base[FEATURES.index("Klf4")].item()
+    follower = base[FEATURES.index("follower 2")].item()
     assert follower == pytest.approx(4 / (1 + np.exp(-accessible)) - 3)
     for name, role in ROLES.items():
         more = {**sites, name: sites[name] + 1}
@@ -128,10 +128,10 @@ def test_truth_has_the_signs_of_the_roles(truth):
 def test_truth_is_the_slope_over_a_sites_substitutions(windows, truth):
     """Brute force, in the motif's instances only, where no other site of any factor is near."""
     found = simulated.instances(windows[:60])
-    ok = truth.query("exposure == 'Sox2' and status == 'ok'").set_index("sequence_id")["truth"]
-    motif, compared = simulated.factor_motif("Sox2"), 0
+    ok = truth.query("exposure == 'pioneer 2' and status == 'ok'").set_index("sequence_id")["truth"]
+    motif, compared = simulated.factor_motif("pioneer 2"), 0
     for name in ok.index:
-        own = found.query("sequence_id == @name and factor == 'Sox2'")
+        own = found.query("sequence_id == @name and factor == 'pioneer 2'")
         if len(own) > 1:
             continue
         row = windows.set_index("sequence_id").loc[name]
@@ -142,9 +142,9 @@ def test_truth_is_the_slope_over_a_sites_substitutions(windows, truth):
         ]  # fmt: skip
         sites = {f: simulated.site_logits(one_hot([text]), f, P) for f in FACTORS}
         held = {f: sites[f].expand(len(mutants)) for f in FACTORS}
-        held["Sox2"] = simulated.site_logits(one_hot(mutants), "Sox2", P)
+        held["pioneer 2"] = simulated.site_logits(one_hot(mutants), "pioneer 2", P)
         change = (simulated.propagate(held, P) - simulated.propagate(sites, P)).numpy()
-        x, y = change[:, FEATURES.index("Sox2")], change[:, -1]
+        x, y = change[:, FEATURES.index("pioneer 2")], change[:, -1]
         assert ok[name] == pytest.approx((x * y).sum() / (x**2).sum(), rel=1e-9)
         compared += 1
     assert compared > 5
@@ -236,7 +236,7 @@ def test_platt_scaling_multiplies_an_effect_by_the_ratio_of_slopes(oracle):
 
 
 def test_factors_are_named_by_both_ways():
-    names = ["Oct4", "Nanog", "TAL1", "GATA"]
+    names = ["pioneer 1", "follower 1", "bystander 1", "repressor"]
     rows = [(n, ACCESSIBILITY, e) for n, e in zip(names, [1, 0, 0, -1], strict=True)]
     rows += [(ACCESSIBILITY, n, e) for n, e in zip(names, [0, 1, 0, 0], strict=True)]
     table = pd.DataFrame(rows, columns=["exposure", "outcome", "effect"])
@@ -246,11 +246,11 @@ def test_factors_are_named_by_both_ways():
 
 
 def test_a_window_that_a_factor_binds_is_needed(windows):
-    bound = one_draw.bound_windows(windows, ["Oct4"], 3)
-    assert len(bound["Oct4"]) == 3
-    assert (windows.set_index("sequence_id").loc[bound["Oct4"], "Oct4"] == 1).all()
-    with pytest.raises(ValueError, match="no window is bound by Oct4"):
-        one_draw.bound_windows(windows.assign(Oct4=0), ["Oct4"], 3)
+    bound = one_draw.bound_windows(windows, ["pioneer 1"], 3)
+    assert len(bound["pioneer 1"]) == 3
+    assert (windows.set_index("sequence_id").loc[bound["pioneer 1"], "pioneer 1"] == 1).all()
+    with pytest.raises(ValueError, match="no window is bound by pioneer 1"):
+        one_draw.bound_windows(windows.assign(**{"pioneer 1": 0}), ["pioneer 1"], 3)
 
 
 def test_draws_share_masks_between_a_reference_and_its_mutants(windows):
@@ -327,7 +327,9 @@ def test_a_run_is_stored_found_again_and_scored(tmp_path):
     assert draws.scores([run])["runs"].tolist() == [1]
     sizes = draws.sizes([run], "strongest")
     assert len(sizes) == 14
-    assert sizes["truth"].is_monotonic_increasing
+    assert sizes["auroc"].notna().all()
+    assert len(draws.draw_sizes(sizes).axes) == 2
+    assert draws.draw_ratios(sizes).axes
     held = run.globals_.set_index(["exposure", "outcome"])
     one = sizes.set_index(["exposure", "outcome"])
     inside = held["truth"].between(held["total_ci_low"], held["total_ci_high"])

@@ -66,7 +66,7 @@ def test_every_world_says_what_should_be_answered(cases):
         assert ACCESSIBILITY in (x, y)
         assert answer == ("acts" if x in causes(y) else "absent")
     assert len(known) == 14
-    assert effect["GATA", ACCESSIBILITY] < 0 < effect["Oct4", ACCESSIBILITY]
+    assert effect["repressor", ACCESSIBILITY] < 0 < effect["pioneer 1", ACCESSIBILITY]
     known, effect = truths(cases["null"])
     assert known == dict.fromkeys(FACTORS, "none")
     assert effect.isna().all()
