@@ -37,8 +37,10 @@ BOOK, RESULTS, EXECUTED = ROOT / "book", ROOT / "book" / "results", ROOT / "exec
 ROLE = re.compile(r"\{glue:\w*\}`/executed/(\w+)\.ipynb::([^`]+?)(?::[^:`]*)?`")
 TAKEAWAYS = re.compile(r"^(:{3,})\{admonition\}[^\n]*\n:class: takeaways\n(.*?)^\1$", re.M | re.S)
 ABSTRACT = re.compile(r"^## Abstract\n(.*?)(?=^## )", re.M | re.S)
-# whose take-aways test_claims_exons.py and test_claims_simulation.py recompute
-ELSEWHERE = {"exon_definition", "simulation", "intervals_compared", "sweeps"}
+# whose take-aways test_claims_binding.py, _exons.py and _simulation.py recompute
+ELSEWHERE = {
+    "bpnet", "deepsea", "exon_definition", "intervals_compared", "simulation", "sweeps",
+}  # fmt: skip
 TUNING = 3  # runs of each world that chose the rule of verdicts, and are not scored
 SCENARIOS = ("none", "sequence_independent", "sequence_dependent", "both")
 
