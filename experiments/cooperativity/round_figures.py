@@ -43,7 +43,7 @@ def draw_rounds(table: pd.DataFrame) -> Figure:
         for ax, name in zip(axes[i], shown, strict=True):
             rows = table[(table["scenario"] == scenario) & (table["analysis"] == name)]
             _draw_errors(ax, rows.sort_values("truth"))
-        axes[i, 0].set_ylabel(f"{wrapped(SCENARIOS[scenario], 20)}\nestimate − truth")
+        axes[i, 0].set_ylabel(f"{wrapped(SCENARIOS[scenario], 20)}\nestimate − truth", fontsize=9)
     for ax, name in zip(axes[0], shown, strict=True):
         ax.set_title(ANALYSES[name].title)
     for ax in axes[-1]:

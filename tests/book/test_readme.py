@@ -10,8 +10,7 @@ FOLDER = "simulation_motif/without_mutants"
 
 def test_the_one_result():
     none, *one, both = [
-        (claims.slope(FOLDER, s), claims.coverage(FOLDER, s))
-        for s in claims.SCENARIOS
+        (claims.slope(FOLDER, s), claims.coverage(FOLDER, s)) for s in claims.SCENARIOS
     ]
     text = " ".join((ROOT / "README.md").read_text().split()).replace(" %", "%")
     slopes = [slope for slope, _ in (none, *one, both)]

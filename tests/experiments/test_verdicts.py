@@ -33,6 +33,8 @@ TINY = {
         "motifs": ["GATA_disc1", "TAL1_known1"], "n_train": 200, "noise": 0.1, "filters": 2,
         "n_members": 2, "epochs": 2, "n_analysed": 12, "seed": 0,
     },
+    "exon_definition": {"stored": "book/results/exon_definition"},
+    "other_genes": {"stored": "book/results/exon_definition"},
 }  # fmt: skip
 FACTORS = list(permutations(genome.FACTORS, 2))
 
@@ -77,6 +79,21 @@ def test_every_world_says_what_should_be_answered(cases):
     assert known == dict.fromkeys(permutations(tissues, 2), "same")
     known, effect = truths(cases["additive"])
     assert known == dict.fromkeys(permutations(TINY["additive"]["motifs"], 2), "absent")
+    known, effect = truths(cases["exon_definition"])
+    assert set(known.values()) == {"acts"}
+    assert 0 < effect["acceptor", "donor"] < effect["donor", "acceptor"] < 1
+    known, effect = truths(cases["other_genes"])
+    assert set(known.values()) == {"absent"}
+    assert (effect == 0).all()
+
+
+def test_one_output_twice_is_one_thing():
+    values = TINY["additive"] | {"again": ["TAL1_known1"]}
+    known, effect = truths(worlds.additive(values, 0, "cpu"))
+    copy = ("TAL1_known1", "TAL1_known1, again")
+    assert {pair for pair, truth in known.items() if truth == "same"} == {copy, copy[::-1]}
+    assert effect[copy] == 1
+    assert set(known.values()) == {"same", "absent"}
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -89,7 +106,7 @@ def test_every_world_is_answered_by_its_analyses(cases, kind):
     assert table[["world", "run"]].isna().all(axis=None)
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
     assert set(table.loc[table["analysis"] == "published", "verdict"]) <= {"acts", "undetermined"}
-    has_sites = kind in ("simulation", "genome", "null", "additive")
+    has_sites = kind not in ("chromatin", "tissues")
     assert ("edits" in cases[kind][0].given) == has_sites
 
 
@@ -265,7 +282,7 @@ def test_a_world_that_is_none_is_refused(tmp_path):
 def test_the_parameters_of_the_book_describe_worlds_that_there_are():
     units, folder = open_study("verdicts", "book/parameters/verdicts.yml")
     assert folder == "book/results"
-    assert len(units) == 4 * 13 + 3 * 23 + 63 + 11 + 2 * 8 + 2 * 13 + 1  # the table
+    assert len(units) == 4 * 13 + 3 * 23 + 63 + 11 + 2 * 8 + 2 * 13 + 10 + 4 + 3 + 1  # the table
 
 
 def test_a_perfect_model_says_what_the_loss_of_sites_does():
