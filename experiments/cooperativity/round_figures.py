@@ -120,7 +120,7 @@ def draw_local(coverage: pd.DataFrame, calibration: pd.DataFrame, names: Sequenc
     `.stored_rounds.truth_by_estimate`.
     """
     figure, axes = plt.subplots(2, len(names), figsize=(7.4, 7.2), sharey="row", squeeze=False)
-    calibration = calibration.loc[list(names)]
+    calibration = calibration.loc[list(names)].sort_index()
     for (above, below), name in zip(axes.T, names, strict=True):
         above.axhline(0.95, color="black", lw=1, ls="--", zorder=0)
         for k, (scenario, (marker, colour)) in enumerate(LINES.items()):
