@@ -256,7 +256,7 @@ class Propagator(Network):
                 moved.append((value != 0).flatten(2).any(2))
                 value += reference
             else:
-                moved.append((value != reference).flatten(2).any(2))
+                moved.append((value != reference).reshape(*value.shape[:2], -1).any(2))
             values[i] = value.flatten(0, 1)
         # what is held for all sites at once: rows of dense layers twice, and full values
         held += 8 * max((v.numel() for v in values.values()), default=0)

@@ -483,6 +483,9 @@ class Placed(nn.Module):
         lambda x: x.view(len(x), 1, -1).select(1, 0),
         lambda x: x[:, :, torch.tensor([3, -2])].sum(1),
         lambda x: x.index_select(2, torch.tensor([3, 30])).flatten(1),
+        # numbers, without an axis of channels: log-odds of single entries
+        lambda x: torch.stack([x[:, 1, 5], x[:, 2, -1]], 1),
+        lambda x: torch.stack([x[:, 1, 5] - x[:, [0, 2], 5].logsumexp(1), x[:, 0, 9]], 1),
     ],
 )
 def test_what_is_read_at_a_place(read):
