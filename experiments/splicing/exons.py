@@ -26,10 +26,8 @@ from .network import CONTEXT, DATA, N_MEMBERS, ReadOut, load_ensemble
 
 BEFORE, BEHIND = 60, 30  # bases that are mutated outside an exon
 LONGEST_INTRON = 4_500
-MEMORY = 6 * 2**30  # bytes; windows of so many bases and layers need more than the default
 LEAST = 0.3  # probability of either site below which networks do not see an exon
 SITES = ("acceptor", "donor")
-ACROSS = ("previous donor", "next acceptor")  # of the introns
 LOST = {"acceptor": "CT", "donor": "CA"}  # what becomes of a dinucleotide (transversions)
 BORDERS = (0, 80, 120, 170)  # bases, of classes of length
 LENGTH_CLASSES = ("below 80", "80 to 119", "120 to 169", "170 and more")
@@ -135,7 +133,7 @@ def mutate(
     edited = edit_effects(members, x, knock_outs(exon_id), **options)
     positions = exon.mutated if positions is None else positions
     return saturation_mutagenesis(
-        members, x, positions=positions, keep_members=True, max_memory=MEMORY, **options
+        members, x, positions=positions, keep_members=True, **options
     ), edited
 
 
@@ -163,7 +161,7 @@ def exon_units(exon_ids: Iterable[str], device: str = "cpu") -> dict[str, Unit]:
 
 def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
     table = read_exons().sort_values("length")
-    controls = [e for e in table.index if len(read_exon(e).sites) > len(SITES + ACROSS)]
+    controls = [e for e in table.index if any(" of " in name for name in read_exon(e).sites)]
     return exon_units(dict.fromkeys([*controls, *table.index[table["analysed"]]]), device)
 
 

@@ -87,9 +87,7 @@ def test_the_engine_propagates_the_read_outs(caplog):
     member = ReadOut(load_ensemble()[0], [exon.sites[name] for name in exons.SITES])
     place = exon.sites["acceptor"][1] - 2
     options = {"positions": [place], "features": list(exons.SITES), "device": "cpu"}
-    found = saturation_mutagenesis(
-        [member], one_hot([exon.sequence]), **options, max_memory=exons.MEMORY
-    )
+    found = saturation_mutagenesis([member], one_hot([exon.sequence]), **options)
     assert not caplog.records  # nothing is predicted in full
     stored, _ = exons.load(STORED, ["chr4_055"])
     held = stored["member_effect"].isel(member=0, sequence=0).sel(position=exons.BEFORE - 2)
@@ -111,7 +109,7 @@ def test_a_read_out_beyond_5000_bases_does_not_move():
     member = ReadOut(load_ensemble()[0], [("donor", site)])
     found = saturation_mutagenesis(
         [member], one_hot([longer]), positions=[site + 200, site + CONTEXT + 1],
-        device="cpu", max_memory=exons.MEMORY,
+        device="cpu"
     )["effect"].to_numpy()[0]  # fmt: skip
     assert np.nanmax(np.abs(found[0])) > 0
     assert np.nanmax(np.abs(found[1])) == 0
