@@ -18,11 +18,10 @@ from . import __version__
 from ._checks import as_list, check_choice, check_columns, check_names
 from ._verdict import verdicts
 from .instruments import DESIGNS, SITES, eligible, own_responses
-from .instruments import RULES as SELECTION
-from .intervals import PAIR, RULES, add_intervals
-from .mr.registry import check_methods
+from .intervals import PAIR, add_intervals
+from .intervals import RULES as INTERVALS
 from .negative_controls import Nulls, calibrate, check_nulls
-from .pairs import PairEffects, pair_effects, summarise
+from .pairs import PairEffects, check_fits, pair_effects, summarise
 from .private_movers import private_movers
 
 __all__ = ["PUBLISHED", "Result", "deep_mr"]
@@ -196,6 +195,9 @@ def deep_mr(
     - If not told: "no effect" where ``own_ci_low, own_ci_high`` lie within 0.1 around 0, or the
       knock-out is negligible, or ``private_ci_low`` is above 0.5; else "undetermined".
     """
+    (method,) = check_fits(method, rule, 1.0 if threshold is None else threshold, weights)
+    check_choice("design", design or DESIGNS[0], DESIGNS)
+    check_choice("interval", interval, INTERVALS)
     if not isinstance(effects, xr.Dataset):
         effects, found, knocked = _mutate(effects, one_hot, instances, motifs, seed, mutagenesis)
         instances = found if instances is None else instances
@@ -207,10 +209,6 @@ def deep_mr(
     edited = "edit" in effects.dims
     design = design or ("motif" if edited or instances is not None else "strongest")
     threshold = float(not edited) if threshold is None else threshold
-    check_choice("design", design, DESIGNS)
-    check_choice("rule", rule, SELECTION)
-    check_choice("interval", interval, RULES)
-    (method,) = check_methods(method)
     if null_pairs is not None:
         check_nulls(null_pairs, pairs, {"design": design})
     acting = list(dict.fromkeys(x for x, _ in pairs))
@@ -274,17 +272,17 @@ def _mutate(
 
     if one_hot is None:
         raise ValueError("members of a model need sequences: deep_mr(members, one_hot)")
+    if motifs is not None and options.get("strands", "forward") != "forward":
+        raise ValueError(
+            "knock-outs are predicted on the strand given: leave out strands, or give "
+            "instances in the place of motifs"
+        )
     effects = saturation_mutagenesis(members, one_hot, keep_members=True, **options)
     if motifs is None:
         return effects, instances, None
     ids = effects["sequence"].to_numpy().tolist()
     if instances is None:
         instances = find_instances(one_hot, ids, motifs)
-    if options.get("strands", "forward") != "forward":
-        raise ValueError(
-            "knock-outs are predicted on the strand given: leave out strands, or give "
-            "instances in the place of motifs"
-        )
     shared = {name: options[name] for name in EDIT_OPTIONS if name in options}
     edits = site_edits(one_hot, ids, instances, motifs, seed=seed)
     return effects, instances, edit_effects(members, one_hot, edits, sequence_ids=ids, **shared)

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ._checks import as_list
-from .instruments import select_instruments, site_dimensions
+from ._checks import as_list, check_choice, check_number, check_options
+from .instruments import RULES, select_instruments, site_dimensions
 from .intervals import PAIR, add_intervals, intervals, member_global, member_local, q_values
 from .meta import global_effects
 from .mr import local_mr
 from .mr.crossfit import cross_fit as cross_fit_local
 from .mr.linear import NOT_DEBIASED
-from .mr.registry import REGISTRY, check_methods
+from .mr.registry import RANGES, REGISTRY, check_methods
 
 __all__ = ["PairEffects", "direction_test", "pair_effects", "summarise"]
 
@@ -56,6 +56,7 @@ def pair_effects(
         Without standard errors where effects have none; these take method "ivw" or "egger" alone,
         with equal weights.
     """
+    fits = check_fits(method, rule, threshold, weights)
     if cross_fit:
         _check_cross_fit(effects, method, rule, weights)
     tables, members, chosen = [], [], []
@@ -63,8 +64,7 @@ def pair_effects(
         found = select_instruments(effects, exposure, outcome, rule, threshold, allowed=allowed)
         pair = {"exposure": exposure, "outcome": outcome}
         fit = _without_errors if found["se_outcome"].isna().any() else local_mr
-        for name in check_methods(method):
-            options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
+        for name, options in fits.items():
             local, each = fit(found, name, **options), None
             if cross_fit:
                 local, each = _cross_fitted(effects, allowed, found, local)
@@ -74,6 +74,19 @@ def pair_effects(
             members += [] if each is None else [each.assign(**pair)]
         chosen.append(found.astype({"sequence_id": str}).assign(**pair))
     return PairEffects(*(_together(each) for each in (tables, members, chosen)))
+
+
+def check_fits(
+    method: str | Sequence[str], rule: str, threshold: float, weights: str
+) -> dict[str, dict[str, str]]:
+    """Options of each method by name; a ValueError where a choice is none, before any work."""
+    check_choice("rule", rule, RULES)
+    check_number("threshold", threshold, low=0)
+    fits = {}
+    for name in check_methods(method):
+        options = {"weights": weights} if "weights" in REGISTRY[name].options else {}
+        fits[name] = check_options(REGISTRY[name].fit.func, options, RANGES)
+    return fits
 
 
 def _check_cross_fit(

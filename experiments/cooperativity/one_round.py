@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from deepmr_utils import calibration, intervals, mr
+from deepmr_utils import calibration, intervals
 from deepmr_utils._checks import check_choice, check_number
 from deepmr_utils.instruments import DESIGNS, eligible
 from deepmr_utils.motifs import find_instances
 from deepmr_utils.mutagenesis import saturation_mutagenesis
-from deepmr_utils.pairs import PairEffects, pair_effects
+from deepmr_utils.pairs import PairEffects, check_fits, pair_effects
 from deepmr_utils.predict import predict
 from deepmr_utils.sequences import one_hot
 
@@ -61,7 +61,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_choices("calibration", self.calibrations, CALIBRATIONS)
-        check_choices("method", self.methods, mr.methods()["name"].tolist())
+        check_fits(self.methods, self.rule, self.threshold, self.weights)
         simulation.analysed_features(self.direction)  # raises where unknown
         check_choice("design", self.design, DESIGNS)
         check_choice("rule", self.interval_rule, intervals.RULES)

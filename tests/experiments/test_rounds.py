@@ -206,6 +206,10 @@ def test_bad_settings_raise(tmp_path):
         replace(SMALL, calibrations=("none", "beta"))
     with pytest.raises(ValueError, match=r"unknown method 'median': choose one of"):
         replace(SMALL, methods=("median",))
+    with pytest.raises(ValueError, match="unknown weights 'delta': choose one of simple, equal"):
+        replace(SMALL, methods=("ivw", "egger"), weights="delta")  # which egger does not have
+    with pytest.raises(ValueError, match="unknown rule 'z'"):
+        replace(SMALL, rule="z")
     with pytest.raises(ValueError, match="n_members must be a number of at least 2; got 1"):
         replace(SMALL, n_members=1)
     assert not list(tmp_path.iterdir())

@@ -233,6 +233,26 @@ def test_bad_input_raises(given, message):
         deep_mr(effects, **given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"design": "strength"}, "unknown design"),
+        ({"rule": "sd"}, "unknown rule"),
+        ({"threshold": -1}, "threshold must be a number of at least 0"),
+        ({"method": "egger", "weights": "delta"}, "unknown weights 'delta'"),
+        ({"interval": "bayes"}, "unknown interval"),
+        ({"motifs": {}, "strands": "average"}, "leave out strands"),
+    ],
+)
+def test_bad_options_raise_before_members_are_mutated(given, message):
+    class Untouched(torch.nn.Module):
+        def forward(self, x):
+            raise AssertionError("the model was called")
+
+    with pytest.raises(ValueError, match=message):
+        deep_mr([Untouched()], torch.eye(4).repeat(2, 1, 5), **given)
+
+
 def test_members_need_sequences():
     with pytest.raises(ValueError, match=r"deep_mr\(members, one_hot\)"):
         deep_mr([lambda x: x])
