@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -201,7 +202,8 @@ def stored_settings(kind: type[S], directory: str | Path) -> S:
 def write_or_compare_settings(directory: str | Path, settings: Any) -> None:
     """Write settings into a new folder, or compare them with those of one that has been used.
 
-    What a setting of a later version leaves as it was need not have been written down.
+    What a setting of a later version leaves as it was need not have been written down. The version
+    itself is no setting: each unit's record has its own, and a warning says where two meet.
 
     Raises
     ------
@@ -216,6 +218,13 @@ def write_or_compare_settings(directory: str | Path, settings: Any) -> None:
         text = json.dumps(mine, indent=1) + "\n"
         land(path, lambda partial: partial.write_text(text), only_if_new=True)
     theirs = {**flat_settings(type(settings)()), **read_record(path)}
+    version, before = mine.pop("deepmr_utils"), theirs.pop("deepmr_utils")
+    if before != version:
+        warnings.warn(
+            f"{directory} was begun by deepmr_utils {before}; what is missing is computed by "
+            f"{version}, and the record of each unit says by which",
+            stacklevel=2,
+        )
     names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
     if names:
         differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)

@@ -138,6 +138,10 @@ def test_a_report_is_made_by_the_wheel_in_an_empty_folder(distributions, tmp_pat
 def test_versions_agree():
     assert deepmr_utils.__version__ == PROJECT["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
+    studies = tomllib.loads((ROOT / "experiments" / "pyproject.toml").read_text())["project"]
+    assert studies["version"] == PROJECT["version"]
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert changes in (PROJECT["version"], "Unreleased")
 
 
 def test_readme_names_the_commands_that_ci_runs():

@@ -85,13 +85,19 @@ def test_a_damaged_record_is_not_a_result(tmp_path, stored_round, how):
         write_or_compare_settings(tmp_path, one_round.Settings())
 
 
-def test_another_version_is_refused(tmp_path):
+def test_another_version_is_told_and_goes_on(tmp_path):
     write_or_compare_settings(tmp_path, one_round.Settings())
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"deepmr_utils": "0.0.9"}))
-    message = r"\(deepmr_utils: 0\.0\.9 there, .* now\): choose another results directory"
-    with pytest.raises(ValueError, match=message):
-        rounds.run_rounds(one_round.Settings(), ["none"], 1, tmp_path)
+    before = path.read_text()
+    with pytest.warns(UserWarning, match=r"begun by deepmr_utils 0\.0\.9; what is missing is"):
+        write_or_compare_settings(tmp_path, one_round.Settings())
+    assert path.read_text() == before
+    with (
+        pytest.warns(UserWarning, match="begun by"),
+        pytest.raises(ValueError, match=r"other settings \(epochs: 12 there, 13 now\)"),
+    ):
+        write_or_compare_settings(tmp_path, one_round.Settings(epochs=13))
 
 
 @pytest.mark.parametrize("how", DAMAGE, ids=IDS)
