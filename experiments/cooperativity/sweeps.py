@@ -187,11 +187,11 @@ def read_sweep_table(path: Path) -> pd.DataFrame:
 
 
 def stored_sweeps(directory: str | Path) -> pd.DataFrame:
-    """All stored tables of a sweep, the baseline first, with their ``setting``; forward only."""
+    """All stored tables of a sweep, the baseline first, with their ``setting``."""
     tables = []
     for path in Path(directory).glob("*/*/round-*.csv"):
         table = read_sweep_table(path)
-        if len(table) and not path.parts[-3].startswith("direction"):
+        if len(table):
             tables.append(table.assign(setting=_setting(path.parts[-3])))
     table = pd.concat(tables, ignore_index=True)
     order = table["setting"].map(lambda name: (name != "baseline", *_parts(name)))
@@ -210,11 +210,13 @@ def _parts(setting: str) -> tuple[str, float]:
 
 
 WORDS = {
-    "instruments pooled": "pooled rule at {:g}", "instruments wald": "Wald rule at {:g}",
-    "n_members": "{:g} members", "n_train": "{:,.0f} sequences",
-    "n_augmented": "{:,.0f} labelled mutants", "epochs": "{:g} epochs",
-    "confounding": "confounders × {:g}", "calibrations isotonic": "isotonic recalibration",
-    "ivw": "inverse-variance weighting", "egger": "MR-Egger", "egger_robust": "robust MR-Egger",
+    "baseline": "recommended analysis", "design all": "strong substitutions anywhere",
+    "design strongest": "substitutions of the feature moved most",
+    "weights simple": "weights by variance", "n_members": "{:g} members",
+    "n_train": "{:,.0f} sequences", "n_augmented": "{:,.0f} labelled mutants",
+    "epochs": "{:g} epochs", "confounding": "confounders × {:g}",
+    "calibrations isotonic": "isotonic recalibration", "ivw": "inverse-variance weighting",
+    "egger": "MR-Egger", "egger_robust": "robust MR-Egger",
     "median_weighted": "weighted median",
 }  # fmt: skip
 
