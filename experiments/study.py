@@ -290,14 +290,11 @@ def table_units(
     return units | {"table": Unit((table,), put_together, last=True)}
 
 
-def store_result(path: Path, result: Any, repeated: Sequence[str] | None = ()) -> None:
-    """Write a NamedTuple of tables as float32 parquet, then its record, which marks the end.
-
-    Columns that are ``repeated`` (None: all may be) hold many equal numbers.
-    """
+def store_result(path: Path, result: Any) -> None:
+    """Write a NamedTuple of tables as small parquet files, then its record, which marks the end."""
     for name, table in result._asdict().items():
         if name != "record":
-            write_table(_table_path(path, name), table, repeated)
+            write_table(_table_path(path, name), table)
     write_record(path, result.record)
 
 

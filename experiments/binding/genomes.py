@@ -9,12 +9,24 @@ from typing import Any
 import pandas as pd
 
 from deepmr_utils.direct import call_direct
+from deepmr_utils.intervals import intervals
 from deepmr_utils.negative_controls import calibrate
 from deepmr_utils.pairs import PAIR, direction_test
 
 from ..study import Study, Unit, load_result, make_settings, store_result
 from . import genome, graph_scores
-from .one_genome import DIRECT, GLOBAL_COLUMNS, TRUTH_COLUMNS, Run, Settings, run
+from .one_genome import (
+    DIRECT,
+    GLOBAL_COLUMNS,
+    LOCAL_COLUMNS,
+    TRUTH_COLUMNS,
+    Run,
+    Settings,
+    run,
+)
+
+ENDS = ["ci_low", "ci_high"]
+TOTALS = ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
 
 
 def _units(values: Mapping[str, Any], device: str) -> dict[str, Unit]:
@@ -42,18 +54,40 @@ def _run_and_store(
 
 
 def store(directory: Path, result: Run) -> None:
-    """Write a run."""
+    """Write a run: without what `load` finds again, and one column for both ends of an interval."""
     path = directory / result.record["graph"] / f"run-{result.record['run']:03d}.json"
-    store_result(path, result, TRUTH_COLUMNS)
+    local, globals_ = result.local, result.globals_
+    if set(ENDS) <= set(local):
+        half = (local["ci_high"].astype(float) - local["ci_low"]) / 2
+        local = local.drop(columns=ENDS).assign(ci_half=half)
+    globals_ = globals_.drop(columns=TOTALS, errors="ignore")
+    store_result(path, result._replace(local=local, globals_=globals_))
+
+
+def load(path: Path) -> Run:
+    """Read a run, of the record ``path``, that `store` wrote.
+
+    Columns that a run was stored without are NaN, but local intervals, which it then has not.
+    """
+    found = load_result(Run, path)
+    local, globals_ = found.local, found.globals_
+    if "ci_half" in local:
+        effect, half = (local[name].astype(float) for name in ("causal_effect", "ci_half"))
+        local = local.assign(ci_low=effect - half, ci_high=effect + half)
+    local = local[[name for name in (*LOCAL_COLUMNS, *TRUTH_COLUMNS) if name in local]]
+    if TOTALS[0] not in globals_:
+        each = found.members.groupby(["chain", *PAIR, "bin"])["effect"].count()
+        n = each.rename("n").reset_index()
+        known = globals_.merge(n, on=["chain", *PAIR, "bin"], how="left")
+        names = "effect", "se", "between_se", "n"
+        total = intervals(*(known[name].astype(float) for name in names))
+        globals_ = globals_.assign(**{name: total[name].astype("float32") for name in TOTALS})
+    return found._replace(local=local, globals_=globals_.reindex(columns=GLOBAL_COLUMNS))
 
 
 def stored(directory: str | Path) -> list[Run]:
-    """All runs of one set that are there, by graph, then number; none where there are none.
-
-    Columns that a run was stored without are NaN.
-    """
-    runs = [load_result(Run, path) for path in sorted(Path(directory).glob("*/run-*.json"))]
-    return [one._replace(globals_=one.globals_.reindex(columns=GLOBAL_COLUMNS)) for one in runs]
+    """All runs of one set that are there, by graph, then number; none where there are none."""
+    return [load(path) for path in sorted(Path(directory).glob("*/run-*.json"))]
 
 
 def score_runs(runs: Sequence[Run]) -> pd.DataFrame:

@@ -37,7 +37,6 @@ DIRECT = "direct"  # the chain of direct effects
 CHAINS = ("motif", "strongest", "strong", "published")
 MOTIF = "motif"  # the analysis that answers with knock-outs, too
 LOCAL_COLUMNS = ["sequence_id", *PAIR, "chain", "causal_effect", "se", "ci_low", "ci_high"]
-LOCAL_COLUMNS += ["n_instruments"]
 TRUTH_COLUMNS = ["total", "direct", "distance"]
 GLOBAL_COLUMNS = ["chain", *PAIR, "bin", "effect", "se", "tau", "i2", "k", "between_se"]
 GLOBAL_COLUMNS += ["total_se", "total_df", "total_ci_low", "total_ci_high", "total_p"]
@@ -82,13 +81,14 @@ class Run(NamedTuple):
     """Results of one run.
 
     ``local``: `LOCAL_COLUMNS` and, a window and pair, the true effects and the motifs' distance;
-    windows with a true effect only. ``globals_``: `GLOBAL_COLUMNS`, all windows (bin "all") and by
-    distance; ``truth`` is the mean over the windows that enter, of direct effects for the chain
-    "direct", whose ``total_effect`` is that of the first chain in the same windows. Of the chain
-    "motif" in all windows the answer of `deepmr_utils.analysis.deep_mr`, too, `ANSWER_COLUMNS`,
-    and ``knockout_truth``, what the same edits do by the genome's rules; NaN elsewhere, and in runs
-    without knock-outs. ``members``: ``chain, exposure, outcome, bin, member, effect``. ``record``:
-    graph, seeds, quality, seconds, versions.
+    windows with a true effect only. ``globals_``: `GLOBAL_COLUMNS`, in all windows (bin "all");
+    what `analyse` gives has them by distance, too. ``truth`` is the mean over the windows that
+    enter, of direct effects for the chain "direct", whose ``total_effect`` is that of the first
+    chain in the same windows. Of the chain "motif" in all windows the answer of
+    `deepmr_utils.analysis.deep_mr`, too, `ANSWER_COLUMNS`, and ``knockout_truth``, what the same
+    edits do by the genome's rules; NaN elsewhere, and in runs without knock-outs. ``members``:
+    ``chain, exposure, outcome, bin, member, effect``. ``record``: graph, seeds, quality, seconds,
+    versions.
     """
 
     local: pd.DataFrame
@@ -266,7 +266,8 @@ def run(settings: Settings, graph: str, number: int, *, device: str = "cpu") -> 
         "windows": len(seen.windows), "quality": seen.quality.round(4).to_dict("records"),
         "device": device, "seconds": clock.seconds, **provenance(),
     }  # fmt: skip
-    return Run(local[local["chain"].isin(settings.kept)], globals_, members, record)
+    everywhere = (table[table["bin"] == "all"] for table in (globals_, members))
+    return Run(local[local["chain"].isin(settings.kept)], *everywhere, record)
 
 
 def analyse(

@@ -46,7 +46,7 @@ def _run_and_store(settings: Settings, number: int, device: str, directory: Path
 
 def store(directory: Path, result: Run) -> None:
     """Write a seed."""
-    store_result(directory / f"run-{result.record['run']:03d}.json", result, None)
+    store_result(directory / f"run-{result.record['run']:03d}.json", result)
 
 
 def stored(directory: str | Path) -> list[Run]:

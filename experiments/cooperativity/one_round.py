@@ -24,9 +24,9 @@ from .network import SimulationCNN
 
 CALIBRATIONS = ("none", "isotonic")
 FEATURES = list(simulation.FEATURES)
-LOCAL_COLUMNS = ["sequence_id", "method", "causal_effect", "se", "ci_low", "ci_high", "intercept"]
-LOCAL_COLUMNS += ["intercept_p", "i2_gx", "n_instruments", "status"]
-INTERVAL_COLUMNS = ["between_se", "total_ci_low", "total_ci_high"]
+LOCAL_COLUMNS = ["sequence_id", "method", "causal_effect", "se", "ci_low", "ci_high"]
+LOCAL_COLUMNS += ["n_instruments", "status"]
+INTERVAL_COLUMNS = ["between_se", "n_members", "total_ci_low", "total_ci_high"]
 GLOBAL_KEYS = ["scenario", "round", "stratum", "calibration", "method"]
 MEMBER_COLUMNS = [*GLOBAL_KEYS, "member", "effect"]
 
@@ -73,11 +73,12 @@ class RoundResult(NamedTuple):
 
     ``local`` has one row a sequence, calibration and method: ``scenario, round, calibration,
     sequence_id, stratum, truth, truth_published, truth_status, naive`` (mean ratio over
-    instruments), `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`, and ``between_se, total_ci_low,
-    total_ci_high`` of `deepmr_utils.intervals.add_intervals`. ``quality`` has one row a
-    feature: error, noise floor, correlation, calibration metrics before and after. ``record`` holds
-    rates, seeds, seconds a stage and versions. ``members`` has one row a stratum, calibration,
-    method and member: the global ``effect`` by that member alone.
+    instruments), `LOCAL_COLUMNS` of `deepmr_utils.mr.local_mr`, ``between_se, total_ci_low,
+    total_ci_high`` of `deepmr_utils.intervals.add_intervals`, and ``n_members``, how many gave an
+    estimate. ``quality`` has one row a feature: error, noise floor, correlation, calibration
+    metrics before and after. ``record`` holds rates, seeds, seconds a stage and versions.
+    ``members`` has one row a stratum, calibration, method and member: the global ``effect`` by that
+    member alone.
     """
 
     local: pd.DataFrame
@@ -259,10 +260,13 @@ def local_effects(effects: xr.Dataset, instances: pd.DataFrame, settings: Settin
 
 def with_intervals(pairs: PairEffects, settings: Settings) -> pd.DataFrame:
     """Local effects with their intervals, and the naive effects beside."""
+    keys = ["sequence_id", "method"]
     table = intervals.add_intervals(
-        pairs.local, pairs.members, ["sequence_id", "method"], rule=settings.interval_rule,
-        moderate=settings.moderate,
-    )  # fmt: skip
+        pairs.local, pairs.members, keys, rule=settings.interval_rule, moderate=settings.moderate
+    )
+    each = pairs.members.groupby(keys, observed=True)["causal_effect"].count()
+    table = table.merge(each.rename("n_members").reset_index(), on=keys, how="left")
+    table["n_members"] = table["n_members"].fillna(0).astype(int)
     naive = table["sequence_id"].map(naive_effects(pairs.instruments))
     return table[[*LOCAL_COLUMNS, *INTERVAL_COLUMNS]].assign(naive=naive)
 

@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepmr_utils import intervals
 from deepmr_utils._files import read_record, read_table, write_record, write_table
 
 from ..study import Study, Unit, make_settings, run_units
 from . import one_round
 from .one_round import RoundResult, Settings, run_round
+
+ENDS = ["ci_low", "ci_high", "total_ci_low", "total_ci_high"]
+MEMBERS = ["between_se", "n_members"]
+COLUMNS = ["scenario", "round", "sequence_id", "truth", "truth_published", "truth_status"]
+COLUMNS += ["stratum", *one_round.LOCAL_COLUMNS[1:], *one_round.INTERVAL_COLUMNS]
+COLUMNS += ["naive", "calibration"]  # of a local table
 
 
 def simulation_settings(values: Mapping[str, Any]) -> Settings:
@@ -100,10 +107,14 @@ def _record_path(directory: Path, scenario: str, round_: int) -> Path:
 
 
 def store_round(directory: Path, result: RoundResult) -> None:
-    """Write a round: tables as float32 parquet, then the record, which marks it as finished."""
+    """Write a round: a table as small parquet, then the record, which marks it as finished.
+
+    Ends of intervals that `interval_ends` finds again are left out.
+    """
     path = _record_path(directory, result.record["scenario"], result.record["round"])
-    # the truth and the naive effect are the same for every method
-    write_table(path.with_suffix(".parquet"), result.local, ["truth", "truth_published", "naive"])
+    ends = interval_ends(result.local)
+    again = [end for end in ends if same_ends(result.local, ends, end)]
+    write_table(path.with_suffix(".parquet"), result.local.drop(columns=again))
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
     members = _member_lists(result.members)
     write_record(path, {**result.record, "quality": quality, "members": members})
@@ -123,6 +134,30 @@ def _member_lists(members: pd.DataFrame) -> list[list]:
     return [[*key, values.astype(float).round(6).tolist()] for key, values in groups]
 
 
+def interval_ends(local: pd.DataFrame) -> pd.DataFrame:
+    """Ends of the local 95 % intervals of a round, from its other columns: `ENDS`.
+
+    Those given the model are normal, as of `deepmr_utils.mr.local_mr`; total ones follow the rules
+    that `.one_round.Settings` have by default.
+    """
+    parts = []
+    for _, group in local.groupby(["calibration", "method"], sort=False):
+        known = [group[name].astype(float) for name in ("causal_effect", "se", *MEMBERS)]
+        given = intervals.intervals(*known, "plain")
+        total = intervals.intervals(*known, Settings.interval_rule, moderate=Settings.moderate)
+        ends = [table[f"total_{end}"] for table in (given, total) for end in ENDS[:2]]
+        parts.append(pd.DataFrame(dict(zip(ENDS, ends, strict=True)), group.index))
+    return pd.concat(parts).reindex(local.index)
+
+
+def same_ends(local: pd.DataFrame, ends: pd.DataFrame, name: str) -> bool:
+    """Whether a column of `ENDS` is in another table, too, to 1e-4 of the intervals' widths."""
+    low, high = (ends[name[: name.index("ci_")] + end] for end in ENDS[:2])
+    off, known = (local[name] - ends[name]).abs(), local[name].notna()
+    within = off <= 1e-4 * (high - low) + 1e-6 * ends[name].abs()
+    return bool((known == ends[name].notna()).all() and within[known].all())
+
+
 def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult:
     """Read a round that `store_round` wrote."""
     path = _record_path(Path(directory), scenario, round_)
@@ -131,8 +166,10 @@ def load_round(directory: str | Path, scenario: str, round_: int) -> RoundResult
     record = read_record(path)
     quality = pd.DataFrame(record.pop("quality"))
     local = read_table(path.with_suffix(".parquet"), path)
-    for name in set(one_round.INTERVAL_COLUMNS) - set(local):
+    for name in set(MEMBERS) - set(local):
         local[name] = np.nan  # a round stored by an earlier version has no total interval
+    ends = interval_ends(local).astype("float32")
+    local = local.assign(**{name: ends[name] for name in ENDS if name not in local})[COLUMNS]
     rows = [
         (scenario, round_, *key, member, effect)
         for *key, effects in record.pop("members", [])

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepmr_utils._files import read_table
 from experiments.cooperativity import round_scores, rounds
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ def knockout_rmse(world, analysis):
 @functools.cache
 def chromatin():
     files = sorted((RESULTS / "deepsea").glob("run-*-globals.parquet"))
-    return pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+    return pd.concat([read_table(path) for path in files], ignore_index=True)
 
 
 def absent_reverse_covered(chain):
@@ -148,7 +149,7 @@ def absent_reverse_covered(chain):
 def local_spread(graph):
     """Spread of learned local effects over that of true ones, by pair of factors."""
     files = sorted((RESULTS / "bpnet" / "graphs" / graph).glob("run-*-local.parquet"))
-    table = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
+    table = pd.concat([read_table(path) for path in files], ignore_index=True)
     table = table.query("chain == 'motif' and abs(total) >= 0.01")
     groups = table.groupby(["exposure", "outcome"])
     return groups["causal_effect"].std() / groups["total"].std()

@@ -1,8 +1,9 @@
 """The numbers of the take-aways on BPNet and DeepSEA, computed again from what is stored.
 
-None of the code that glues them is used, but the library's test of directions.
+None of the code that glues them is used, but what reads runs and the library's test of directions.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,9 @@ import pandas as pd
 import pytest
 
 from deepmr_utils.pairs import direction_test
+from experiments.binding import genomes
+from experiments.chromatin import one_draw
+from experiments.study import load_result
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "book" / "results"
@@ -27,11 +31,11 @@ def glued(page):
     return {key for name, key in GLUED.findall(box[: box.index("\n:::\n")]) if name == page}
 
 
-def stored(folder, name):
+def stored(folder, name, load=genomes.load):
     parts = []
-    for path in sorted(folder.glob(f"run-*-{name}.parquet")):
+    for path in sorted(folder.glob("run-*.json")):
         run = int(path.stem.split("-")[1])
-        parts.append(pd.read_parquet(path).assign(run=run))
+        parts.append(getattr(load(path), name).assign(run=run))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -54,7 +58,7 @@ def bpnet():
     folder = RESULTS / "bpnet" / "graphs"
     effects = {}
     for graph in ("default", "reverse"):
-        table = stored(folder / graph, "globals")
+        table = stored(folder / graph, "globals_")
         effects[graph] = table[(table["chain"] == "motif") & (table["bin"] == "all")]
     default, absent = effects["default"], {g: t["truth"].abs() < ABSENT for g, t in effects.items()}
     false = {g: (t["total_p"] < 0.05)[absent[g]].mean() for g, t in effects.items()}
@@ -98,7 +102,7 @@ FOLLOWERS = {"Nanog", "Klf4", "follower 1", "follower 2"}
 
 def deepsea():
     folder = RESULTS / "deepsea"
-    table = stored(folder, "globals")
+    table = stored(folder, "globals_", functools.partial(load_result, one_draw.Run))
     low, high = table["total_ci_low"], table["total_ci_high"]
     table["sign"] = (low > 0).astype(int) - (high < 0)
     table["hit"] = inside(table, "truth", "total_ci_low", "total_ci_high")

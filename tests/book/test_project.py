@@ -183,3 +183,14 @@ def test_every_reference_can_be_found_and_is_cited():
     assert set(entries) == cited
     nowhere = {key for key, entry in entries.items() if not re.search(r"doi *=|https?://", entry)}
     assert nowhere == {"platt1999", "finkelstein2020"}  # a chapter, a workshop paper: no DOI
+
+
+def test_stored_results_take_at_most_25_mb():
+    """They are in every clone, for ever."""
+    folder = "book/results"
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", folder]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in found.split("\0") if name]
+    sizes = {path: path.stat().st_size for path in paths if path.exists()}
+    assert len(sizes) > 1000
+    assert sum(sizes.values()) <= 25e6, max(sizes, key=sizes.get)

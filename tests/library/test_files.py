@@ -1,0 +1,57 @@
+"""Tables in files: small, and read as they were written."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from deepmr_utils._files import FRACTION, read_table, write_table
+
+
+@pytest.fixture
+def table():
+    rng, n = np.random.default_rng(0), 600
+    numbers = rng.normal(size=n) * 10.0 ** rng.integers(-3, 3, n)
+    return pd.DataFrame({
+        "name": np.repeat(["a", "b", "a"], n // 3), "number": numbers, "run": 3,
+        "twice": np.repeat(numbers[: n // 2], 2), "few": rng.integers(0, 5, n) / 2,
+        "missing": np.where(rng.random(n) < 0.5, np.nan, 2.5), "none": np.nan,
+        "ends": np.resize([0.0, -0.0, np.inf, -np.inf], n), "is": np.arange(n) % 3 == 0,
+        "word": np.where(np.arange(n) < n // 2, "acts", None),
+    })  # fmt: skip
+
+
+def test_tables_come_back_with_as_many_bits_as_are_kept(tmp_path, table):
+    path = tmp_path / "table.parquet"
+    write_table(path, table)
+    again = read_table(path)
+    assert again.columns.tolist() == table.columns.tolist()
+    for name in table:
+        if table[name].dtype == "float64":
+            assert again[name].dtype == "float32"
+            np.testing.assert_allclose(again[name], table[name], rtol=2.0 ** -(FRACTION + 1))
+        else:
+            assert again[name].isna().tolist() == table[name].isna().tolist()
+            assert again[name].dropna().tolist() == table[name].dropna().tolist()
+    assert (np.signbit(again["ends"]) == np.signbit(table["ends"])).all()
+    before = path.read_bytes()
+    write_table(path, again)  # what is read is what is stored
+    assert path.read_bytes() == before
+    write_table(path, table.iloc[:0])
+    assert read_table(path).columns.tolist() == table.columns.tolist()
+
+
+def test_what_is_above_costs_nothing(tmp_path):
+    numbers, sizes = np.random.default_rng(0).normal(size=3000), []
+    for column in (numbers, np.repeat(numbers, 2)):
+        path = tmp_path / "table.parquet"
+        write_table(path, pd.DataFrame({"number": column}))
+        sizes.append(parquet.read_metadata(path).row_group(0).column(0).total_compressed_size)
+    assert sizes[0] < 3 * len(numbers)  # 2 bytes of 16 bits, and less than one of sign and size
+    assert sizes[1] < 1.1 * sizes[0]
+
+
+def test_other_tables_are_read_as_they_are(tmp_path, table):
+    path = tmp_path / "table.parquet"
+    table.to_parquet(path)
+    pd.testing.assert_frame_equal(read_table(path), pd.read_parquet(path))
