@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import inspect
 import math
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -320,6 +321,17 @@ def check_file(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return Path(path)
+
+
+def check_writable(directory: str | Path) -> None:
+    """Raise a ValueError where a folder is not there and cannot be made, or not be written to."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        where = Path(directory).absolute()
+        raise ValueError(f"must be a folder that can be written, {where}: {error}") from None
 
 
 def check_installed(extra: str, *modules: str) -> None:

@@ -1,6 +1,5 @@
 """Parameters of a report: everything that can be wrong with them is said before a forward pass."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -18,6 +17,7 @@ from .._checks import (
     check_installed,
     check_names,
     check_number,
+    check_writable,
     did_you_mean,
 )
 from .._members import declared_names
@@ -190,7 +190,7 @@ def _check_options(p: Mapping[str, Any], problems: _Problems) -> None:
         with problems.of("design"):
             check_choice("design", p["design"], DESIGNS)
     with problems.of("results_directory"):
-        _check_writable(p["results_directory"])
+        check_writable(p["results_directory"])
         check_installed("report", "zarr", "pyarrow")
     if p["regions"] and p["sequences"]:
         problems.add("sequences", "windows are of regions or of sequences: give one of these")
@@ -207,16 +207,6 @@ def _check_options(p: Mapping[str, Any], problems: _Problems) -> None:
             "a model of yours needs windows: give sequences, a FASTA file or a table, or regions "
             "and genome",
         )
-
-
-def _check_writable(directory: str) -> None:
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        where = Path(directory).absolute()
-        raise ValueError(f"must be a folder that can be written, {where}: {error}") from None
 
 
 def _read_pool(p: Mapping[str, Any], demo: bool, problems: _Problems) -> pd.DataFrame | None:
