@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from ._checks import as_list, check_choice, check_number, did_you_mean
-from .instruments import RULES
+from .instruments import RULES, WALD_OF_ONE
 
 METHODS = ("ivw", "egger")
 Blocks = Sequence[Callable[[], xr.Dataset]]
@@ -147,10 +147,7 @@ def make_plan(
     some = first[["effect", "se"]].sel(feature=features[:1])  # `windows` refuses a mixture
     errors = not (some["effect"].notnull() & some["se"].isnull()).any().item()
     if rule == "wald" and not errors:
-        raise ValueError(
-            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
-            "ensemble or MC-dropout, or the rule 'pooled'"
-        )
+        raise ValueError(WALD_OF_ONE)
     return Plan(
         blocks, first, features, exposures, outcomes, methods, rule, threshold, members, averaged,
         errors,

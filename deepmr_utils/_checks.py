@@ -4,7 +4,9 @@ import difflib
 import importlib.util
 import inspect
 import math
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -312,6 +314,24 @@ def distinct_names(argument: str, names: Any) -> tuple[str, ...]:
     if not given or len(set(given)) < len(given) or not all(isinstance(n, str) for n in given):
         raise ValueError(f"{argument} must be distinct names, at least one; got {names!r}")
     return tuple(given)
+
+
+def check_file(path: str | Path) -> Path:
+    """The path of a file, or a FileNotFoundError where there is none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return Path(path)
+
+
+def check_writable(directory: str | Path) -> None:
+    """Raise a ValueError where a folder is not there and cannot be made, or not be written to."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        where = Path(directory).absolute()
+        raise ValueError(f"must be a folder that can be written, {where}: {error}") from None
 
 
 def check_installed(extra: str, *modules: str) -> None:

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -21,6 +21,24 @@ _SAME_ORDER = (
     *(nn.Identity, nn.Sigmoid, nn.LogSigmoid, nn.Softmax, nn.LogSoftmax, nn.Softplus, nn.ReLU),
     *(nn.Tanh, _DropoutNd),
 )
+Features = Sequence[str] | Sequence[int] | Mapping[str, int] | None
+
+
+class Heads(NamedTuple):
+    """Outputs of a model: a list of (N, K), and names of all columns where it has several heads.
+
+    `left_out` says of every other head, by its name, why it is no table of features.
+    """
+
+    parts: list[torch.Tensor]
+    names: list[str] | None
+    left_out: dict[str, str]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """All columns side by side, (N, K)."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+
 
 # what a module is, and what it names
 
@@ -67,6 +85,94 @@ def declared_names(module: nn.Module) -> list[str] | None:
     elif isinstance(module, nn.Sequential):
         inner = next((part for part in reversed(module) if not isinstance(part, _SAME_ORDER)), None)
     return declared_names(inner) if isinstance(inner, nn.Module) else None
+
+
+def find_features(
+    members: Sequence[nn.Module], heads: Sequence[Heads], features: Features
+) -> tuple[list[str], list[list[int]]]:
+    """Names of the requested features, and their output columns in each member.
+
+    Members are matched by the names that they give to their outputs, so that each may have an order
+    of its own; outputs without names are matched by their place.
+    """
+    for h in heads:
+        _check_left_out(h, features)
+    labels = [declared_names(member) or h.names for member, h in zip(members, heads, strict=True)]
+    widths = [sum(part.shape[1] for part in h.parts) for h in heads]
+    first = leading(labels)
+    names, wanted = resolve_features(members[first:], features, widths[first], heads[first].names)
+    if None in labels:
+        check_places(labels, widths)
+        return names, [wanted] * len(members)
+    return names, match_names(labels, [h.names for h in heads], wanted, features is None)
+
+
+def _check_left_out(heads: Heads, features: Features) -> None:
+    """Raise a ValueError where a head is wanted that is no table, or may be."""
+    asked = [] if features is None else [f for f in _asked(features) if isinstance(f, str)]
+    for name, why in heads.left_out.items():
+        if any(f == name or f.startswith(f"{name}:") for f in asked if f not in heads.names):
+            raise ValueError(why)
+        if not asked:
+            names = listed(heads.names, most=5)
+            raise ValueError(f"{why}; or give features, the names of what is wanted, of {names}")
+
+
+def resolve_features(
+    members: Sequence[nn.Module],
+    features: Features,
+    n_outputs: int,
+    names: Sequence[str] | None = None,
+) -> tuple[list[str], list[int]]:
+    """Names and output columns of the requested features.
+
+    ``features`` is None (all outputs), a mapping of name to column, a list of columns, or a list of
+    names. Names are looked up in the members' ``feature_names``, else in ``names``, those of the
+    heads; where there are none, a list of names must name all outputs in order.
+    """
+    declared = declared_names(members[0])
+    names = names if declared is None else declared
+    if names is not None and len(names) != n_outputs:
+        raise ValueError(f"the model names {len(names)} features but gives {n_outputs} outputs")
+    asked = list(range(n_outputs)) if features is None else _asked(features)
+    by_name = bool(asked) and isinstance(asked[0], str)
+    if by_name and names is None:
+        if len(asked) != n_outputs:
+            raise ValueError(
+                f"unknown features {asked}: the model has {n_outputs} unnamed outputs; name all "
+                "of them, or give a mapping of name to output column"
+            )
+        names = asked
+    unknown = [f for f in asked if names.count(f) != 1] if by_name else []
+    if unknown:
+        raise ValueError(
+            f"{'ambiguous' if unknown[0] in names else 'unknown'} feature {unknown[0]!r}: the "
+            f"model has {listed(names, unknown[0])}"
+        )
+    columns = [names.index(f) for f in asked] if by_name else asked
+    beyond = [c for c in columns if not 0 <= c < n_outputs]
+    if beyond:
+        raise ValueError(f"unknown feature column {beyond[0]}: the model has {n_outputs} outputs")
+    chosen = [names[c] if names else str(c) for c in columns]
+    chosen = [str(name) for name in features] if isinstance(features, Mapping) else chosen
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise ValueError(f"features must be distinct and at least one; got {chosen}")
+    return chosen, columns
+
+
+def _asked(features: Any) -> list[str] | list[int]:
+    """Names or columns that are asked for."""
+    mapping = isinstance(features, Mapping)
+    listing = hasattr(features, "__iter__") and not isinstance(features, str | set | frozenset)
+    asked = list(features.values() if mapping else features) if listing else [None]
+    whole = [isinstance(f, int | np.integer) and not isinstance(f, bool) for f in asked]
+    by_name = not mapping and all(isinstance(f, str) for f in asked)
+    if not by_name and not all(whole):
+        raise TypeError(
+            "features must be a list of names (str) or of columns (int), or a mapping of name to "
+            f"column; got {features!r} ({type(features).__name__})"
+        )
+    return asked if by_name else [int(f) for f in asked]
 
 
 def leading(labels: Sequence[list[str] | None]) -> int:

@@ -19,44 +19,38 @@ def blocks(rows: int, row_size: int) -> Iterator[slice]:
 
 
 def least_squares(
-    design: np.ndarray, response: np.ndarray, rank: float = RANK
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit linear models, all of whose answers come from one decomposition of their designs.
+    design: np.ndarray, response: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.bool_]:
+    """Fit a linear model, all of whose answers come from one decomposition of its design.
+
+    Columns count as collinear where the smallest singular value is not above `RANK` times the
+    largest, once they have one length. Their units do not matter, then.
 
     Parameters
     ----------
-    design, response : np.ndarray, float64 (.., V, P) and (.., V)
-        Observations, already divided by their standard deviations.
-    rank : float
-        Columns count as collinear where the smallest singular value is not above this part of the
-        largest, once they have one length. Their units do not matter, then.
+    design, response : np.ndarray, float64 (V, P) and (V,)
+        At least P observations, already divided by their standard deviations.
 
     Returns
     -------
     tuple of np.ndarray
-        Coefficients (.., P) and their standard errors at unit residual variance, both NaN where the
-        columns are collinear; and where they are not, bool (..).
+        Coefficients (P,) and their standard errors at unit residual variance, both NaN where the
+        columns are collinear; and whether they are not.
 
     Notes
     -----
     The normal equations have the square of the design's condition: from 1e8 on they know nothing.
     """
-    columns = design.shape[-1]
-    if design.shape[-2] < columns:
-        missing = np.zeros((*design.shape[:-2], columns - design.shape[-2], columns))
-        design = np.concatenate([design, missing], axis=-2)
-        response = np.concatenate([response, missing[..., 0]], axis=-1)
     # Powers of two, so that neither squares overflow nor anything is rounded.
-    exponent = np.frexp(np.abs(design).max(axis=-2))[1]
-    scaled = np.ldexp(design, -exponent[..., None, :])
-    length = np.sqrt((scaled**2).sum(axis=-2))
+    exponent = np.frexp(np.abs(design).max(axis=0))[1]
+    scaled = np.ldexp(design, -exponent)
+    length = np.sqrt((scaled**2).sum(axis=0))
     length = np.where(length > 0, length, 1)
-    left, singular, right = np.linalg.svd(scaled / length[..., None, :], full_matrices=False)
-    full = singular[..., -1] > rank * singular[..., 0]
-    inverse = np.where(full[..., None], 1 / np.where(full[..., None], singular, 1), np.nan)
-    back = np.swapaxes(right, -1, -2) * inverse[..., None, :] / length[..., None]
-    fit = (back @ (np.swapaxes(left, -1, -2) @ response[..., None]))[..., 0]
-    unit = np.sqrt((back**2).sum(axis=-1))
+    left, singular, right = np.linalg.svd(scaled / length, full_matrices=False)
+    full = singular[-1] > RANK * singular[0]
+    inverse = 1 / singular if full else np.full(len(singular), np.nan)
+    back = right.T * inverse / length[:, None]
+    fit, unit = back @ (left.T @ response), np.sqrt((back**2).sum(axis=1))
     return np.ldexp(fit, -exponent), np.ldexp(unit, -exponent), full
 
 

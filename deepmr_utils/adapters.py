@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_choice, did_you_mean, listed
+from ._checks import check_choice, check_file, did_you_mean, listed
 from ._members import as_module, declared_names, heads_of
 from .sequences import ALPHABET, UNKNOWN
 
@@ -256,9 +256,7 @@ def load_model(
     ValueError, TypeError
         If the file holds something else, or the weights do not fit the network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    path = check_file(path)
     if path.suffix in _KERAS:
         raise ValueError(
             f"{path} is a file of Keras: read it with keras.saving.load_model, with the "
@@ -349,9 +347,7 @@ def _made(network: Any, hyperparameters: dict[str, Any], path: Path) -> nn.Modul
 def find_named(place: str, name: str) -> Any:
     """What a Python file, or a module that can be imported, calls by a name."""
     if place.endswith(".py"):
-        path = Path(place).expanduser().resolve()
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
+        path = check_file(Path(place).expanduser().resolve())
         sys.path.insert(0, str(path.parent))  # what stands beside it can be imported from it
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)

@@ -17,7 +17,7 @@ from scipy import special
 from . import __version__
 from ._checks import as_list, check_choice, check_columns, check_names
 from ._verdict import verdicts
-from .instruments import DESIGNS, SITES, eligible, own_responses
+from .instruments import DESIGNS, SITES, eligible, own_responses, sequences_of
 from .intervals import PAIR, add_intervals
 from .intervals import RULES as INTERVALS
 from .negative_controls import Nulls, calibrate, check_nulls
@@ -221,7 +221,7 @@ def deep_mr(
     _warn_of_rounding(effects, found.instruments)
     settings = {
         "design": design, **chosen, "interval": interval, "version": __version__,
-        "members": effects.sizes.get("member", 0), "sequences": _n_sequences(effects),
+        "members": effects.sizes.get("member", 0), "sequences": len(sequences_of(effects)),
     }  # fmt: skip
     settings |= {n: v for n, v in effects.attrs.items() if n in ("model_hash", "calibration")}
     table = _global_table(
@@ -253,12 +253,6 @@ def _check_pairs(
     if not found:
         raise ValueError(f"effects on each other need at least 2 features; got {names}")
     return found
-
-
-def _n_sequences(effects: xr.Dataset) -> int:
-    if "sequence" in effects.sizes:
-        return effects.sizes["sequence"]
-    return len(np.unique(effects["sequence_id"].to_numpy()))
 
 
 def _mutate(

@@ -18,6 +18,10 @@ __all__ = ["eligible", "own_responses", "select_instruments"]
 
 RULES = ("pooled", "wald")
 DESIGNS = ("motif", "strongest", "all")
+WALD_OF_ONE = (
+    "rule 'wald' needs standard errors, and effects of a single network have none: use an ensemble "
+    "or MC-dropout, or the rule 'pooled'"
+)
 SE_FLOOR_QUANTILE = 0.01
 SITE = 0.5  # share of its own response by which a feature moves where its site is damaged
 SITE_POSITIONS = 3  # moved as much in a sequence: a site, rather than one that a mutation makes
@@ -84,10 +88,7 @@ def select_instruments(
     valid = np.isfinite(x) & np.isfinite(y)
     unknown = valid.any() and np.isnan(sd_x[valid]).all()
     if unknown and rule == "wald":
-        raise ValueError(
-            "rule 'wald' needs standard errors, and effects of a single network have none: use an "
-            "ensemble or MC-dropout, or the rule 'pooled'"
-        )
+        raise ValueError(WALD_OF_ONE)
     frozen = valid & (sd_x == 0)
     usable = valid & ~frozen
     if rule == "pooled":
@@ -141,7 +142,7 @@ def _identity(effects: xr.Dataset, place: tuple[np.ndarray, ...]) -> pd.DataFram
     """What was changed at these places: sequence, position, reference and alternate bases."""
     if len(place) == 1:
         (edit,) = place
-        ids = pd.Categorical(effects["sequence_id"].to_numpy()[edit], edited_sequences(effects))
+        ids = pd.Categorical(effects["sequence_id"].to_numpy()[edit], sequences_of(effects))
         start, reference, alternate = (
             effects[name].to_numpy()[edit] for name in ("start", "reference", "replacement")
         )
@@ -163,8 +164,8 @@ def _edit_keys(effects: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame({name: effects[name].to_numpy() for name in names})
 
 
-def edited_sequences(effects: xr.Dataset) -> list[str]:
-    """Identifiers of the analysed sequences of edits, or of those that were edited."""
+def sequences_of(effects: xr.Dataset) -> list[str]:
+    """Identifiers of the sequences of effects; of edits without any, those that were edited."""
     if "sequence" in effects.coords:
         return effects["sequence"].to_numpy().tolist()
     return pd.unique(effects["sequence_id"].to_numpy()).tolist()

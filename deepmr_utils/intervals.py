@@ -290,8 +290,7 @@ def member_global(
 
 def add_intervals(
     estimates: pd.DataFrame, members: pd.DataFrame, on: Sequence[str],
-    effect: str = "causal_effect", *, rule: str = "rubin", complete_df: str | None = None,
-    moderate: bool = False,
+    effect: str = "causal_effect", *, rule: str = "rubin", moderate: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Add 95 % intervals that carry the variance between members.
 
@@ -307,8 +306,6 @@ def add_intervals(
         Column of the estimates in both tables: "causal_effect" if local, "effect" if global.
     rule : str
         As in `total_variance`.
-    complete_df : str, optional
-        Column of `estimates` with the degrees of freedom of the standard errors.
     moderate : bool
         Shrink the variances between members by `moderated_variance`, among the sequences that
         agree in the other columns of ``on``.
@@ -322,17 +319,15 @@ def add_intervals(
         ci_high`` stay what they were: intervals given the model.
     """
     on = as_list(on)
-    needed = [*on, effect, "se", *([] if complete_df is None else [complete_df])]
-    check_columns(estimates, needed, "the table of estimates")
+    check_columns(estimates, [*on, effect, "se"], "the table of estimates")
     check_columns(members, [*on, effect], "the table of effects by member")
     keys = [*on, "_all"]  # there is a key, then, also without `on`
     groups = members.assign(_all=0).groupby(keys, observed=True, dropna=False)[effect]
     spread = groups.agg(["std", "count"]).reset_index()
     table = estimates[on].assign(_all=0).merge(spread, on=keys, how="left", validate="m:1")
-    df = np.inf if complete_df is None else estimates[complete_df].to_numpy()
     known = pd.DataFrame({
         "effect": estimates[effect].to_numpy(), "se": estimates["se"].to_numpy(),
-        "between_se": table["std"], "n_members": table["count"], "complete_df": df,
+        "between_se": table["std"], "n_members": table["count"],
     })  # fmt: skip
     alike = [table[name] for name in on if name != "sequence_id"] if moderate else []
     groups = known.groupby(alike, dropna=False, sort=False) if alike else [(None, known)]

@@ -79,7 +79,7 @@ def saturation_mutagenesis(
     sequence_ids : sequence of str (N,), optional
         Unique identifiers; ``sequence-0`` ... by default.
     features : optional
-        Names or columns of the outputs to keep, see `deepmr_utils.predict.resolve_features`.
+        Outputs to keep: a list of names, a list of columns, or a mapping of name to column.
     transform : callable, optional
         Maps predictions (M, n, K) of all members to the scale on which effects are taken, before
         differencing: a recalibrator; `scipy.special.logit` where a model gives probabilities and

@@ -2,9 +2,7 @@
 
 import math
 import operator
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +12,7 @@ import nbformat
 from IPython import get_ipython
 
 from deepmr_utils import _report
-from deepmr_utils._checks import check_choice, did_you_mean
+from deepmr_utils._checks import check_choice, check_writable, did_you_mean
 from deepmr_utils._report.glued import glue as glue
 
 from .parameter_files import assignments
@@ -223,15 +221,7 @@ def existing(pattern: str | None = None) -> Rule:
     return rule
 
 
-def writable(value: str) -> None:
-    """Rule of a parameter that is a folder to write: it can be made, here, and written to."""
-    try:
-        Path(value).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=value):
-            pass
-    except OSError as error:
-        where = os.path.abspath(value)
-        raise ValueError(f"must be a folder that can be written, {where}: {error}") from None
+writable = check_writable  # a rule, too: of a folder that can be made, here, and written to
 
 
 def _is_there(device: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from deepmr_utils._members import seeded
-from deepmr_utils.predict import predict, progress_bar, resolve_device
+from deepmr_utils.predict import predict, resolve_device
 
 MAX_ATTEMPTS = 3
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -141,21 +141,18 @@ def one_thread(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def fit_members(
-    fit: Callable[..., tuple], jobs: Sequence[tuple], workers: int, device: torch.device,
-    progress: bool = False,
-) -> list[tuple]:  # fmt: skip
+    fit: Callable[..., tuple], jobs: Sequence[tuple], workers: int, device: torch.device
+) -> list[tuple]:
     """Results of a function for several members at a time; one after the other on a GPU."""
     calls = (joblib.delayed(fit)(*job, device) for job in jobs)
-    workers = workers if device.type == "cpu" else 1
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(calls)
-    return list(progress_bar(results, progress, desc="members", total=len(jobs)))
+    return joblib.Parallel(n_jobs=workers if device.type == "cpu" else 1)(calls)
 
 
 def train_ensemble(
     make_model: Callable[[], nn.Module], one_hot: torch.Tensor, labels: torch.Tensor,
     validation: tuple[torch.Tensor, torch.Tensor], *, n_members: int = 5, seed: int = 0,
     noise_floor: np.ndarray | None = None, max_excess: float = 0.1, workers: int = 1,
-    device: str | torch.device = "cpu", progress: bool = False, **schedule: float,
+    device: str | torch.device = "cpu", **schedule: float,
 ) -> Ensemble:  # fmt: skip
     """Train members that differ by their seed: initial weights and order of the sequences.
 
@@ -181,7 +178,6 @@ def train_ensemble(
         on it.
     device : str
         On a GPU members are trained one after the other.
-    progress : bool
     **schedule
         Passed on to `train`.
 
@@ -198,7 +194,7 @@ def train_ensemble(
     todo = list(attempts)
     for _ in range(MAX_ATTEMPTS):
         keys = [((seed, member, attempts[member]),) for member in todo]
-        results = fit_members(fit, keys, workers, device, progress)
+        results = fit_members(fit, keys, workers, device)
         for member, result in zip(todo, results, strict=True):
             fits[member] = result
             attempts[member] += 1

@@ -258,9 +258,7 @@ def exon_definition(values: Mapping[str, Any], run: int, device: str) -> list[Ca
 def other_genes(values: Mapping[str, Any], run: int, device: str) -> list[Case]:
     """Sites of an exon and sites of another gene, within reach of the networks: one exon a run."""
     exon_id = answers.with_other_genes(values["stored"])[run]
-    foreign = [name for name in exons.read_exon(exon_id).sites if answers.is_foreign(name, exon_id)]
-    effects, edits = exons.load(values["stored"], [exon_id], [*exons.SITES, *foreign])
-    pairs = [(own, other) for own in exons.SITES for other in foreign]
+    effects, edits, pairs = answers.load_other_genes(values["stored"], exon_id)
     return [Case(effects, {"edits": edits, "pairs": pairs}, _truth(dict.fromkeys(pairs, 0.0)))]
 
 

@@ -160,16 +160,15 @@ class _Constant:
         if tensor.ndim == 0:
             return
         first = next(d for d, factors in enumerate(layout.axes) if N in factors)
-        if any(size != 1 for size in tensor.shape[: max(0, first + 1 - missing)]):
-            raise step.unsupported(
-                f"joins positions with a constant of shape {tuple(tensor.shape)}"
-            )
+        before = max(0, first + 1 - missing)
+        joined = any(size != 1 for size in tensor.shape[:before])
+        step.refuse_if(joined, f"joins positions with a constant of shape {tuple(tensor.shape)}")
         if axis >= 0 and axis + missing > first and tensor.shape[axis] != 1:
             whole = tensor.expand(layout.shape(1))
             self.table = layout.table(whole, 1).flatten(0, 1).contiguous()
             self.inner = layout.inner()
         else:  # from the right, sizes fit to those of a column
-            self.tensor = tensor.reshape(tensor.shape[max(0, first + 1 - missing) :])
+            self.tensor = tensor.reshape(tensor.shape[before:])
 
     def at(self, batch: Batch, place: Place) -> Tensor:
         """Values at a place."""
@@ -184,11 +183,9 @@ def _joined_layout(net: Network, step: Step) -> Layout:
     layouts = [net.layouts[i] for i in step.inputs]
     shape = tuple(net.values[step.outputs[0]].shape)
     first = layouts[0]
-    alike = all(
-        (len(o.axes), o.length, o.position_axis) == (len(shape), first.length, first.position_axis)
-        for o in layouts
-    )
-    step.refuse_if(not alike, "joins values of different shapes")
+    kinds = {(len(o.axes), o.length, o.position_axis) for o in layouts}
+    expected = (len(shape), first.length, first.position_axis)
+    step.refuse_if(kinds != {expected}, "joins values of different shapes")
     axes = []
     for d, size in enumerate(shape):
         found = {o.axes[d] for o in layouts if o.shape(net.n_recorded)[d] == size}
@@ -373,12 +370,11 @@ def _over(axis: Callable, elsewhere: Callable) -> Callable[[Network, Step], Acti
     return layer
 
 
+MAXIMA = ("amax", "max", "adaptive_max_pool2d")
 # layers that read absolute values
 ABSOLUTE: dict[str, Callable[[Network, Step], Action]] = {
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool2d_with_indices"), pooling.max_pool),
-    **dict.fromkeys(
-        ("amax", "max", "adaptive_max_pool2d"), _over(pooling.global_max, channels.nonlinear)
-    ),
+    **dict.fromkeys(MAXIMA, _over(pooling.global_max, channels.nonlinear)),
     **dict.fromkeys(channels.NONLINEAR, channels.over_one_axis),
     **dict.fromkeys(channels.NORMS, channels.layer_norm),
 }

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from torch import nn
 
@@ -39,8 +40,7 @@ def mutate(asked: Asked) -> xr.Dataset:
         digest.update(f"{text}\n".encode())
     return saturation_mutagenesis(
         asked.members, asked.x, sequence_ids=asked.windows["sequence_id"].tolist(),
-        features=p["features"] or None, keep_members=True, device=p["device"],
-        max_memory=p["max_memory"], progress=True,
+        keep_members=True, max_memory=p["max_memory"], progress=True, **asked.options,
         store=asked.directory / f"effects-{digest.hexdigest()[:8]}.zarr",
     )  # fmt: skip
 
@@ -53,13 +53,12 @@ def answer(asked: Asked, effects: xr.Dataset) -> Answer:
         instances = find_instances(asked.x, ids, asked.motifs)
         drawn = site_edits(asked.x, ids, instances, asked.motifs, seed=p["seed"])
         if (drawn["status"] == "ok").any():
-            edits = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids,
-                                 features=p["features"] or None, device=p["device"])  # fmt: skip
+            edits = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids, **asked.options)
         else:
             notes.append("No site could be knocked out: each shares bases with another one's.")
         if edits is not None and asked.labels is not None:
             try:
-                corrected = _corrected(asked, edits, list(effects["feature"].to_numpy()))
+                corrected = _corrected(asked, edits, instances)
             except ValueError as error:
                 notes.append(f"The labels correct nothing, because {error}.")
     return Answer(
@@ -71,48 +70,39 @@ def answer(asked: Asked, effects: xr.Dataset) -> Answer:
     )  # fmt: skip
 
 
-def _labelled(asked: Asked) -> tuple[pd.DataFrame, Any]:
-    """Windows with labels, and their sequences; in the order of the labels."""
+def _labelled(asked: Asked) -> tuple[torch.Tensor, np.ndarray]:
+    """Sequences with labels, in the order of these, and their predictions (M, N, K)."""
     table = asked.pool.set_index("sequence_id").loc[asked.labels.index]
-    return table, one_hot(table["sequence"].tolist())
+    x = one_hot(table["sequence"].tolist())
+    return x, predict.predict(asked.members, x, **asked.options)
 
 
-def _corrected(asked: Asked, edits: xr.Dataset, names: list[str]) -> pd.DataFrame:
+def _corrected(asked: Asked, edits: xr.Dataset, instances: pd.DataFrame) -> pd.DataFrame:
     """Knock-outs corrected by labels, see `deepmr_utils.held_out.correct`."""
-    table, x = _labelled(asked)
-    values = predict.predict(asked.members, x, features=asked.parameters["features"] or None,
-                             device=asked.parameters["device"])  # fmt: skip
-    ids = table.index.tolist()
+    x, values = _labelled(asked)
+    ids, names = asked.labels.index.tolist(), edits["feature"].to_numpy()
     predictions = xr.DataArray(
         values, {"sequence": ids, "feature": names}, ("member", "sequence", "feature")
     )
-    others = asked.windows[~asked.windows["sequence_id"].isin(ids)]
-    scores = [find_instances(x, ids, asked.motifs)]
-    if len(others):
-        more = one_hot(others["sequence"].tolist())
-        scores.append(find_instances(more, others["sequence_id"].tolist(), asked.motifs))
-    return correct(edits, predictions, asked.labels, pd.concat(scores), head="gaussian")
+    others = instances[~instances["sequence_id"].isin(ids)]
+    scores = pd.concat([find_instances(x, ids, asked.motifs), others])
+    return correct(edits, predictions, asked.labels, scores, head="gaussian")
 
 
 def quality(asked: Asked, effects: xr.Dataset) -> pd.DataFrame | None:
     """Correlation of predictions and labels, by feature; None without labels."""
     if asked.labels is None:
         return None
-    _, x = _labelled(asked)
-    values = predict.predict(asked.members, x, features=asked.parameters["features"] or None,
-                             device=asked.parameters["device"])  # fmt: skip
+    _, values = _labelled(asked)
     names = effects["feature"].to_numpy().tolist()
     rows = []
     for name in (name for name in asked.labels if name in names):
-        label = asked.labels[name]
-        mean, *single = (
-            pd.Series(v, label.index) for v in (values[..., names.index(name)].mean(0),
-                                                *values[..., names.index(name)])
-        )  # fmt: skip
+        label, of_members = asked.labels[name], values[..., names.index(name)]
+        mean = pd.Series(of_members.mean(0), label.index)
+        alone = [pd.Series(one, label.index).corr(label) for one in of_members]
         rows.append({
             "feature": name, "windows": int(label.notna().sum()), "pearson": mean.corr(label),
-            "spearman": mean.corr(label, "spearman"),
-            "pearson_of_one_member": np.mean([one.corr(label) for one in single]),
+            "spearman": mean.corr(label, "spearman"), "pearson_of_one_member": np.mean(alone),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -139,8 +129,7 @@ def curve(asked: Asked, found: Answer, exposure: str, outcome: str) -> pd.DataFr
     drawn = site_edits(asked.x, ids, found.instances, asked.motifs, "partial", n_draws=2,
                        seed=p["seed"])  # fmt: skip
     drawn = drawn[drawn["factor"] == exposure]
-    partial = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids,
-                           features=p["features"] or None, device=p["device"])  # fmt: skip
+    partial = edit_effects(asked.members, asked.x, drawn, sequence_ids=ids, **asked.options)
     return response_curve(partial, exposure, outcome)
 
 
@@ -172,8 +161,8 @@ def nulls(asked: Asked, effects: xr.Dataset, found: Answer) -> pd.DataFrame | No
         try:
             members = asked.members if make is None else _made(asked.members, make, p["seed"])
             part = effects.sel(sequence=ids) if name == "as given" else saturation_mutagenesis(
-                members, one_hot(sequences), sequence_ids=ids, features=p["features"] or None,
-                keep_members=True, device=p["device"], max_memory=p["max_memory"],
+                members, one_hot(sequences), sequence_ids=ids, keep_members=True,
+                max_memory=p["max_memory"], **asked.options,
             )  # fmt: skip
             small = asked._replace(
                 members=members, x=one_hot(sequences), labels=None, null_pairs=None,

@@ -1,6 +1,5 @@
 """Parameters of a report: everything that can be wrong with them is said before a forward pass."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -15,31 +14,25 @@ from torch import nn
 from .. import predict
 from .._checks import (
     check_choice,
-    check_columns,
     check_installed,
     check_names,
     check_number,
+    check_writable,
     did_you_mean,
-    distinct_text,
-    numbers,
 )
 from .._members import declared_names
 from ..instruments import DESIGNS
 from ..motifs import Motif, find_instances, read_meme, shipped_motifs
 from ..mr.registry import check_methods
 from ..negative_controls import check_nulls
-from ..regions import CENTRES, read_fasta, read_regions
+from ..regions import CENTRES, read_regions
 from ..sequences import one_hot
+from .command import defaults
+from .files import demo_windows, read_labels, read_sequences
 from .models import DEMO, load_members
 
 DEMO_MOTIFS = {"Oct4": "Oct4_core", "Sox2": "Sox2_core", "Nanog": "Nanog", "Klf4": "Klf4"}
-KINDS: dict[str, type] = {
-    "model": str, "weights": list, "draws": int, "regions": str, "genome": str, "length": int,
-    "centre": str, "sequences": str, "n_windows": int, "features": list, "exposures": list,
-    "outcomes": list, "motifs": str, "motif_of": dict, "labels": list, "null_pairs": list,
-    "method": str, "design": str, "null_windows": int, "device": str, "max_memory": int,
-    "seed": int, "results_directory": str,
-}  # fmt: skip
+KINDS = {name: type(value) for name, (value, _) in defaults().items()}
 LEAST = {"max_memory": 10**6}  # of whole numbers; 0 elsewhere
 GIVEN = {  # how papermill and the command line give what is no text and no number
     list: "a list, as in -y 'NAME: [a, b]'", dict: "names and values, as in -y 'NAME: {a: b}'",
@@ -68,6 +61,12 @@ class Asked(NamedTuple):
     null_pairs: list[tuple[str, str]] | str | None
     truth: pd.DataFrame | None
     directory: Path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of every prediction: features and device."""
+        p = self.parameters
+        return {"features": p["features"] or None, "device": p["device"]}
 
     @property
     def n_members(self) -> int:
@@ -129,9 +128,8 @@ def check(parameters: Mapping[str, Any]) -> Asked:
     problems.stop()
     p = dict(parameters)
     _check_options(p, problems)
-    pool = windows = x = None
     demo = p["model"] == "demo" and not (p["sequences"] or p["regions"])
-    pool = _read_pool(p, demo, problems)
+    pool, windows, x = _read_pool(p, demo, problems), None, None
     if pool is not None:
         windows = _drawn(pool, p["n_windows"], p["seed"])
         with problems.of("sequences" if p["sequences"] else "length"):
@@ -147,8 +145,12 @@ def check(parameters: Mapping[str, Any]) -> Asked:
         with problems.of("motif_of"):
             _check_sites(x, windows, {n: m for n, m in motifs.items() if n in chosen[0]})
     labels = None
-    if pool is not None:
-        labels = _read_labels(p, pool, names, demo, problems)
+    if demo and not p["labels"]:
+        labels = demo_windows("sequence_id")
+        labels = labels[[name for name in names or () if name in labels]]
+    elif pool is not None and p["labels"]:
+        with problems.of("labels"):
+            labels = read_labels(p["labels"], pool, names)
     problems.stop()
     truth = pd.read_csv(DEMO / "truth.csv") if demo else None
     return Asked(
@@ -188,7 +190,7 @@ def _check_options(p: Mapping[str, Any], problems: _Problems) -> None:
         with problems.of("design"):
             check_choice("design", p["design"], DESIGNS)
     with problems.of("results_directory"):
-        _check_writable(p["results_directory"])
+        check_writable(p["results_directory"])
         check_installed("report", "zarr", "pyarrow")
     if p["regions"] and p["sequences"]:
         problems.add("sequences", "windows are of regions or of sequences: give one of these")
@@ -207,23 +209,13 @@ def _check_options(p: Mapping[str, Any], problems: _Problems) -> None:
         )
 
 
-def _check_writable(directory: str) -> None:
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        where = Path(directory).absolute()
-        raise ValueError(f"must be a folder that can be written, {where}: {error}") from None
-
-
 def _read_pool(p: Mapping[str, Any], demo: bool, problems: _Problems) -> pd.DataFrame | None:
     """All windows, with their sequences."""
     if demo:
-        return pd.read_csv(DEMO / "windows.csv")[["sequence_id", "sequence"]]
+        return demo_windows()[["sequence_id", "sequence"]]
     if p["sequences"] and not p["regions"]:
         with problems.of("sequences"):
-            return _read_sequences(Path(p["sequences"]))
+            return read_sequences(Path(p["sequences"]))
     for name in ("regions", "genome"):
         if p[name] and not Path(p[name]).is_file():
             problems.add(name, "there is no such file")
@@ -234,31 +226,6 @@ def _read_pool(p: Mapping[str, Any], demo: bool, problems: _Problems) -> pd.Data
                 p["regions"], p["genome"], p["length"] or None, edge="drop", centre=p["centre"]
             )
     return None
-
-
-def _read_table(path: Path, what: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix == ".parquet":
-        check_installed("store", "pyarrow")
-        return pd.read_parquet(path)
-    if not path.name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
-        raise ValueError(f"{what} must be .csv, .tsv or .parquet; got {path.name}")
-    return pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
-
-
-def _read_sequences(path: Path) -> pd.DataFrame:
-    if path.name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")):
-        table = _read_table(path, "a table of sequences")
-        check_columns(table, ["sequence_id", "sequence"], f"the table {path.name}")
-        table["sequence_id"] = distinct_text(table, "sequence_id")
-        if table["sequence_id"].duplicated().any():
-            twice = table["sequence_id"][table["sequence_id"].duplicated()].iloc[0]
-            raise ValueError(f"every sequence_id must be there once; twice: {twice}")
-        return table[["sequence_id", "sequence"]]
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    return read_fasta(path)
 
 
 def _drawn(pool: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
@@ -393,66 +360,3 @@ def _null_pairs(texts: Sequence[str]) -> list[tuple[str, str]] | str | None:
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError("a null pair is written 'exposure -> outcome', or 'most' for all")
     return pairs or None
-
-
-def _read_labels(
-    p: Mapping[str, Any], pool: pd.DataFrame, names: Sequence[str] | None, demo: bool,
-    problems: _Problems,
-) -> pd.DataFrame | None:  # fmt: skip
-    """Labels of windows, a column a feature."""
-    ids = pool["sequence_id"]
-    if demo and not p["labels"]:
-        table = pd.read_csv(DEMO / "windows.csv", index_col="sequence_id")
-        return table[[name for name in names or () if name in table]]
-    with problems.of("labels"):
-        tracks = dict(text.split("=", 1) for text in p["labels"] if "=" in text)
-        if not p["labels"]:
-            return None
-        if not tracks and len(p["labels"]) == 1:
-            table = _read_table(Path(p["labels"][0]), "a table of labels")
-            check_columns(table, ["sequence_id"], "the table of labels")
-            table = table.set_index(table["sequence_id"].astype(str)).drop(columns="sequence_id")
-        elif len(tracks) == len(p["labels"]):
-            table = _read_tracks(tracks, pool)
-        else:
-            raise ValueError("must be one table, or a bigWig of each feature, 'feature=file.bw'")
-        shown = [name for name in table if names is None or name in names]
-        if names is not None and not shown:
-            raise ValueError(
-                f"no column has the name of a feature: there are {', '.join(map(str, table))}, "
-                f"features are {', '.join(names)}"
-            )
-        if tracks and len(shown) < len(tracks):
-            check_names("feature", tracks, names)
-        table = table[table.index.isin(ids)][shown]
-        if table.empty:
-            raise ValueError(f"no sequence_id is that of a window, such as {ids.iloc[0]}")
-        if table.index.has_duplicates:
-            twice = table.index[table.index.duplicated()][0]
-            raise ValueError(f"a window has one row; twice: {twice}")
-        return table.apply(lambda column: numbers(column, f"labels of {column.name}"))
-    return None
-
-
-def _read_tracks(tracks: Mapping[str, str], pool: pd.DataFrame) -> pd.DataFrame:
-    """log(1 + sum) of bigWigs over windows of a genome."""
-    if "chrom" not in pool:
-        raise ValueError("bigWigs are read at regions: give regions and genome, or a table")
-    check_installed("files", "pybigtools")
-    import pybigtools
-
-    table = pd.DataFrame(index=pd.Index(pool["sequence_id"], name="sequence_id"))
-    for feature, path in tracks.items():
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-        with pybigtools.open(path) as file:
-            sizes = file.chroms()
-            unknown = [c for c in pool["chrom"] if c not in sizes]
-            if unknown:
-                raise ValueError(f"{path} has no chromosome {unknown[0]!r}")
-            sums = [
-                np.sum(file.values(c, max(a, 0), min(b, sizes[c]), fillna=0))
-                for c, a, b in pool[["chrom", "start", "end"]].itertuples(index=False)
-            ]
-        table[feature] = np.log1p(sums)
-    return table

@@ -170,14 +170,9 @@ def response(asked: Asked, found: Answer, exposure: str, outcome: str) -> Axes:
 
 def both_ways(found: Answer) -> Axes:
     """Effects of every two features in both directions, in the features' own responses."""
-    table = found.result.effects
-    back = table.rename(columns={"exposure": "outcome", "outcome": "exposure"})
-    both = table.merge(back, on=["exposure", "outcome"], suffixes=("", "_back"))
-    larger = both["own_effect"].abs() >= both["own_effect_back"].abs()
-    both = both[larger & both["own_effect_back"].notna()]
-    names = [frozenset(pair) for pair in both[["exposure", "outcome"]].to_numpy().tolist()]
-    both = both[~pd.Series(names, both.index, dtype=object).duplicated()]
-    both = both.loc[both["own_effect"].abs().nlargest(MOST).index]
+    order = found.result.effects["own_effect"].abs().sort_values(ascending=False, kind="stable")
+    both = style.both_ways(found.result.effects.loc[order.index])
+    both = both.dropna(subset="own_effect_back").head(MOST)
     if both.empty:
         return style.nothing_to_draw(message="no two features were asked both ways")
     ax = plt.subplots(figsize=(6.4, 1.6 + 0.42 * len(both)))[1]

@@ -145,8 +145,7 @@ def _instrument_colours(
     of_base = {place: n[0] if len(n) == 1 else SEVERAL for place, n in names.items()}
     looks = {**colours, SEVERAL: "black", OTHERS: style.BROWN}
     index = {place: i for i, place in enumerate(one["position"].to_numpy().tolist())}
-    used = set(of_base.values())
-    legend = {name: colour for name, colour in looks.items() if name in used}
+    legend = {name: colour for name, colour in looks.items() if name in of_base.values()}
     legend["no instrument"] = OTHER_LETTER
     return {index[p]: looks[name] for p, name in of_base.items() if p in index}, legend
 
@@ -257,12 +256,10 @@ def effect_scatter(
     if truth is not None:
         ax.plot(grid, truth * grid, ls="--", color="black", lw=1.5, label=f"truth: {truth:.2f}")
     ax.axhline(0, color="0.7", lw=0.8, zorder=0)
-    labels = [
-        style.wrapped(
-            f"{style.with_unit(f'effect on {n}', (units or {}).get(n, ''))} (oriented)", 44
-        )
-        for n in (exposure, outcome)
-    ]
+    labels = []
+    for name in (exposure, outcome):
+        label = style.with_unit(f"effect on {name}", (units or {}).get(name, ""))
+        labels.append(style.wrapped(f"{label} (oriented)", 44))
     ax.set(xlim=(0, grid[1]), xlabel=labels[0], ylabel=labels[1])
     style.readable_legend(ax, "beside")
     return ax
@@ -359,7 +356,6 @@ def model_quality(quality: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def global_against_truth(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame],
-    published: pd.DataFrame | None = None,
     *,
     truth: str = "truth",
     interval: tuple[str, str] = ("ci_low", "ci_high"),
@@ -372,8 +368,6 @@ def global_against_truth(
     tables : pd.DataFrame or mapping of str to pd.DataFrame
         Global effects, in a column ``effect``, with ``truth`` and ``interval``. Of several, each
         has a colour, and stands a little beside the others, so that effects at 0 can be told apart.
-    published : pd.DataFrame, optional
-        Published ones: ``ce_est`` and ``true_ce``.
     truth : str
         Column of true effects.
     interval : (str, str)
@@ -386,11 +380,7 @@ def global_against_truth(
     if all(table.empty for table in tables.values()):
         return style.nothing_to_draw(ax)
     ax = ax or style.new_axes((4.6, 4.4))
-    known = np.empty((0, 2))
-    if published is not None:
-        known = published[["true_ce", "ce_est"]].dropna().to_numpy()
-        ax.plot(*known.T, "x", color=style.GREY, ms=5, alpha=0.7, label="published")
-    known = np.concatenate([known, *(table[xy].to_numpy() for table in tables.values())])
+    known = pd.concat([table[xy] for table in tables.values()]).to_numpy()
     low, high = min(0, known.min()), known.max()
     margin = 0.05 * (high - low) or 0.05
     beside = 0.3 * margin * np.linspace(-1, 1, len(tables)) if len(tables) > 1 else [0]

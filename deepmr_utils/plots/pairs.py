@@ -1,6 +1,6 @@
 """Figures of effects between pairs of features, of a few or of hundreds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, cycle
 
 import matplotlib.pyplot as plt
@@ -9,110 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch
 from scipy.cluster import hierarchy
 
-from .._checks import as_list, check_choice, check_columns
+from .._checks import as_list, check_columns
 from . import style
 
-Pair = tuple[str, str]
 PAIR = ["exposure", "outcome"]
 NAMED = 60  # features or pairs beyond which names cannot be read
 PANELS = 30  # of pairs in one figure
-DIRECTLY = 12  # names around a circle up to which none has to be turned
-NAME = 9  # points
-
-
-def causal_graph(
-    edges: Mapping[Pair, float],
-    *,
-    nodes: Sequence[str] = (),
-    places: Mapping[str, tuple[float, float]] | None = None,
-    dashed: Sequence[Pair] = (),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw a causal graph: arrows as wide as effects are large, in the colours of their signs.
-
-    Parameters
-    ----------
-    edges : mapping of (str, str) to float
-        Effects, by exposure and outcome; pairs without an arrow are left out.
-    nodes : sequence of str
-        Features to draw, too, without an arrow, and in which order, clockwise from the top of a
-        circle. Above 15 features arrows hide each other: `effect_clustermap` shows all effects.
-    places : mapping of str to (float, float)
-        Where each feature lies, instead of on a circle. Names of up to six letters stand inside
-        their nodes.
-    dashed : sequence of (str, str)
-        Edges to draw dashed, for instance those that are not direct.
-    ax : Axes, optional
-    """
-    edges = {pair: effect for pair, effect in edges.items() if np.isfinite(effect)}
-    names = list(dict.fromkeys([*nodes, *(name for pair in edges for name in pair)]))
-    if not names:
-        return style.nothing_to_draw(ax)
-    new, inside = ax is None, places is not None and max(len(str(name)) for name in names) <= 6
-    if places is None:
-        angle = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
-        at = np.column_stack([np.cos(angle), np.sin(angle)])
-    else:
-        at = np.array([places[check_choice("feature", n, list(places))] for n in names], float)
-    where = dict(zip(names, at, strict=True))
-    ax = _graph_axes(ax, at, names, inside)
-    width, gap = (5, 23) if inside else (3, 6)  # of the largest arrow, and before a node; points
-    largest = max(map(abs, edges.values()), default=0.0) or 1.0
-    for (a, b), effect in edges.items():
-        bend = 0.18 if (b, a) in edges else 0.0
-        arrow = FancyArrowPatch(
-            where[a], where[b], arrowstyle="-|>", mutation_scale=2.8 * width, shrinkA=gap,
-            shrinkB=gap, lw=width * (0.16 + 0.84 * abs(effect) / largest), alpha=0.9,
-            color=style.POSITIVE if effect > 0 else style.NEGATIVE,
-            ls="--" if (a, b) in dashed else "-", connectionstyle=f"arc3,rad={bend}",
-        )  # fmt: skip
-        ax.add_patch(arrow)
-    box = {"boxstyle": "circle,pad=0.35", "fc": "white", "ec": style.GREY}
-    for name, place in where.items():
-        if inside:
-            ax.annotate(name, place, ha="center", va="center", fontsize=9.5, bbox=box)
-            continue
-        ax.plot(*place, "o", ms=6, color="black")
-        _name_outside(ax, name, place, place - at.mean(0), turned=len(names) > DIRECTLY)
-    return style.uncut(ax) if new else ax
-
-
-def _graph_axes(ax: Axes | None, at: np.ndarray, names: list[str], inside: bool) -> Axes:
-    """Axes whose limits hold nodes and names; without any, of a size for both."""
-    low, high = at.min(0), at.max(0)
-    room = np.array([0.5, 0.5])  # around the nodes: for names inside them, in units of places
-    if inside:
-        ax = ax or style.new_axes((3.4, 3.4))
-    else:
-        name = style.text_width(names, NAME) + 0.25  # inches
-        beside = np.array([name, name if len(names) > DIRECTLY else 0.35])
-        radius = max(2.0, 0.028 * len(names))  # inches a unit
-        ax = ax or style.new_axes((*np.fmax(radius * (high - low) + 2 * beside + 0.2, 3),))
-        ax.axis("off")
-        ax.figure.draw_without_rendering()  # the size of Axes is known after this
-        box = ax.get_window_extent().size / ax.figure.dpi
-        span = np.fmax(high - low, 0.5)
-        scale = np.fmax((box - 2 * beside - 0.1) / span, 0.1 * box / span).min()
-        room = beside / scale
-    ax.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]),
-           aspect="equal")  # fmt: skip
-    ax.axis("off")
-    return ax
-
-
-def _name_outside(
-    ax: Axes, name: str, place: np.ndarray, away: np.ndarray, *, turned: bool
-) -> None:
-    """Write a name beside its node, away from the middle; turned, as a spoke of the circle."""
-    away = away / (np.hypot(*away) or 1.0)
-    turn, left = np.degrees(np.arctan2(away[1], away[0])), away[0] < -1e-9
-    side = "center" if abs(away[0]) < 1e-9 and not turned else ("right" if left else "left")
-    above = "center" if turned or abs(away[0]) > 0.2 else ("bottom" if away[1] >= 0 else "top")
-    ax.annotate(name, place, 8 * away, textcoords="offset points", fontsize=NAME, ha=side, va=above,
-                rotation=(turn - 180 * left) * turned, rotation_mode="anchor")  # fmt: skip
 
 
 def pair_forest(
@@ -181,10 +85,7 @@ def private_movers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax : Axes, optional
     """
     table = style.drawable(table, ["private_share"], [*PAIR, "private_ci_low", "private_ci_high"])
-    back = table.rename(columns=dict(zip(PAIR, PAIR[::-1], strict=True)))
-    both = table.merge(back, on=PAIR, suffixes=("", "_back"))
-    names = [frozenset(pair) for pair in both[PAIR].itertuples(index=False)]
-    both = both[~pd.Series(names, both.index, dtype=object).duplicated()]
+    both = style.both_ways(table)
     if both.empty:
         return style.nothing_to_draw(ax)
     new = ax is None
@@ -246,11 +147,8 @@ def local_densities(local: pd.DataFrame, *, unit: str = "") -> Figure:
     columns, rows = min(4, len(exposures)), -(-len(exposures) // 4)
     beside = -(-len(names) // max(12, 12 * rows))  # columns of the legend
     wide = beside * (style.text_width([f"on {n}" for n in names], 9) + 0.65)
-    size = (
-        max(10.5, 2.4 * columns + wide) if columns > 2 else 3.2 * columns + 1 + wide,
-        3.2 * rows,
-    )
-    figure, axes = style.panels(len(exposures), columns, size)
+    across = max(10.5, 2.4 * columns + wide) if columns > 2 else 3.2 * columns + 1 + wide
+    figure, axes = style.panels(len(exposures), columns, (across, 3.2 * rows))
     bins = np.histogram_bin_edges(local["causal_effect"], 45)
     for ax, exposure in zip(axes.flat, exposures, strict=False):
         for outcome, rows in local[local["exposure"] == exposure].groupby("outcome", sort=False):
@@ -336,11 +234,9 @@ def effects_against_reverse(local: pd.DataFrame, *, unit: str = "") -> Figure:
 def _arrow(exposure: str, outcome: str) -> str:
     """A pair as a label, in lines where it is long."""
     text = f"{exposure} → {outcome}"
-    return (
-        text
-        if len(text) <= 24
-        else f"{style.wrapped(exposure, 31)}\n→ {style.wrapped(outcome, 31)}"
-    )
+    if len(text) <= 24:
+        return text
+    return f"{style.wrapped(exposure, 31)}\n→ {style.wrapped(outcome, 31)}"
 
 
 def distance_heatmap(
@@ -357,7 +253,6 @@ def distance_heatmap(
     unit : str
         Of effects, for the colour bar.
     ax : Axes, optional
-    ax : Axes, optional
     """
     bins = as_list(bins)
     table = style.drawable(table, ["effect"], [*PAIR, "bin"])
@@ -368,14 +263,8 @@ def distance_heatmap(
     wide.index = _arrow_names(wide.index.to_frame())
     long = max(1.2 * style.text_width(wide.index, 11) - 1.5, 0)
     new, ax = ax is None, ax or style.new_axes((5.2 + long, np.clip(1 + 0.3 * len(wide), 5, 20)))
-    style.signed_map(
-        ax,
-        wide,
-        style.with_unit("global effect", unit),
-        annot=True,
-        fmt="z.2f",
-        annot_kws={"size": 8.5},
-    )
+    label = style.with_unit("global effect", unit)
+    style.signed_map(ax, wide, label, annot=True, fmt="z.2f", annot_kws={"size": 8.5})
     ax.set(xlabel="distance between motifs (bp)", ylabel="")
     ax.tick_params(axis="x", labelsize=8)
     return style.uncut(ax) if new else ax
@@ -475,14 +364,8 @@ def effect_clustermap(table: pd.DataFrame, *, method: str | None = None, unit: s
                              above_threshold_color="0.4")  # fmt: skip
         left.set_ylim(10 * height, 0)  # leaves are 10 apart, the first is drawn on top
     limit = np.nanquantile(np.abs(matrix.to_numpy()), 0.98)
-    style.signed_map(
-        ax,
-        matrix,
-        style.with_unit(f"effect{of}", unit),
-        limit,
-        xticklabels=named,
-        yticklabels=named,
-    )
+    label = style.with_unit(f"effect{of}", unit)
+    style.signed_map(ax, matrix, label, limit, xticklabels=named, yticklabels=named)
     ax.set(xlabel="outcome", ylabel="exposure")
     ax.tick_params(labelsize=8)
     if named and "q_value" in table:
@@ -490,50 +373,3 @@ def effect_clustermap(table: pd.DataFrame, *, method: str | None = None, unit: s
         i, j = small.to_numpy().nonzero()
         ax.plot(j + 0.5, i + 0.5, "o", ms=2, color="black", label="q < 5 %")
     return figure
-
-
-def effect_graph(
-    table: pd.DataFrame,
-    *,
-    edges: int = 50,
-    significance: float | None = 0.05,
-    method: str | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw the strongest effects as arrows between features on a circle.
-
-    Parameters
-    ----------
-    table : pd.DataFrame
-        See `effect_matrix`.
-    edges : int
-        How many arrows to draw at most.
-    significance : float, optional
-        Only pairs whose ``q_value`` is below it; None for all.
-    method : str, optional
-        Of a table of several: which to draw, by default the first.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-        Of `causal_graph`. Features stand in the order of `cluster`; above 40, only those with an
-        arrow.
-    """
-    table, _ = style.one_method(table, method)
-    shown = style.drawable(table, ["effect"], PAIR)
-    if shown.empty:
-        return style.nothing_to_draw(ax)
-    if significance is not None:
-        check_columns(table, ["q_value"], "the table of this figure")
-        shown = shown[shown["q_value"] < significance]
-    shown = shown.loc[shown["effect"].abs().nlargest(edges).index].set_index(PAIR)["effect"]
-    matrix = effect_matrix(table)
-    names = matrix.index[cluster(matrix)[1]]
-    names = names.append(matrix.columns.difference(names, sort=False))
-    if len(names) > 40 and len(shown):
-        names = names[names.isin([name for pair in shown.index for name in pair])]
-    ax = causal_graph(shown.to_dict(), nodes=names, ax=ax)
-    if shown.empty:
-        ax.set_title(f"no pair has q below {significance:g}", fontsize=10)
-    return ax

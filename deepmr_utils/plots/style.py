@@ -186,6 +186,14 @@ def one_method(table: pd.DataFrame, method: str | None) -> tuple[pd.DataFrame, s
     return table[table["method"] == method], f", {method}" if len(there) > 1 else ""
 
 
+def both_ways(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of pairs beside those of the reverse, ``_back``; of two features, the first row."""
+    back = table.rename(columns={"exposure": "outcome", "outcome": "exposure"})
+    both = table.merge(back, on=["exposure", "outcome"], suffixes=("", "_back"))
+    names = [frozenset(pair) for pair in zip(both["exposure"], both["outcome"], strict=True)]
+    return both[~pd.Series(names, both.index, dtype=object).duplicated()]
+
+
 def nothing_to_draw(ax: Axes | None = None, message: str = "no row has an estimate") -> Axes:
     """Axes that say that the table had no row to draw."""
     ax = ax or new_axes((4, 2))

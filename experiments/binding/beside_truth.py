@@ -15,7 +15,7 @@ from deepmr_utils.negative_controls import FEWEST
 from deepmr_utils.pairs import PAIR
 
 from .. import verdicts
-from .genomes import calibrated, global_effects
+from .genomes import all_windows, calibrated, global_effects
 from .graph_scores import BIN_NAMES, BINS
 from .one_genome import Run
 
@@ -25,16 +25,16 @@ TUNING = 3  # runs of each world by which the rule of verdicts was chosen, as in
 
 
 def jackknife(
-    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], by: Sequence[str] = GENOME
+    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]
 ) -> tuple[float, float, float]:
-    """A statistic of a table and its 95 % interval, by leaving out one cluster at a time.
+    """A statistic of a table and its 95 % interval, by leaving out one genome at a time.
 
     Notes
     -----
-    The delete-one variance, with t of one degree of freedom less than there are clusters. Both ends
+    The delete-one variance, with t of one degree of freedom less than there are genomes. Both ends
     are NaN of fewer than two.
     """
-    code = table.groupby(list(by)).ngroup().to_numpy()
+    code = table.groupby(GENOME).ngroup().to_numpy()
     whole, n = float(statistic(table)), len(np.unique(code))
     if n < 2:
         return whole, np.nan, np.nan
@@ -67,13 +67,13 @@ def _scores(
     return pd.DataFrame(rows, columns=columns).set_index([*names, "score"])
 
 
-def local_errors(runs: Sequence[Run], least: float = LEAST) -> pd.DataFrame:
+def local_errors(runs: Sequence[Run]) -> pd.DataFrame:
     """Local effects of the chain "motif" that truly are there.
 
     Returns
     -------
     pd.DataFrame
-        A row a window and pair with a true effect of at least ``least``: ``graph, run, sequence_id,
+        A row a window and pair with a true effect of at least 0.01: ``graph, run, sequence_id,
         exposure, outcome, bin`` of the motifs' distance (NaN without a motif of the outcome),
         ``estimate, truth``, and whether the 95 % interval holds the truth: ``given``, by the
         standard error given the model; ``members``, by the interval that carries the variance
@@ -82,7 +82,7 @@ def local_errors(runs: Sequence[Run], least: float = LEAST) -> pd.DataFrame:
     """
     parts = []
     for one in runs:
-        own = one.local[(one.local["chain"] == "motif") & (one.local["total"].abs() >= least)]
+        own = one.local[(one.local["chain"] == "motif") & (one.local["total"].abs() >= LEAST)]
         parts.append(own.assign(**{name: one.record[name] for name in GENOME}))
     table = pd.concat(parts, ignore_index=True).rename(
         columns={"causal_effect": "estimate", "total": "truth"}
@@ -253,9 +253,7 @@ def direct_scores(runs: Sequence[Run]) -> pd.DataFrame:
     direct effect; ``mediated``, the mean estimate where the effect is through others alone, and
     ``mediated_total``, that of the total effect there. Columns as in `local_scores`.
     """
-    parts = [one.globals_.assign(**{n: one.record[n] for n in GENOME}) for one in runs]
-    whole = pd.concat(parts, ignore_index=True)
-    whole = whole[whole["bin"] == "all"]
+    whole = all_windows(runs)
     total = whole[whole["chain"] == "motif"].set_index([*GENOME, *PAIR])["truth"]
     direct = whole[whole["chain"] == "direct"].set_index([*GENOME, *PAIR])
     direct = direct.assign(

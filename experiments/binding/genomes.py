@@ -122,11 +122,17 @@ def score_runs(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["graph", "run", "chain"])
 
 
-def global_effects(runs: Sequence[Run]) -> pd.DataFrame:
-    """Effects of the chain "motif" in all windows: ``globals_`` of runs with ``graph, run``."""
+def all_windows(runs: Sequence[Run]) -> pd.DataFrame:
+    """``globals_`` of runs in all windows, whatever the distance of motifs, with ``graph, run``."""
     parts = [one.globals_.assign(**{n: one.record[n] for n in ("graph", "run")}) for one in runs]
     whole = pd.concat(parts, ignore_index=True)
-    return whole[(whole["chain"] == "motif") & (whole["bin"] == "all")].reset_index(drop=True)
+    return whole[whole["bin"] == "all"]
+
+
+def global_effects(runs: Sequence[Run]) -> pd.DataFrame:
+    """Effects of the chain "motif" in all windows: ``globals_`` of runs with ``graph, run``."""
+    whole = all_windows(runs)
+    return whole[whole["chain"] == "motif"].reset_index(drop=True)
 
 
 def calibrated(runs: Sequence[Run], nulls: Sequence[Run]) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """What effects between all pairs say: direction, recovery of a known graph, distance of motifs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -118,11 +116,13 @@ def motif_distances(instances: pd.DataFrame) -> pd.DataFrame:
     return both.groupby(["sequence_id", *PAIR], as_index=False, sort=False)["distance"].min()
 
 
-def by_distance(
-    pairs: PairEffects, distances: pd.DataFrame, bins: Sequence[float] = BINS
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`summarise` by pair and ``bin``: that of `motif_distances`, lower end excluded."""
-    local = pairs.local.merge(distances, on=["sequence_id", *PAIR])
-    local = local[local["distance"].between(bins[0], bins[-1], inclusive="right")]
-    local["bin"] = pd.cut(local["distance"], bins).astype(str)
+def in_bins(local: pd.DataFrame) -> pd.DataFrame:
+    """Local effects with the ``bin`` of their ``distance``, lower end excluded."""
+    local = local[local["distance"].between(BINS[0], BINS[-1], inclusive="right")]
+    return local.assign(bin=pd.cut(local["distance"], BINS).astype(str))
+
+
+def by_distance(pairs: PairEffects, distances: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`summarise` by pair and ``bin``, that of `motif_distances`."""
+    local = in_bins(pairs.local.merge(distances, on=["sequence_id", *PAIR]))
     return summarise(pairs._replace(local=local), [*PAIR, "bin"])

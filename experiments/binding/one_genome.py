@@ -350,11 +350,7 @@ def _answers(result: Result, edits: xr.Dataset) -> pd.DataFrame:
 
 def _with_truth(table: pd.DataFrame, local: pd.DataFrame, column: str) -> pd.DataFrame:
     """Add the mean true effect of the windows that enter each row."""
-    if "bin" in table:
-        bins = list(graph_scores.BINS)
-        local = local[local["distance"].between(bins[0], bins[-1], inclusive="right")]
-        local = local.assign(bin=pd.cut(local["distance"], bins).astype(str))
-    by = [*PAIR, "bin"] if "bin" in table else PAIR
+    local, by = (graph_scores.in_bins(local), [*PAIR, "bin"]) if "bin" in table else (local, PAIR)
     mean = local.groupby(by, as_index=False)[column].mean().rename(columns={column: "truth"})
     return table.merge(mean, on=by, how="left", validate="1:1")
 

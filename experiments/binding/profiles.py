@@ -15,6 +15,7 @@ from deepmr_utils.predict import evaluating, resolve_device
 from ..training import Ensemble, descend, fit_members, one_thread
 from .tracks import Batch, control_inputs
 
+MIN_READS = 10  # of a strand of a window that counts for the profile
 Epoch = Callable[[int | None], Iterable[Batch]]  # of a seed; without one in order, as they are
 
 
@@ -138,9 +139,8 @@ def _fit_member(
 
 
 def evaluate(
-    members: Sequence[BPNet], epoch: Epoch, *, min_reads: int = 10, seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> pd.DataFrame:  # fmt: skip
+    members: Sequence[BPNet], epoch: Epoch, *, device: str | torch.device = "cpu"
+) -> pd.DataFrame:
     """How well an ensemble predicts counts and profiles.
 
     Parameters
@@ -149,10 +149,6 @@ def evaluate(
         Their log counts and their profiles are averaged.
     epoch : callable
         Batches that were not trained on.
-    min_reads : int
-        A strand of a window counts for the profile if it has as many.
-    seed : int
-        Of the draws of ``jsd_lower``.
     device : str
 
     Returns
@@ -168,14 +164,14 @@ def evaluate(
     tasks = members[0].feature_names
     device = resolve_device(device)
     counts, observed, _, profile = _predict(members, epoch(None), device)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     sums: dict[str, Tensor] = {}
     for batch in epoch(None):
         _, _, predicted, _ = _predict(members, [batch], device)
         n = batch.reads.sum(-1)
         drawn = generator.multinomial(n.numpy().astype(np.int64), predicted.double().numpy())
         average = (profile / profile.sum(-1, keepdim=True)).expand_as(predicted)
-        used = (n >= min_reads).double()
+        used = (n >= MIN_READS).double()
         for name, p, q in (
             ("jsd", batch.reads, predicted), ("jsd_upper", batch.reads, average),
             ("jsd_lower", torch.from_numpy(drawn), predicted),

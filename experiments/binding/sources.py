@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from torch import Tensor, nn
 
@@ -97,24 +96,13 @@ def mutate(members: list[BPNet], windows: pd.DataFrame, *, progress: bool = Fals
     readings differ by part of its error. What a model trained anew would say differently, which is
     the larger part, they do not show.
     """
-    x, ids = one_hot(windows["sequence"].tolist()), windows["sequence_id"]
-    options = {
-        "sequence_ids": ids, "keep_members": True, "progress": progress, "device": "cpu"
-    }  # fmt: skip
-    if len(members) > 1:
-        return saturation_mutagenesis(members, x, **options).assign_attrs(doubt="members")
-    there = saturation_mutagenesis(members, x, **options)
-    back = saturation_mutagenesis(members, torch.flip(x, (1, 2)), **options)
-    # A C G T reversed is its complement, as is the order of places
-    turned = back["member_effect"].to_numpy()[:, :, ::-1, ::-1]
-    both = np.concatenate([there["member_effect"].to_numpy(), turned])
-    dims = there["member_effect"].dims
-    reference = (there["reference_prediction"] + back["reference_prediction"]) / 2
-    result = there.drop_vars(["member_effect", "reference_prediction"]).assign(
-        effect=(dims[1:], both.mean(0)), se=(dims[1:], both.std(0, ddof=1)),
-        member_effect=(dims, both), reference_prediction=reference,
+    alone = len(members) == 1
+    effects = saturation_mutagenesis(
+        members, one_hot(windows["sequence"].tolist()), sequence_ids=windows["sequence_id"],
+        strands="members" if alone else "forward", keep_members=True, progress=progress,
+        device="cpu",
     )  # fmt: skip
-    return result.assign_attrs(n_members=2, doubt="strands")
+    return effects.assign_attrs(doubt="strands" if alone else "members")
 
 
 class OtherStrand(nn.Module):

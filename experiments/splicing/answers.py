@@ -193,6 +193,15 @@ def is_foreign(name: str, exon_id: str) -> bool:
     return bool(one["donor"] < two["acceptor"] or two["donor"] < one["acceptor"])
 
 
+def load_other_genes(
+    directory: str | Path, exon_id: str
+) -> tuple[xr.Dataset, xr.Dataset, list[tuple[str, str]]]:
+    """Effects and knock-outs of an exon, and its pairs of an own site and one of another gene."""
+    foreign = [name for name in read_exon(exon_id).sites if is_foreign(name, exon_id)]
+    effects, edits = load(directory, [exon_id], [*SITES, *foreign])
+    return effects, edits, [(own, other) for own in SITES for other in foreign]
+
+
 def other_genes(directory: str | Path) -> pd.DataFrame:
     """What sites do to sites of other genes on the same strand within reach of the networks.
 
@@ -204,9 +213,7 @@ def other_genes(directory: str | Path) -> pd.DataFrame:
     """
     table, parts = read_exons(), []
     for exon_id in with_other_genes(directory):
-        foreign = [name for name in read_exon(exon_id).sites if is_foreign(name, exon_id)]
-        effects, edits = load(directory, [exon_id], [*SITES, *foreign])
-        pairs = [(own, other) for own in SITES for other in foreign]
+        effects, edits, pairs = load_other_genes(directory, exon_id)
         local = deep_mr(effects, pairs=pairs).local
         local = local.merge(local_knockouts(edits, pairs)[[*PAIR, "knockout"]], on=PAIR)
         local[["outcome", "other"]] = local["outcome"].str.split(" of ", expand=True).to_numpy()

@@ -79,8 +79,7 @@ def test_forest_shows_every_estimate_and_counts_the_missing(analysis):
 
 def test_rounds_and_reliability():
     table = pd.DataFrame({"truth": [1.0, 3.0], "effect": [1.1, 2.9], "ci_low": [1.0, 2.8], "ci_high": [1.2, 3.0]})  # fmt: skip
-    published = pd.DataFrame({"true_ce": [1.0], "ce_est": [0.9]})
-    ax = plots.global_against_truth(table, published)
+    ax = plots.global_against_truth(table)
     assert ax.get_xlim() == ax.get_ylim()
     assert ax.get_xlim()[1] == pytest.approx(1.05 * 3.0)
     names = {"truth": "true", "ci_low": "low", "ci_high": "high"}

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepmr_utils import predict
+from deepmr_utils import _members, predict
 from deepmr_utils.sequences import one_hot
 from experiments.cooperativity.network import SimulationCNN
 
@@ -80,8 +80,8 @@ def test_features_by_name_column_or_mapping():
         got = predict.predict(model, x, features=features, device="cpu")
         np.testing.assert_array_equal(got, full[..., 1:])
     plain = [dropout_net()]
-    assert predict.resolve_features(plain, ["a", "b", "c"], 3) == (["a", "b", "c"], [0, 1, 2])
-    assert predict.resolve_features(plain, None, 3) == (["0", "1", "2"], [0, 1, 2])
+    assert _members.resolve_features(plain, ["a", "b", "c"], 3) == (["a", "b", "c"], [0, 1, 2])
+    assert _members.resolve_features(plain, None, 3) == (["0", "1", "2"], [0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,12 @@ def test_features_by_name_column_or_mapping():
 )
 def test_bad_features_raise(features, error, message):
     with pytest.raises(error, match=message):
-        predict.resolve_features([SimulationCNN(30)], features, 2)
+        _members.resolve_features([SimulationCNN(30)], features, 2)
 
 
 def test_unnamed_outputs_must_all_be_named():
     with pytest.raises(ValueError, match="3 unnamed outputs; name all of them"):
-        predict.resolve_features([dropout_net()], ["a"], 3)
+        _members.resolve_features([dropout_net()], ["a"], 3)
 
 
 def test_bad_devices_raise():

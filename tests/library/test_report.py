@@ -260,10 +260,8 @@ def test_labels_are_read_off_bigwigs(files):
     np.testing.assert_allclose(labels["a"], np.log1p(2 * np.arange(12)), rtol=1e-6)
 
 
-def test_the_parameters_of_the_notebook_are_those_that_are_checked():
+def test_the_parameters_of_the_notebook_have_words():
     cell = command.defaults()
-    assert list(cell) == list(KINDS)
-    assert all(type(value) is KINDS[name] for name, (value, _) in cell.items())
     assert all(words for name, (_, words) in cell.items() if name != "seed")
 
 
