@@ -141,7 +141,6 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 FRACTION = 16  # bits after the leading one that numbers keep: a relative error of at most 8e-6
-ABOVE = b"as_above"  # in the metadata of a file: its columns in which a null is the value above it
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -151,37 +150,26 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     ----------
     path : Path
     table : pd.DataFrame
-        Numbers become float32 of which `FRACTION` bits are kept. What is equal to the value above
-        it costs nothing, so that rows with equal values should follow each other.
+        Numbers become float32 of which `FRACTION` bits are kept. They cost least where equal
+        values follow each other.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns, above, split = {}, [], []
+    columns, split = {}, []
     for name, column in table.items():
+        values = column.to_numpy()
         if column.dtype.kind == "f":
             values = _rounded(column.to_numpy("float32"))
-            same = values.view("uint32")
-            if 4 * len(np.unique(same)) > len(same):
+            if 4 * len(np.unique(values.view("uint32"))) > len(values):
                 split.append(name)  # few are equal: no dictionary
-        else:
-            values = same = column.to_numpy()
-        repeats = None
-        if column.dtype.kind == "f" or not column.isna().any():  # else a null is what is missing
-            above.append(name)
-            repeats = np.concatenate([np.zeros(min(1, len(same)), bool), same[1:] == same[:-1]])
-        columns[name] = pa.array(values, mask=repeats, from_pandas=repeats is None)
-    found = pa.table(columns)
-    options = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
-    options |= {"use_dictionary": [name for name in columns if name not in split]}
-    options |= {"use_byte_stream_split": split, "write_statistics": False, "store_schema": False}
-
-    def write(partial: Path) -> None:
-        with parquet.ParquetWriter(partial, found.schema, **options) as file:
-            file.write_table(found)
-            file.add_key_value_metadata({ABOVE: json.dumps(above)})
-
-    land(path, write)
+        columns[name] = pa.array(values, from_pandas=True)
+    land(path, lambda partial: parquet.write_table(
+        pa.table(columns), partial, compression="zstd", compression_level=19,
+        use_dictionary=[name for name in columns if name not in split],
+        use_byte_stream_split=split, write_page_checksum=True, write_statistics=False,
+        store_schema=False,
+    ))  # fmt: skip
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -210,19 +198,8 @@ def read_table(path: Path, record: Path | None = None) -> pd.DataFrame:
     ValueError
         If the file is missing, cut short or altered.
     """
-    from pyarrow import compute, parquet
-
     with undamaged(path, record):
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            if ABOVE not in (file.metadata.metadata or {}):  # not of `write_table`
-                return pd.read_parquet(path, page_checksum_verification=True)
-            table = file.read()
-        above = json.loads(file.metadata.metadata[ABOVE])
-        filled = [
-            compute.fill_null_forward(table[name]) if name in above else table[name]
-            for name in table.column_names
-        ]
-        return table.from_arrays(filled, table.column_names).to_pandas()
+        return pd.read_parquet(path, page_checksum_verification=True)
 
 
 @contextmanager
