@@ -357,7 +357,6 @@ def distance_heatmap(
     unit : str
         Of effects, for the colour bar.
     ax : Axes, optional
-    ax : Axes, optional
     """
     bins = as_list(bins)
     table = style.drawable(table, ["effect"], [*PAIR, "bin"])
