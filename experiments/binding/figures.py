@@ -1,15 +1,19 @@
 """Figures of the BPNet chapter."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from deepmr_utils import plots
 from deepmr_utils.pairs import PAIR
 from deepmr_utils.plots import BLUE, GREEN, GREY, ORANGE
-from deepmr_utils.plots.style import SERIES
+from deepmr_utils.plots.style import SERIES, nothing_to_draw
 
 from .. import verdicts
 from .graph_scores import BIN_NAMES
@@ -18,6 +22,8 @@ LABELS = {verdicts.DEFAULT: (ORANGE, "o", "without"), verdicts.LABELS: (BLUE, "s
 
 GRAPHS = {name: name for name in ("default", "confounded", "reverse", "empty")}
 GRAPHS["reverse"] = "reversed"
+WIDE = {"Sox2": (0, 1), "Oct4": (-2, 0), "Nanog": (2, 0), "Klf4": (0, -1)}  # graph_scores.PLACES
+HALF_PAGE = sns.plotting_context("paper")  # of figures that stand two in a row
 
 
 def _errors(
@@ -25,6 +31,81 @@ def _errors(
 ) -> np.ndarray:
     low, high = (table[name] for name in ends)
     return np.array([table[value] - low, high - table[value]])
+
+
+@HALF_PAGE
+def draw_window(
+    effects: xr.Dataset, instances: pd.DataFrame, instruments: pd.DataFrame, local: pd.DataFrame
+) -> Figure:
+    """A site of the exposure in both predictions, and the line through its substitutions.
+
+    Parameters
+    ----------
+    effects : xr.Dataset
+    instances : pd.DataFrame
+        Of `deepmr_utils.motifs.find_instances`.
+    instruments : pd.DataFrame
+        Of `deepmr_utils.analysis.deep_mr`.
+    local : pd.DataFrame
+        Of `.one_genome.analyse`, of one pair and chain. Of the windows with one site of either
+        factor the one with the median local effect is drawn.
+    """
+    local = local.dropna(subset=["causal_effect", "distance"])
+    pair = local[PAIR].iloc[0].tolist() if len(local) else []
+    many = instances[instances["factor"].isin(pair)].groupby("sequence_id").size()
+    local = local[local["sequence_id"].map(many) == 2]
+    if local.empty:
+        return nothing_to_draw(message="no window has one site of either factor").figure
+    own = local.sort_values("causal_effect").iloc[len(local) // 2]
+    sites = instances[instances["sequence_id"] == own["sequence_id"]].set_index("factor")
+    start, end = sites.loc[pair[0], ["start", "end"]]
+    figure, axes = plt.subplots(3, 1, figsize=(3.5, 4.2), height_ratios=(1, 1, 3))
+    for ax, name in zip(axes, pair, strict=False):
+        shown = slice(max(start - 8, 0), end + 8)
+        plots.sequence_logo(effects, own["sequence_id"], name, ax=ax, positions=shown)
+        ax.axvspan(start - 0.5, end - 0.5, color=BLUE, alpha=0.15, lw=0)
+        ax.set(xlabel="", xticks=[], ylabel=f"loss of\n{name}")
+    axes[0].set_title(f"site of {pair[0]}", color=BLUE)
+    keys = ["sequence_id", *PAIR]
+    _draw_line(axes[2], instruments[(instruments[keys] == own[keys]).all(axis=1)], own)
+    axes[2].set(xlabel=f"change in predicted {pair[0]}", ylabel=f"change in predicted {pair[1]}")
+    return figure
+
+
+def _draw_line(ax: Axes, used: pd.DataFrame, own: pd.Series) -> None:
+    x, y = used["beta_exposure"], used["beta_outcome"]
+    ends = 1.1 * np.array([min(x.min(), 0), max(x.max(), 0)])
+    effect, low, high, truth = own[["causal_effect", "ci_low", "ci_high", "total"]]
+    ax.plot(ends, effect * ends, color="0.3", lw=1.5, label=f"local effect {effect:.2f}")
+    ax.fill_between(ends, low * ends, high * ends, color="0.3", alpha=0.15, lw=0)
+    if np.isfinite(truth):
+        ax.plot(ends, truth * ends, "--", color="black", lw=1.5, label=f"true effect {truth:.2f}")
+    ax.errorbar(x, y, 1.96 * used["se_outcome"], 1.96 * used["se_exposure"], fmt="o", ms=4, lw=0.8,
+                color=BLUE, label="substitution")  # fmt: skip
+    ax.axhline(0, color="0.7", lw=0.8, zorder=0)
+    ax.legend(loc="lower right")
+
+
+@HALF_PAGE
+def draw_graphs(
+    true: pd.Series, learned: pd.Series, planted: Collection, called: Collection
+) -> Figure:
+    """Effects that follow from the planted graph, and below those that were recovered, as arrows.
+
+    ``true`` and ``learned`` are those that differ from 0, by exposure and outcome. Arrows that are
+    not ``planted``, and not ``called`` direct, are dashed.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(3.5, 4.2))
+    panels = ("planted", true, planted), ("recovered", learned, called)
+    for ax, (title, effects, direct) in zip(axes, panels, strict=True):
+        dashed = [pair for pair in effects.index if pair not in direct]
+        plots.causal_graph(effects.to_dict(), nodes=list(WIDE), places=WIDE, dashed=dashed, ax=ax)
+        ax.set_title(title, loc="left")
+        for (a, b), effect in effects.items():
+            middle = 0.62 * np.array(WIDE[a]) + 0.38 * np.array(WIDE[b])  # arrows cross at a half
+            ax.annotate(f"{effect:.2f}", middle, ha="center", va="center", fontsize="small",
+                        bbox={"fc": "white", "ec": "none", "pad": 0.8})  # fmt: skip
+    return figure
 
 
 def draw_forests(ours: pd.DataFrame, published: pd.DataFrame) -> Figure:

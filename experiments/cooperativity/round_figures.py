@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.stats
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,6 +23,7 @@ LOOKS = {
 }  # fmt: skip
 COLOURS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)
 LINES = dict(zip(SCENARIOS, zip("osD^", COLOURS, strict=True), strict=True))
+INTERVALS = {"ci": "networks taken as known", "total_ci": "with the variance between networks"}
 BANDS = {"slope": (0.95, 1.05), "coverage": (0.9, 1.0)}
 LABELS = {
     "slope": "slope of estimates on truths",
@@ -42,18 +44,46 @@ def draw_rounds(table: pd.DataFrame) -> Figure:
     for i, scenario in enumerate(SCENARIOS):
         for ax, name in zip(axes[i], shown, strict=True):
             rows = table[(table["scenario"] == scenario) & (table["analysis"] == name)]
-            _draw_errors(ax, rows.sort_values("truth"))
+            rows = rows.sort_values("truth")
+            _draw_errors(ax, rows)
+            _mark_sizes(ax, rows)
         axes[i, 0].set_ylabel(f"{wrapped(SCENARIOS[scenario], 20)}\nestimate − truth", fontsize=9)
     for ax, name in zip(axes[0], shown, strict=True):
         ax.set_title(ANALYSES[name].title)
     for ax in axes[-1]:
         ax.set_xlabel("rounds, by true effect")
+    _name_intervals(figure, 2)
+    return figure
+
+
+@sns.plotting_context("paper")
+def draw_intervals(table: pd.DataFrame, interval: str) -> Figure:
+    """Errors of global effects with one of their intervals, a line a round, lowest first.
+
+    Parameters
+    ----------
+    table : pd.DataFrame
+        Rows of `.stored_rounds.analysis_table` of one stratum and analysis.
+    interval : {"ci", "total_ci"}
+        One of `INTERVALS`. The figures of both have one scale.
+    """
+    low, high = (table[f"{interval}_{end}"] for end in ("low", "high"))
+    rows = table.assign(low=low, high=high, contains=table["truth"].between(low, high))
+    figure, ax = plt.subplots(figsize=(3.5, 2.6))
+    _draw_errors(ax, rows.iloc[(rows["effect"] - rows["truth"]).argsort()])
+    ends = table[["total_ci_low", "total_ci_high"]].sub(table["truth"], axis=0).to_numpy()
+    ax.set(title=INTERVALS[interval], ylim=(1.05 * ends.min(), 1.05 * ends.max()),
+           xlabel="rounds, by error", ylabel="estimate − true global effect")  # fmt: skip
+    _name_intervals(figure, 1)
+    return figure
+
+
+def _name_intervals(figure: Figure, columns: int) -> None:
     handles = [
         Line2D([], [], marker=marker, color=colour, label=f"95% interval {words}")
         for marker, colour, words in CONTAINS.values()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
@@ -65,13 +95,16 @@ def _draw_errors(ax: Axes, rows: pd.DataFrame) -> None:
         ax.vlines(x[at], low[at], high[at], color=colour, lw=0.45 * size)
         ax.plot(x[at], error[at], marker, color=colour, ms=size)
     ax.axhline(0, color="black", lw=0.8, zorder=0)
+    ax.text(0.03, 0.97, f"{held.sum()} of {len(rows)}", transform=ax.transAxes, va="top")
+    ax.set_xticks([])
+
+
+def _mark_sizes(ax: Axes, rows: pd.DataFrame) -> None:
     weak = int((rows["component"] == "small").sum())
     ax.axvline(weak - 0.5, color="0.6", lw=1, ls=":")
     for where, words in ((weak / 2, "weak"), ((weak + len(rows)) / 2, "strong")):
         ax.text(where - 0.5, 0.02, words, transform=ax.get_xaxis_transform(), ha="center",
                 color="0.35", fontsize=10)  # fmt: skip
-    ax.text(0.03, 0.97, f"{held.sum()} of {len(rows)}", transform=ax.transAxes, va="top")
-    ax.set_xticks([])
 
 
 def draw_scores(scores: pd.DataFrame) -> Figure:
