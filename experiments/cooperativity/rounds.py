@@ -114,7 +114,9 @@ def store_round(directory: Path, result: RoundResult) -> None:
     path = _record_path(directory, result.record["scenario"], result.record["round"])
     ends = interval_ends(result.local)
     again = [end for end in ends if same_ends(result.local, ends, end)]
-    write_table(path.with_suffix(".parquet"), result.local.drop(columns=again))
+    # intervals may be narrow: whether they contain a truth hangs on its distance from the estimate
+    fine = ["causal_effect", "truth"]
+    write_table(path.with_suffix(".parquet"), result.local.drop(columns=again), fine)
     quality = json.loads(result.quality.to_json(orient="records", double_precision=6))
     members = _member_lists(result.members)
     write_record(path, {**result.record, "quality": quality, "members": members})

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from deepmr_utils._files import FRACTION, read_table, write_table
+from deepmr_utils._files import FINE, FRACTION, read_table, write_table
 
 
 @pytest.fixture
@@ -33,6 +33,11 @@ def test_tables_come_back_with_as_many_bits_as_are_kept(tmp_path, table):
         else:
             assert again[name].isna().tolist() == table[name].isna().tolist()
             assert again[name].dropna().tolist() == table[name].dropna().tolist()
+    write_table(path, table, ["number"])
+    fine = read_table(path)
+    off = [(t["number"] / table["number"] - 1).abs().max() for t in (again, fine)]
+    assert off[1] <= 2.0 ** -(FINE + 1) * 1.1 < off[0]
+    write_table(path, table)
     assert (np.signbit(again["ends"]) == np.signbit(table["ends"])).all()
     before = path.read_bytes()
     write_table(path, again)  # what is read is what is stored
