@@ -96,7 +96,7 @@ BAD = [
     ("simulation", {"calibrations": ["iso"]}, "calibrations must be one of none, isotonic"),
     ("simulation", {"other_methods": ["ivw"]}, "other_methods must be one of "),
     ("simulation", {"design": "own"}, "design must be one of motif, strongest, all"),
-    ("simulation", {"weights": "inverse"}, "weights must be one of equal, simple, delta"),
+    ("simulation", {"weights": "inverse"}, "weights must be one of equal, simple; got"),
     ("sweeps", {"design": "own"}, "design must be one of motif, strongest, all"),
     ("simulation", {"other_parameters": "eta"}, "other_parameters must be of type dict"),
     ("simulation", {"other_parameters": {"etta": 1.0}}, "unknown key 'etta'.*did you mean 'eta'"),

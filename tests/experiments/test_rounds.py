@@ -128,7 +128,7 @@ def test_stored_rounds_are_found_again(store, result):
     found = rounds.run_rounds(SMALL, ["none", "both"], 1, store)
     assert (store / "none" / "round-000.json").stat().st_mtime_ns == stamp
     assert [r.record["scenario"] for r in found] == ["none", "both"]
-    numbers = result.local.select_dtypes("float64").astype("float32")
+    numbers = result.local.select_dtypes("float64").astype("float32").drop(columns=rounds.ENDS)
     pd.testing.assert_frame_equal(found[0].local[numbers.columns], numbers, rtol=1e-5, atol=1e-5)
     assert found[0].record["rates"] == result.record["rates"]
     key = one_round.MEMBER_COLUMNS[:-1]
@@ -438,8 +438,11 @@ def test_intervals_are_stored_where_they_are_not_found_again(tmp_path, result):
         assert held == set(rounds.ENDS) & set(parquet.read_schema(path).names)
         [again] = rounds.load_rounds(tmp_path)
         assert again.local.columns.tolist() == rounds.COLUMNS
-        for name in rounds.ENDS:
-            np.testing.assert_allclose(again.local[name], local[name], rtol=1e-5, atol=1e-5)
+        for name in rounds.ENDS:  # a difference, of two numbers that are rounded
+            size = local["causal_effect"].abs() + (local[name] - local["causal_effect"]).abs()
+            off = (again.local[name] - local[name]).abs()
+            assert (off.isna() == local[name].isna()).all()
+            assert (off.fillna(0) <= 1e-5 * size.fillna(0)).all()
     few = rounds.interval_ends(result.local.assign(n_members=1))
     assert few.notna().any().tolist() == [True, True, False, False]
 
