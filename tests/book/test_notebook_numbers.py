@@ -52,7 +52,7 @@ CENTRAL = {
                    "none.exposure.noise_floor", "none.outcome.noise_floor",
                    "without_mutants.large.highest", "without_mutants.local_coverage",
                    "published.large.highest", "rules.ivw.none.rubin.total_coverage"],
-    "sweeps": ["baseline.ivw.total_coverage", "gc_bias.ivw.slope", "n_augmented 0.ivw.slope",
+    "sweeps": ["baseline.ivw.total_coverage", "gc_bias.ivw.slope", "n_augmented 1250.ivw.slope",
                "n_members 10.ivw.total_coverage", "isotonic.width_ratio"],
     "bpnet": [
         "motif.Sox2.Oct4.effect", "motif.Sox2.Oct4.truth", "strong.Oct4.Sox2.effect",
