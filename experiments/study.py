@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
@@ -140,14 +140,12 @@ def run_units(
     if not units:
         raise ValueError("nothing to run: the study has no units")
     directory = Path(directory)
-    for folder, settings in {
-        directory / unit.folder / below: settings
-        for unit in units.values()
-        for below, settings in unit.settings.items()
-    }.items():
+    for folder, settings in _settings(units.values(), directory).items():
         write_or_compare_settings(folder, settings)
     parts = [unit for unit in units.values() if not unit.last]
     missing = [unit for unit in parts if not unit.finished(directory)]
+    for folder in _settings(missing, directory):
+        _tell_another_version(folder)
     calls = (joblib.delayed(_compute)(unit, directory, workers > 1) for unit in missing)
     done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
     found = len(parts) - len(missing)
@@ -156,6 +154,15 @@ def run_units(
     for unit in units.values():
         if unit.last:
             unit.compute(directory / unit.folder)
+
+
+def _settings(units: Iterable[Unit], directory: Path) -> dict[Path, Any]:
+    """Settings of units, by the folders that they belong to."""
+    return {
+        directory / unit.folder / below: settings
+        for unit in units
+        for below, settings in unit.settings.items()
+    }
 
 
 def _compute(unit: Unit, directory: Path, one_thread: bool) -> None:
@@ -203,7 +210,7 @@ def write_or_compare_settings(directory: str | Path, settings: Any) -> None:
     """Write settings into a new folder, or compare them with those of one that has been used.
 
     What a setting of a later version leaves as it was need not have been written down. The version
-    itself is no setting: each unit's record has its own, and a warning says where two meet.
+    itself is no setting: each unit's record has its own.
 
     Raises
     ------
@@ -218,19 +225,23 @@ def write_or_compare_settings(directory: str | Path, settings: Any) -> None:
         text = json.dumps(mine, indent=1) + "\n"
         land(path, lambda partial: partial.write_text(text), only_if_new=True)
     theirs = {**flat_settings(type(settings)()), **read_record(path)}
-    version, before = mine.pop("deepmr_utils"), theirs.pop("deepmr_utils")
-    if before != version:
-        warnings.warn(
-            f"{directory} was begun by deepmr_utils {before}; what is missing is computed by "
-            f"{version}, and the record of each unit says by which",
-            stacklevel=2,
-        )
-    names = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+    names = (mine.keys() | theirs.keys()) - {"deepmr_utils"}
+    names = sorted(n for n in names if mine.get(n) != theirs.get(n))
     if names:
         differences = "; ".join(f"{n}: {theirs.get(n)} there, {mine.get(n)} now" for n in names)
         raise ValueError(
             f"{directory} was written with other settings ({differences}): choose another results "
             "directory, or remove it to run again"
+        )
+
+
+def _tell_another_version(directory: Path) -> None:
+    before = read_record(directory / "settings.json").get("deepmr_utils")
+    if before != __version__:
+        warnings.warn(
+            f"{directory} was begun by deepmr_utils {before}; what is missing is computed by "
+            f"{__version__}, and the record of each unit says by which",
+            stacklevel=3,  # whoever calls run_units
         )
 
 

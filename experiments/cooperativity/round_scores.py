@@ -66,9 +66,10 @@ def _local_scores(local: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     for prefix in ("", "total_"):
         if f"{prefix}ci_low" in local:
             low, high = local[f"{prefix}ci_low"], local[f"{prefix}ci_high"]
-            local[f"{prefix}coverage"] = local["truth"].between(low, high).where(low.notna())
+            held, below = local["truth"].between(low, high), high < local["truth"]
+            local[f"{prefix}coverage"] = held.astype(float).where(low.notna())
             local[f"{prefix}width"] = high - low
-            local[f"{prefix}below"] = (high < local["truth"]).where(low.notna())
+            local[f"{prefix}below"] = below.astype(float).where(low.notna())
     groups = local.groupby(GLOBAL_KEYS, sort=False)
     table = groups.agg(
         truth=("truth", "mean"), truth_median=("truth", "median"),

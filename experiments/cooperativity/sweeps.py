@@ -168,7 +168,7 @@ def _run_and_store(
             tables[folder] = table.assign(r2=result.quality["r2"].min())
     for folder, table in tables.items():
         table = table.assign(seconds=clock.seconds["round"], **provenance())
-        write_text(paths[folder], table.to_csv(index=False, float_format="%.6g"))
+        write_text(paths[folder], table.to_csv(index=False, float_format="%.5g"))
 
 
 def _table_path(directory: Path, scenario: str, round_: int) -> Path:

@@ -47,7 +47,6 @@ def test_what_is_unknown_is_said_before_anything_is_written(
     assert [p.name for p in tmp_path.iterdir()] == ["file.yml"]
 
 
-@pytest.mark.filterwarnings("ignore:.* was begun by deepmr_utils:UserWarning")
 @pytest.mark.parametrize(
     ("study", "file"),
     [("simulation", "simulation_paper_scale"), ("simulation", "calibration"), ("bpnet", "bpnet_demo_scale"),

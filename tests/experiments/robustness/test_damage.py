@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray as xr
 
+from deepmr_utils._files import write_text
 from deepmr_utils.atlas import causal_atlas
 from deepmr_utils.effects import load_effects, save_effects
 from experiments import DATA
@@ -19,7 +20,7 @@ from experiments.__main__ import main
 from experiments.binding import genomes, one_genome
 from experiments.chromatin import draws, one_draw
 from experiments.cooperativity import one_round, rounds, sweeps
-from experiments.study import write_or_compare_settings
+from experiments.study import Unit, run_units, write_or_compare_settings
 
 
 class Hostile:
@@ -85,18 +86,21 @@ def test_a_damaged_record_is_not_a_result(tmp_path, stored_round, how):
         write_or_compare_settings(tmp_path, one_round.Settings())
 
 
-def test_another_version_is_told_and_goes_on(tmp_path):
+def test_another_version_is_told_where_something_is_missing(tmp_path):
+    def store(folder):
+        write_text(folder / "a.csv", "a\n1\n")
+
+    units = {"a": Unit(("a.csv",), store, {"": one_round.Settings()})}
     write_or_compare_settings(tmp_path, one_round.Settings())
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"deepmr_utils": "0.0.9"}))
     before = path.read_text()
     with pytest.warns(UserWarning, match=r"begun by deepmr_utils 0\.0\.9; what is missing is"):
-        write_or_compare_settings(tmp_path, one_round.Settings())
+        run_units(units, tmp_path)
     assert path.read_text() == before
-    with (
-        pytest.warns(UserWarning, match="begun by"),
-        pytest.raises(ValueError, match=r"other settings \(epochs: 12 there, 13 now\)"),
-    ):
+    assert (tmp_path / "a.csv").exists()
+    run_units(units, tmp_path)  # nothing is missing: a warning would fail the test
+    with pytest.raises(ValueError, match=r"other settings \(epochs: 12 there, 13 now\)"):
         write_or_compare_settings(tmp_path, one_round.Settings(epochs=13))
 
 
