@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,15 @@ def imports(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def edges(package):
     """Pairs of a part of a package and a part of the project that it imports."""
-    for path in sorted((ROOT / package).rglob("*.py")):
-        part = path.relative_to(ROOT / package).with_suffix("").parts[0]
-        for name in imports(path):
-            yield part, name
+    folder = ROOT / package
+    return [
+        (path.relative_to(folder).with_suffix("").parts[0], name)
+        for path in sorted(folder.rglob("*.py"))
+        for name in imports(path)
+    ]
 
 
 def parts_imported(part):
