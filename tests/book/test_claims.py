@@ -164,6 +164,12 @@ def stored(notebook, key):
     return float(reference(notebook)[key].value)
 
 
+def rounds_each(folder):
+    """How many rounds a scenario has; all have equally many."""
+    [count] = set(global_effects(folder)["scenario"].value_counts())
+    return count
+
+
 def by_scenario(kind, score, recompute):
     """Rows of one score of an analysis, a scenario each."""
     return {
@@ -186,8 +192,8 @@ CLAIMS = [
     *claims("index", "Intervals contain the truth, with and without the mutants", SIMULATION,
             by_scenario("with_mutants", "coverage", coverage)
             | by_scenario("without_mutants", "coverage", coverage)
-            | {"analyses.without_mutants.both.all.both.rounds":
-               lambda: len(global_effects("simulation_motif/without_mutants")) / len(SCENARIOS)}),
+            | {f"analyses.{kind}.both.all.both.rounds": CALL(rounds_each, f"simulation_motif/{kind}")
+               for kind in ("with_mutants", "without_mutants")}),
     *claims("index", "Intervals that take the networks as known", SIMULATION, {
         "rules.ivw.none.plain.total_coverage": CALL(coverage, "simulation", interval="ci"),
     }),

@@ -172,7 +172,7 @@ def test_a_file_may_hold_several_sets_of_rounds(tmp_path):
     file = Path(__file__).parents[2] / "book" / "parameters" / "simulation_motif.yml"
     units, directory = open_study("simulation", file)
     assert directory == "book/results/simulation_motif"
-    assert len(units) == 2 * 4 * 20
+    assert len(units) == 4 * (50 + 20)
     seen = {unit.folder: unit.settings[""] for unit in units.values()}
     with_mutants = seen["with_mutants"]
     assert with_mutants.parameters.n_augmented == 2500
