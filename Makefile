@@ -1,7 +1,7 @@
 # make book    execute the notebooks, render the book, print its path
 # make test    lint, unit tests, notebooks, the strict book, its links and its pages in a browser
 # make unit-3.13  the library's tests on Python 3.13
-# make portable  the numerical tests as other processors compute them (about 3 minutes each, 12 in all)
+# make portable  the numerical tests as other processors compute them (3 to 8 minutes each, 12 in all)
 # make results compute what is missing of all that the book shows (resumable; hours from nothing)
 # make notebooks compare the notebooks with their stored outputs and numbers; NAMES=quickstart for one
 # make outputs execute the notebooks at their defaults and store the outputs and numbers nbval compares
